@@ -1,0 +1,113 @@
+"""One training condition, as a frozen dataclass."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tying_utils import corpora, models, tie
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run. Sizes are counts, the learning rate is per AdamW step, a batch is per optimizer step.
+
+    The defaults of the optimizer are the paper's (arXiv 2603.26663, appendix: betas 0.9 and 0.95, weight decay 0.1, clipping
+    at 1.0, cosine to a tenth) but for the learning rate and warmup, which fit small models. Raises ValueError on
+    construction for anything that cannot train.
+    """
+
+    corpus: str = "python"
+    path: str | None = None  # of a local text; the run is keyed by the text's content, not by its place
+    vocab_size: int = 2048
+    arch: str = "olmo"
+    tied: bool = True
+    d_model: int = 128
+    n_layers: int = 4
+    n_heads: int = 4
+    context: int = 128
+    steps: int = 400
+    batch_size: int = 8  # sequences of `context` tokens
+    micro_batches: int = 1  # the batch is passed in so many parts, whose gradients add up
+    learning_rate: float = 3e-3
+    warmup_steps: int = 40
+    final_learning_rate: float = 0.1  # as a fraction of the peak, at the end of the cosine
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    adam_eps: float = 1e-8
+    clip: float = 1.0  # of the whole model's gradient norm, after the two paths are combined
+    input_scale: float = 1.0
+    output_scale: float = 1.0
+    init_seed: int = 0
+    data_seed: int = 0
+    table_snapshots: int = 20  # log-spaced steps at which the tables are kept
+    checkpoint_every: int = 100
+    validation_every: int = 100
+    validation_sequences: int = 64
+    threads: int = 1  # of the CPU; it decides the last bits of every sum, so it is part of the run
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.corpus not in corpora.NAMES:
+            raise ValueError(f"corpus: {self.corpus!r} is unknown; choose one of {', '.join(corpora.NAMES)}")
+        if self.arch not in models.ARCHITECTURES:
+            raise ValueError(f"arch: {self.arch!r} is unknown; choose one of {', '.join(models.ARCHITECTURES)}")
+        counts = ("vocab_size", "d_model", "n_layers", "n_heads", "context", "steps", "batch_size", "micro_batches")
+        counts += ("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads")
+        for name in counts:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
+        for name in ("warmup_steps", "init_seed", "data_seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}: an integer of at least 0 is needed, got {value!r}")
+        for name in ("input_scale", "output_scale", "weight_decay", "final_learning_rate"):
+            # 5 and 5.0 are one condition and must be one key.
+            object.__setattr__(self, name, tie.check_scale(name, getattr(self, name)))
+        for name in ("learning_rate", "clip", "adam_eps"):
+            value = tie.check_scale(name, getattr(self, name))
+            if value == 0:
+                raise ValueError(f"{name}: a finite number above 0 is needed, got {value!r}")
+            object.__setattr__(self, name, value)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: a number from 0 up to but not 1 is needed, got {getattr(self, name)!r}")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro_batches: {self.micro_batches} parts do not divide a batch of {self.batch_size} sequences; "
+                f"try {math.gcd(self.micro_batches, self.batch_size)}"
+            )
+        if not self.tied and (self.input_scale, self.output_scale) != (1.0, 1.0):
+            raise ValueError(
+                f"input_scale and output_scale: they weigh the two paths of one tied table, got {self.input_scale} and "
+                f"{self.output_scale} with tied=False; use 1.0 for both or tied=True"
+            )
+
+    @property
+    def table_steps(self) -> list[int]:
+        """Steps after which the tables are kept: 0, about `table_snapshots` log-spaced ones, and every checkpoint."""
+        count = self.table_snapshots
+        spaced = {round(self.steps ** (i / max(1, count - 1))) for i in range(count)}
+        return sorted({0, self.steps, *spaced, *self.checkpoint_steps})
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Steps after which the whole model is kept: every `checkpoint_every`, and the last."""
+        return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `as_dict`; ValueError for a name that is no field."""
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no field of TrainConfig")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        return dataclasses.replace(self, **changes)

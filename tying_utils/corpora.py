@@ -1,0 +1,238 @@
+"""Text to tokens: a corpus by name, split by file, byte-level BPE, memory-mapped, cached by content."""
+
+import hashlib
+import json
+import platform
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from tying_utils import files, paths
+
+# Part of every cache key: raise it when the same text would give other tokens.
+FORMAT = 1
+SEPARATOR = "<|endoftext|>"
+NAMES = ("python", "text", "wikitext-2", "wikitext-103")
+# Library folders that hold tests or other people's packages, not the standard library's own source.
+_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_EVERY = 20  # every 20th file is held out
+
+Documents = list[tuple[str, str]]  # (name, text)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenised corpus. `train` and `validation` are memory-mapped token arrays (n,), uint16 or uint32.
+
+    `fingerprint` says what the text was: name, Python version (for "python"), files, bytes, sha256 of names and texts, and
+    vocabulary size. Every run records it.
+    """
+
+    name: str
+    vocab_size: int
+    train: np.ndarray
+    validation: np.ndarray
+    fingerprint: dict[str, Any]
+    folder: Path
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The byte-level BPE tokenizer (`tokenizers.Tokenizer`)."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Occurrences of each token in the training part, (vocab_size,), int64."""
+        return np.bincount(self.train, minlength=self.vocab_size)
+
+    def validation_windows(self, count: int, length: int) -> np.ndarray:
+        """`count` windows of `length` tokens spread evenly over the validation part, (count, length), int64.
+
+        Fewer if it does not hold so many without overlap. Raises ValueError if it is shorter than one window.
+        """
+        whole = len(self.validation) // length
+        if whole < 1:
+            raise ValueError(
+                f"length: the validation part of {self.name!r} holds {len(self.validation)} tokens, fewer than one window "
+                f"of {length}; use more text or shorter windows"
+            )
+        picked = np.linspace(0, whole - 1, min(count, whole)).round().astype(int)
+        return np.stack([self.validation[i * length : (i + 1) * length] for i in picked]).astype(np.int64)
+
+
+def load(name: str, *, vocab_size: int, path: str | Path | None = None) -> Corpus:
+    """Load a corpus by name, tokenised with a byte-level BPE of `vocab_size` tokens that is trained on its training part.
+
+    - "python": the standard library's own source of the running interpreter, tests and site-packages left out. Nothing is
+      downloaded.
+    - "text": `path`, a file or a folder of UTF-8 text (.txt, .md, .py and others; hidden files are left out).
+    - "wikitext-2", "wikitext-103": through `datasets` (arXiv 1609.07843), or from the local folder `path`.
+
+    Files come in a fixed order and are split whole: every 20th (at least the last) is validation. A single file is split by
+    lines, the last twentieth held out. A folder with files named train, valid or test is split by those names: train against
+    valid, or, without a train file, valid against test. Tokens are cached under data/corpora by content.
+
+    Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, or a vocabulary that the text does
+    not support.
+    """
+    if name not in NAMES:
+        raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or not 257 <= vocab_size < 2**32:
+        raise ValueError(f"vocab_size: an integer of at least 257 (the bytes and a separator) is needed, got {vocab_size!r}")
+    source: dict[str, Any] = {"name": name}
+    if name == "python":
+        if path is not None:
+            raise ValueError("path: 'python' is the running interpreter's own library; use name='text' for a folder")
+        source["python"] = platform.python_version()
+        train, validation = _split(list(_standard_library()))
+    elif path is not None:
+        train, validation = _split(list(_read(Path(path))))
+    elif name == "text":
+        raise ValueError("path: 'text' needs the path of a file or a folder of UTF-8 text")
+    else:
+        train, validation = _wikitext(name)
+    for part, documents in (("training", train), ("validation", validation)):
+        if not any(text.strip() for _, text in documents):
+            raise ValueError(f"{'path' if path else 'name'}: the {part} part of {path or name} is empty; give more text")
+    content = hashlib.sha256()
+    for file_name, text in (*train, ("", ""), *validation):
+        content.update(f"{file_name}\0{len(text)}\0".encode())
+        content.update(text.encode())
+    fingerprint = {
+        **source,
+        "files": len(train) + len(validation),
+        "bytes": sum(len(text.encode()) for _, text in (*train, *validation)),
+        "sha256": content.hexdigest(),
+        "vocab_size": vocab_size,
+    }
+    return _cached(train, validation, fingerprint)
+
+
+def _cached(train: Documents, validation: Documents, fingerprint: dict[str, Any]) -> Corpus:
+    key = hashlib.sha256(json.dumps([FORMAT, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+    folder = paths.corpora() / f"{fingerprint['name']}-{fingerprint['vocab_size']}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        record = files.read_json(folder / "corpus.json")
+        if record is None:
+            if (folder / "corpus.json").exists():
+                files.set_aside(folder / "corpus.json", "its content does not match its checksum")
+        else:
+            for file_name, expected in record["files"].items():
+                if not files.intact(folder / file_name, expected):
+                    files.set_aside(folder / file_name, "it is missing or does not match its checksum")
+                    record = None
+        if record is None:
+            record = _tokenise(train, validation, fingerprint, folder)
+    dtype = np.dtype(record["dtype"])
+    return Corpus(
+        name=fingerprint["name"],
+        vocab_size=fingerprint["vocab_size"],
+        train=np.memmap(folder / "train.bin", dtype=dtype, mode="r"),
+        validation=np.memmap(folder / "validation.bin", dtype=dtype, mode="r"),
+        fingerprint=fingerprint,
+        folder=folder,
+    )
+
+
+def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    vocab_size = fingerprint["vocab_size"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text for _, text in train), trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise ValueError(
+            f"vocab_size: the text supports {tokenizer.get_vocab_size()} tokens, fewer than {vocab_size}; "
+            "ask for that many or give more text"
+        )
+    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+    separator = tokenizer.token_to_id(SEPARATOR)
+    written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
+    for file_name, documents in (("train.bin", train), ("validation.bin", validation)):
+        ids: list[int] = []
+        for encoding in tokenizer.encode_batch_fast([text for _, text in documents]):
+            ids.extend(encoding.ids)
+            ids.append(separator)
+        written[file_name] = files.write_with(folder / file_name, np.asarray(ids, dtype=dtype).tofile)
+    record = {"fingerprint": fingerprint, "dtype": dtype.name, "files": written}
+    files.write_json(folder / "corpus.json", record)
+    return record
+
+
+def _standard_library() -> Iterator[tuple[str, str]]:
+    """The standard library's Python files by relative path, in one order on every machine; undecodable ones left out."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for file in sorted(library.rglob("*.py"), key=lambda p: p.relative_to(library).as_posix()):
+        relative = file.relative_to(library)
+        if _LEFT_OUT.isdisjoint(relative.parts):
+            try:
+                yield relative.as_posix(), file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                continue  # a few files declare another encoding
+
+
+def _read(path: Path) -> Iterator[tuple[str, str]]:
+    if not path.exists():
+        raise ValueError(f"path: {path} does not exist; give a file or a folder of UTF-8 text")
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = [p for p in found if p == path or not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    if not found:
+        raise ValueError(f"path: {path} holds no file; give a file or a folder of UTF-8 text")
+    for file in found:
+        try:
+            name = file.name if file == path else file.relative_to(path).as_posix()
+            yield name, file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"path: {file} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it") from error
+
+
+def _split(documents: Documents) -> tuple[Documents, Documents]:
+    """Whole documents into a training and a validation part (see `load`)."""
+    named: dict[str, Documents] = {"train": [], "valid": [], "test": []}
+    for name, text in documents:
+        for part in named:
+            if Path(name).stem.lower().startswith(part):
+                named[part].append((name, text))
+    parts = [named[part] for part in ("train", "valid", "test") if named[part]]
+    if len(parts) >= 2:
+        return parts[0], parts[1]
+    if len(documents) == 1:
+        name, text = documents[0]
+        lines = text.splitlines(keepends=True)
+        cut = len(lines) - max(1, len(lines) // _EVERY)
+        return [(name, "".join(lines[:cut]))], [(name, "".join(lines[cut:]))]
+    held_out = {i for i in range(len(documents)) if i % _EVERY == _EVERY - 1} or {len(documents) - 1}
+    return (
+        [document for i, document in enumerate(documents) if i not in held_out],
+        [document for i, document in enumerate(documents) if i in held_out],
+    )
+
+
+def _wikitext(name: str) -> tuple[Documents, Documents]:
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset("Salesforce/wikitext", f"{name}-raw-v1")
+    except Exception as error:  # whatever the hub client raises without a network
+        raise ValueError(
+            f"name: {name!r} could not be fetched from the Hugging Face hub ({type(error).__name__}); "
+            "give path=, a folder with its train, valid and test text"
+        ) from error
+    return tuple([(part, "".join(data[part]["text"]))] for part in ("train", "validation"))  # type: ignore[return-value]

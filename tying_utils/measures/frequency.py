@@ -1,0 +1,63 @@
+"""Row norms of a table against how often its tokens occur (arXiv 2603.26663, norm-frequency figures).
+
+The published claim is read off a scatter plot; `spearman` gives it a number.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ._checks import positive
+from ._checks import table as checked_table
+
+
+def norm_by_frequency(table: Tensor, counts: Any) -> pd.DataFrame:
+    """A row a token: token (index), count, log10_count = log10(count + 1), norm (L2 norm of the token's row, float64).
+
+    table (V, d), any floating dtype; counts (V,), non-negative integers: a sequence, an array or a tensor.
+    Raises ValueError for counts of another length, of another kind of number, or below zero.
+    """
+    table = checked_table("table", table)
+    count = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts)
+    if count.shape != (len(table),):
+        raise ValueError(f"counts: one count a row is needed, shape ({len(table)},), got shape {count.shape}")
+    if not np.issubdtype(count.dtype, np.integer):
+        raise ValueError(
+            f"counts: integers are needed, got {count.dtype}; counts.astype(int) would do for whole numbers"
+        )
+    if count.min() < 0:
+        raise ValueError(f"counts: non-negative integers are needed, got {count.min()} at token {count.argmin()}")
+    norm = torch.linalg.vector_norm(table.cpu(), dim=1, dtype=torch.float64).numpy()
+    log10_count = np.log10(count + 1.0)
+    return pd.DataFrame({"token": np.arange(len(table)), "count": count, "log10_count": log10_count, "norm": norm})
+
+
+def spearman(frame: pd.DataFrame) -> float:
+    """Rank correlation in [-1, 1] of norm and count over the tokens of `norm_by_frequency` seen at least once.
+
+    nan if all of them share one count or one norm. Raises ValueError if fewer than 2 tokens were seen.
+    """
+    from scipy.stats import spearmanr  # slow to import
+
+    seen = frame[frame["count"] > 0]
+    if len(seen) < 2:
+        raise ValueError(f"frame: at least 2 tokens with a count above 0 are needed, got {len(seen)}")
+    if seen["count"].nunique() == 1 or seen["norm"].nunique() == 1:
+        return float("nan")
+    return float(np.asarray(spearmanr(seen["count"], seen["norm"]))[0])
+
+
+def binned(frame: pd.DataFrame, bins: int = 12) -> pd.DataFrame:
+    """`norm_by_frequency` in `bins` equal widths of log10_count, a row a bin that holds tokens.
+
+    Columns: log10_count (centre of the bin), norm_mean, norm_std (population standard deviation), tokens.
+    """
+    edges = np.histogram_bin_edges(frame["log10_count"], positive("bins", bins))
+    index = np.digitize(frame["log10_count"], edges[1:-1])  # the last bin holds its right edge
+    groups = frame["norm"].groupby(index)
+    table = pd.DataFrame({"norm_mean": groups.mean(), "norm_std": groups.std(ddof=0), "tokens": groups.size()})
+    table.insert(0, "log10_count", ((edges[:-1] + edges[1:]) / 2)[table.index])
+    return table.reset_index(drop=True)

@@ -1,0 +1,185 @@
+"""A tied or untied causal language model by architecture name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The token tables of a model: views of the raw weights, each (V, d), a row a token.
+
+    `input` and `output` are one storage where `tied` is true.
+    """
+
+    input: Tensor
+    output: Tensor
+    tied: bool
+
+    @property
+    def table(self) -> Tensor:
+        """The tied table W (V, d). Raises ValueError on an untied model, which has two tables."""
+        if not self.tied:
+            raise ValueError("table: a tied model is needed, this one is untied; use .input or .output")
+        return self.input
+
+
+# The families' default ids of special tokens lie outside a small vocabulary.
+_SPECIAL: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
+
+
+def _llama_like(name: str) -> Callable[..., tuple[Any, type[PreTrainedModel]]]:
+    """Config maker for the families that share Llama's argument names."""
+
+    def make(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=vocab_size,
+            hidden_size=d_model,
+            intermediate_size=4 * d_model,
+            num_hidden_layers=n_layers,
+            num_attention_heads=n_heads,
+            num_key_value_heads=n_heads,
+            max_position_embeddings=context,
+            attention_dropout=0.0,
+            **_SPECIAL,
+            **({"head_dim": d_model // n_heads} if name == "Qwen3" else {}),
+        )
+        return config, getattr(transformers, f"{name}ForCausalLM")
+
+    return make
+
+
+def _gpt_neox(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=vocab_size,
+        hidden_size=d_model,
+        intermediate_size=4 * d_model,
+        num_hidden_layers=n_layers,
+        num_attention_heads=n_heads,
+        max_position_embeddings=context,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        **_SPECIAL,
+    )
+    return config, GPTNeoXForCausalLM
+
+
+def _gpt_neo(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    kinds = [["global", "local"][i % 2] for i in range(n_layers)]
+    config = GPTNeoConfig(
+        vocab_size=vocab_size,
+        hidden_size=d_model,
+        intermediate_size=4 * d_model,
+        num_layers=n_layers,
+        attention_types=[[kinds, 1]],
+        num_heads=n_heads,
+        max_position_embeddings=context,
+        resid_dropout=0.0,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+        **_SPECIAL,
+    )
+    return config, GPTNeoForCausalLM
+
+
+def _gpt2(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_embd=d_model,
+        n_layer=n_layers,
+        n_head=n_heads,
+        n_positions=context,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        **_SPECIAL,
+    )
+    return config, GPT2LMHeadModel
+
+
+# Every family's blocks are 4 d wide inside, as in OLMo-1B (2048 -> 8192) and GPT.
+_MAKERS = {
+    "olmo": _llama_like("Olmo"),
+    "olmo2": _llama_like("Olmo2"),
+    "llama": _llama_like("Llama"),
+    "qwen3": _llama_like("Qwen3"),
+    "gpt_neox": _gpt_neox,
+    "gpt_neo": _gpt_neo,
+    "gpt2": _gpt2,
+}
+
+ARCHITECTURES = tuple(_MAKERS)
+
+
+def build(
+    arch: str = "olmo",
+    *,
+    tied: bool,
+    vocab_size: int,
+    d_model: int = 128,
+    n_layers: int = 4,
+    n_heads: int = 4,
+    context: int = 128,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A freshly initialised Hugging Face causal language model, float32, on the CPU, in training mode.
+
+    `arch` is one of `ARCHITECTURES`; "olmo" is the paper's (arXiv 2603.26663, appendix: non-parametric LayerNorm, SwiGLU,
+    RoPE). Dropout is off in all of them, so that two arms differ in the tie alone. Tables are (vocab_size, d_model); a tied
+    model holds one storage for both, which is asserted. The weights depend on `seed` alone (torch's global generator is
+    left as it was), and a tied and an untied model of one seed start from the same input table and trunk.
+
+    Raises ValueError for an unknown architecture, sizes below 1, heads that do not divide d_model, or, where the
+    architecture rotates positions, a head of odd width.
+    """
+    if arch not in _MAKERS:
+        raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+    sizes = dict(vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, context=context)
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
+    if d_model % n_heads or (arch not in ("gpt2", "gpt_neo") and (d_model // n_heads) % 2):
+        raise ValueError(
+            f"n_heads: {n_heads} heads do not split d_model = {d_model} into equal heads of even width; "
+            f"try n_heads = {max(h for h in range(1, n_heads + 1) if d_model % (2 * h) == 0 or h == 1)}"
+        )
+    config, architecture = _MAKERS[arch](**sizes)
+    config.tie_word_embeddings = tied
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = architecture(config)
+    if tables(model).tied is not tied:
+        raise ValueError(f"tied: the model came out tied = {not tied}; {arch} does not honour the setting here")
+    return model.train()
+
+
+def tables(model: PreTrainedModel) -> Tables:
+    """The raw input and output tables of `model`, (V, d) views in its own dtype, on its own device.
+
+    Tied means that both are one storage; a model whose configuration says tied while the storage is not shared, or the
+    other way round, raises ValueError: every measure that follows would be about another model than it says.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embedding is None or head is None:
+        raise ValueError(f"model: {type(model).__name__} has no token table at one of its ends; a causal LM is needed")
+    source, target = embedding.weight.detach(), head.weight.detach()  # type: ignore[union-attr]
+    tied = source.data_ptr() == target.data_ptr()
+    config: PretrainedConfig = model.config
+    if tied != bool(getattr(config, "tie_word_embeddings", tied)):
+        raise ValueError(
+            f"model: its configuration says tie_word_embeddings = {config.tie_word_embeddings}, its tables are "
+            f"{'one storage' if tied else 'two storages'}; call model.tie_weights() after moving or copying a tied model"
+        )
+    return Tables(source, target, tied)

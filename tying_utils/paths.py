@@ -1,0 +1,33 @@
+"""Where things lie: one root for runs, token caches, results and figures."""
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    """The folder that holds data/ and figures/.
+
+    $TYING_HOME if it is set; the checkout this package was installed from in place; else the user's cache folder.
+    """
+    if home := os.environ.get("TYING_HOME"):
+        return Path(home).expanduser().resolve()
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "notebooks").is_dir():
+        return checkout
+    return Path.home() / ".cache" / "tying_utils"
+
+
+def runs() -> Path:
+    return root() / "data" / "runs"
+
+
+def corpora() -> Path:
+    return root() / "data" / "corpora"
+
+
+def results(profile: str) -> Path:
+    return root() / "data" / "results" / profile
+
+
+def figures(profile: str) -> Path:
+    return root() / "figures" / profile

@@ -1,0 +1,375 @@
+"""Configuration to run: train one arm, or several side by side."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from tying_utils import corpora, models, run_store
+from tying_utils.config import TrainConfig
+from tying_utils.corpora import Corpus
+from tying_utils.measures import gradients
+from tying_utils.run_store import Run, Writer
+from tying_utils.tie import SplitTie
+
+__all__ = ["METRICS", "Hardware", "Run", "TrainConfig", "choose_hardware", "train", "train_all"]
+
+METRICS = {
+    "step": "optimizer step, from 1",
+    "loss": "training loss of the step's batch, before the step, nats a token",
+    "learning_rate": "of the step",
+    "input_norm": "Frobenius norm of the input path's weight gradient (untied: of the input table's)",
+    "output_norm": "the same of the output path",
+    "cosine": "between the two path gradients",
+    "output_share": "output_norm / (input_norm + output_norm)",
+    "gradient_norm": "of the whole model, after the paths are combined, before clipping",
+    "clip": "factor that clipping put on every gradient, at most 1",
+    "output_update_share": "the same share for the two parts of the Adam update: first moments apart, second moment shared",
+    "published_input_norm": "the input norm as published: of the activation gradient of the last micro-batch",
+    "published_output_share": "output_norm / (published_input_norm + output_norm)",
+    "validation_loss": "nats a token on the held-out text, after the step; NaN between evaluations",
+}
+_SCALARS = [name for name in METRICS if name not in ("step", "learning_rate", "validation_loss")]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run trains and in what, chosen once. `reason` says why, in words."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
+    """CUDA, else MPS, else the CPU; bfloat16 autocast where the card computes in it, else float32. Weights stay float32.
+
+    Raises ValueError for a device or dtype that is unknown or not on this machine.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {device!r} is not on this machine; use 'auto' or 'cpu'") from error
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype: {dtype!r} is unknown; choose 'auto', 'float32' or 'bfloat16'")
+    if dtype != "auto":
+        return Hardware(place, getattr(torch, dtype), f"{dtype} on {place.type}, as asked for")
+    if place.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(place)
+        if major >= 8:
+            return Hardware(place, torch.bfloat16, f"bfloat16 autocast: compute capability {major}.{minor} has it")
+        return Hardware(place, torch.float32, f"float32: compute capability {major}.{minor} has no bfloat16 units")
+    return Hardware(place, torch.float32, f"float32: on {place.type} it is the reference")
+
+
+def train(
+    config: TrainConfig, *, progress: bool = True, on_step: Callable[[int, float], None] | None = None
+) -> Run:
+    """Train `config`, or load it if a finished run of it lies on disk, or resume it from its last checkpoint.
+
+    On the CPU a resumed run equals an uninterrupted one bit for bit. `on_step(step, loss)` is called about twice a second at
+    most. Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for
+    the vocabulary.
+    """
+    corpus = _corpus(config)
+    with run_store.writing(config, corpus.fingerprint) as writer:
+        if run := writer.finished():
+            return run
+        hardware = choose_hardware(config.device, config.dtype)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(config.threads)
+        try:
+            return _Trainer(config, corpus, hardware, writer).run(progress, on_step)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers: int | None = None) -> list[Run]:
+    """Train or load each of `configs`; the runs come in their order.
+
+    On the CPU, unfinished runs train side by side, one process each, as many as the cores hold (`workers` sets the number):
+    small models gain more from a core each than from all cores together. On a GPU they train one after another, here.
+    Raises ValueError as `train` does, and RuntimeError with the worker's last words if one fails.
+    """
+    fingerprints = {(c.corpus, c.path, c.vocab_size): _corpus(c).fingerprint for c in configs}
+    found = [run_store.find(c, fingerprints[c.corpus, c.path, c.vocab_size]) for c in configs]
+    missing = [config for config, run in zip(configs, found, strict=True) if run is None]
+    missing = list(dict.fromkeys(missing))
+    for config in missing:
+        choose_hardware(config.device, config.dtype)  # a bad one is found here, not in a worker
+    if workers is None:
+        workers = max(1, (os.cpu_count() or 1) // max((config.threads for config in missing), default=1))
+    on_cpu = all(choose_hardware(config.device, config.dtype).device.type == "cpu" for config in missing)
+    if on_cpu and workers > 1 and len(missing) > 1:
+        _train_side_by_side(missing, workers, progress)
+    return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+
+
+def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool) -> None:
+    children: list[subprocess.Popen[str]] = []
+    with tqdm(total=sum(c.steps for c in configs), desc=f"{len(configs)} runs", unit="step", disable=not progress) as bar:
+
+        def one(config: TrainConfig) -> None:
+            command = [sys.executable, "-m", "tying_utils", "train", "--config", json.dumps(config.as_dict()), "--lines"]
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            children.append(child)
+            assert child.stdout is not None and child.stderr is not None
+            seen = 0
+            for line in child.stdout:
+                if line.startswith("step "):
+                    step = int(line.split()[1])
+                    bar.update(step - seen)
+                    seen = step
+            words = child.stderr.read()
+            if child.wait():
+                raise RuntimeError(f"training {config} failed:\n{words[-2000:]}")
+
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for job in [pool.submit(one, config) for config in configs]:
+                job.result()
+        finally:  # on an interrupt too: no worker outlives the call; each resumes from its last checkpoint
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.terminate()
+            pool.shutdown()
+
+
+def _corpus(config: TrainConfig) -> Corpus:
+    corpus = corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path)
+    for part, tokens in (("training", corpus.train), ("validation", corpus.validation)):
+        if len(tokens) < config.context + 1:
+            raise ValueError(
+                f"corpus: the {part} part of {config.corpus!r} holds {len(tokens)} tokens, shorter than one context of "
+                f"{config.context} and its next token; use more text or a shorter context"
+            )
+    return corpus
+
+
+class _Trainer:
+    def __init__(self, config: TrainConfig, corpus: Corpus, hardware: Hardware, writer: Writer) -> None:
+        self.config, self.corpus, self.hardware, self.writer = config, corpus, hardware, writer
+        self.model = run_store.build_model(config).to(hardware.device)  # type: ignore[arg-type]
+        self.model.tie_weights()
+        self.tie = SplitTie(self.model) if config.tied else None
+        self.parameters = self.tie.parameters() if self.tie else list(self.model.parameters())
+        embedding: Any = self.model.get_input_embeddings()
+        head: Any = self.model.get_output_embeddings()
+        self.input_weight, self.output_weight = embedding.weight, head.weight
+        embedding.register_forward_hook(self._watch_activation)
+        self.activation_norm = torch.zeros((), device=hardware.device)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            fused=hardware.device.type in ("cpu", "cuda"),
+        )
+        # The output path's part of a tied table's first moment; the input path's is what is left.
+        self.output_moment = torch.zeros_like(self.input_weight) if self.tie else None
+        self.rows: list[pd.DataFrame] = []
+        self.pending: list[tuple[int, float, Tensor, float]] = []
+        windows = corpus.validation_windows(config.validation_sequences, config.context + 1)
+        self.validation = torch.from_numpy(windows).to(hardware.device)
+
+    def run(self, progress: bool, on_step: Callable[[int, float], None] | None) -> Run:
+        config, began = self.config, time.monotonic()
+        if self.writer.step:
+            self._restore()
+        else:
+            self.writer.put_tables(0, models.tables(self.model))
+        bar = tqdm(
+            total=config.steps, initial=self.writer.step, desc=_title(config), unit="step", disable=not progress, leave=False
+        )
+        tables_at, models_at = set(config.table_steps), set(config.checkpoint_steps)
+        told = time.monotonic()
+        with bar:
+            for step in range(self.writer.step + 1, config.steps + 1):
+                statistics = self._step(step)
+                evaluate = step % config.validation_every == 0 or step == config.steps
+                validation = self._validation_loss() if evaluate else math.nan
+                self.pending.append((step, self._learning_rate(step), statistics, validation))
+                if step in tables_at:
+                    self.writer.put_tables(step, models.tables(self.model))
+                bar.update()
+                if time.monotonic() - told > 0.5 or step == config.steps:
+                    told, loss = time.monotonic(), float(statistics[0])
+                    bar.set_postfix(loss=f"{loss:.2f}")
+                    if on_step:
+                        on_step(step, loss)
+                if step in models_at:
+                    run = self._commit(step, self.writer.seconds + time.monotonic() - began)
+        assert run is not None
+        return run
+
+    def _step(self, step: int) -> Tensor:
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.hardware.device)
+        for part in self._batch(step - 1).chunk(config.micro_batches):
+            part_loss = self._loss(part) / config.micro_batches
+            part_loss.backward()
+            loss += part_loss.detach()
+        if self.tie:
+            input_gradient, output_gradient = self.tie.path_gradients()
+            paths = gradients.path_statistics(input_gradient, output_gradient)
+            self.tie.combine(config.input_scale, config.output_scale)
+        else:
+            output_gradient = self.output_weight.grad
+            paths = gradients.path_statistics(self.input_weight.grad, output_gradient)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        clip = (config.clip / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ computes it
+        self.optimizer.step()
+        values = {
+            "loss": loss,
+            **paths,
+            "gradient_norm": norm,
+            "clip": clip,
+            "output_update_share": self._update_share(step, output_gradient, clip),
+            "published_input_norm": self.activation_norm,
+            "published_output_share": gradients.output_share(self.activation_norm, paths["output_norm"]),
+        }
+        # One small tensor a step stays on the device until the next checkpoint: no step waits for it.
+        return torch.stack([values[name].float() for name in _SCALARS])
+
+    def _update_share(self, step: int, output_gradient: Tensor, clip: Tensor) -> Tensor:
+        config = self.config
+
+        def state(weight: Tensor) -> tuple[Tensor, Tensor]:
+            held = self.optimizer.state[weight]
+            return held["exp_avg"], gradients.inverse_scale(held["exp_avg_sq"], step, config.beta2, config.adam_eps)
+
+        first, scale = state(self.input_weight)
+        if self.output_moment is None:
+            output_first, output_scale = state(self.output_weight)
+            parts = first * scale, output_first * output_scale
+        else:
+            # m <- beta1 m + (1 - beta1) g is linear in g, so each path has a first moment of its own.
+            weight = (1 - config.beta1) * config.output_scale * clip
+            self.output_moment.mul_(config.beta1).add_(output_gradient * weight)
+            parts = (first - self.output_moment) * scale, self.output_moment * scale
+        return gradients.output_share(torch.linalg.vector_norm(parts[0]), torch.linalg.vector_norm(parts[1]))
+
+    def _watch_activation(self, module: Any, args: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda grad: setattr(self, "activation_norm", torch.linalg.vector_norm(grad.float())))
+
+    def _loss(self, windows: Tensor) -> Tensor:
+        """Mean cross-entropy in nats a token over windows (n, context + 1)."""
+        with self.hardware.autocast():
+            logits = self.model(windows[:, :-1]).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        self.model.eval()
+        parts = self.validation.split(self.config.batch_size)
+        losses = [float(self._loss(part)) * len(part) for part in parts]
+        self.model.train()
+        return sum(losses) / len(self.validation)
+
+    def _batch(self, index: int) -> Tensor:
+        """Batch `index` (batch_size, context + 1): windows of the training text, each once an epoch, in the data seed's order."""
+        config = self.config
+        windows = (len(self.corpus.train) - 1) // config.context
+        picked = []
+        for position in range(index * config.batch_size, (index + 1) * config.batch_size):
+            start = int(self._order(position // windows)[position % windows]) * config.context
+            picked.append(self.corpus.train[start : start + config.context + 1])
+        return torch.from_numpy(np.stack(picked).astype(np.int64)).to(self.hardware.device, non_blocking=True)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_epoch", None) != epoch:
+            windows = (len(self.corpus.train) - 1) // self.config.context
+            self._epoch = epoch
+            self._permutation = np.random.default_rng([self.config.data_seed, epoch]).permutation(windows)
+        return self._permutation
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear warmup, then a cosine from the peak to `final_learning_rate` of it."""
+        config = self.config
+        if step <= config.warmup_steps:
+            return config.learning_rate * step / config.warmup_steps
+        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        low = config.final_learning_rate
+        return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def _metrics(self) -> pd.DataFrame:
+        if self.pending:
+            steps, rates, statistics, validation = zip(*self.pending, strict=True)
+            frame = pd.DataFrame(torch.stack(statistics).double().cpu().numpy(), columns=_SCALARS)
+            frame = frame.assign(step=steps, learning_rate=rates, validation_loss=validation)[list(METRICS)]
+            self.rows.append(frame)
+            self.pending.clear()
+        return pd.concat(self.rows, ignore_index=True)
+
+    def _commit(self, step: int, seconds: float) -> Run | None:
+        state = self.optimizer.state
+        names = run_store.weight_names(self.model)
+        resume = {f"{name}/{key}": value for name, p in names.items() for key, value in state[p].items()}
+        if self.output_moment is not None:
+            resume["output_moment"] = self.output_moment
+        return self.writer.commit(step, self.model, resume, self._metrics(), self._made(seconds))
+
+    def _restore(self) -> None:
+        weights, resume, metrics = self.writer.resume()
+        run_store.load_weights(self.model, weights)
+        if self.output_moment is not None:
+            self.output_moment.copy_(resume.pop("output_moment"))
+        names = run_store.weight_names(self.model)
+        for entry, value in resume.items():
+            name, key = entry.rsplit("/", 1)
+            parameter = names[name]
+            place = parameter.device if key != "step" or self.optimizer.defaults["fused"] else "cpu"
+            self.optimizer.state[parameter][key] = value.to(place)
+        self.rows = [metrics]
+
+    def _made(self, seconds: float) -> dict[str, Any]:
+        import transformers
+
+        hardware = self.hardware
+        return {
+            "seconds": round(seconds, 2),
+            "device": torch.cuda.get_device_name(hardware.device) if hardware.device.type == "cuda" else hardware.device.type,
+            "dtype": str(hardware.dtype).removeprefix("torch."),
+            "reason": hardware.reason,
+            "threads": torch.get_num_threads(),
+            "parameters": sum(p.numel() for p in self.parameters),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+
+def _title(config: TrainConfig) -> str:
+    words = "tied" if config.tied else "untied"
+    if (config.input_scale, config.output_scale) != (1.0, 1.0):
+        words += f" x{config.input_scale:g}/{config.output_scale:g}"
+    return f"{words}, seed {config.data_seed}"
