@@ -8,29 +8,52 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tying-utils", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="train one configuration, or load it if it is finished")
     train.add_argument("--config", default="{}", help="a JSON object with the fields of TrainConfig that differ from default")
     train.add_argument("--lines", action="store_true", help="print lines 'step N loss L' in place of a progress bar")
+    train.set_defaults(run=_train)
+    for name, run, words in (
+        ("reproduce", _reproduce, "run every notebook top to bottom on a profile and draw its figures"),
+        ("figures", _figures, "draw a profile's figures from its tables"),
+    ):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("--profile", default="quick", help="quick (default) or laptop")
+        command.set_defaults(run=run)
     options = parser.parse_args(arguments)
     try:
-        return {"train": _train}[options.command](options)
-    except ValueError as error:
+        options.run(options)
+    except (ValueError, RuntimeError) as error:
         print(f"tying-utils: {error}", file=sys.stderr)
         return 2
+    return 0
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     from tying_utils.training import TrainConfig, train
 
-    config = TrainConfig.from_dict(json.loads(options.config))
+    try:
+        config = TrainConfig.from_dict(json.loads(options.config))
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {options.config!r}") from error
 
     def tell(step: int, loss: float) -> None:
         print(f"step {step} loss {loss:.4f}", flush=True)
 
     run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
     print(run.folder, flush=True)
-    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from tying_utils import notebooks
+
+    print(f"executed notebooks: {notebooks.reproduce(options.profile)}")
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from tying_utils import figures
+
+    figures.render(options.profile)
 
 
 if __name__ == "__main__":

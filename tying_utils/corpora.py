@@ -53,19 +53,22 @@ class Corpus:
         """Occurrences of each token in the training part, (vocab_size,), int64."""
         return np.bincount(self.train, minlength=self.vocab_size)
 
-    def validation_windows(self, count: int, length: int) -> np.ndarray:
-        """`count` windows of `length` tokens spread evenly over the validation part, (count, length), int64.
+    def windows(self, part: str, count: int, length: int) -> np.ndarray:
+        """`count` windows of `length` tokens spread evenly over `part` ("train" or "validation"), (count, length), int64.
 
-        Fewer if it does not hold so many without overlap. Raises ValueError if it is shorter than one window.
+        Fewer if the part does not hold so many without overlap. Raises ValueError if it is shorter than one window.
         """
-        whole = len(self.validation) // length
+        if part not in ("train", "validation"):
+            raise ValueError(f"part: {part!r} is unknown; choose 'train' or 'validation'")
+        tokens = self.train if part == "train" else self.validation
+        whole = len(tokens) // length
         if whole < 1:
             raise ValueError(
-                f"length: the validation part of {self.name!r} holds {len(self.validation)} tokens, fewer than one window "
-                f"of {length}; use more text or shorter windows"
+                f"length: the {part} part of {self.name!r} holds {len(tokens)} tokens, fewer than one window of {length}; "
+                "use more text or shorter windows"
             )
         picked = np.linspace(0, whole - 1, min(count, whole)).round().astype(int)
-        return np.stack([self.validation[i * length : (i + 1) * length] for i in picked]).astype(np.int64)
+        return np.stack([tokens[i * length : (i + 1) * length] for i in picked]).astype(np.int64)
 
 
 def load(name: str, *, vocab_size: int, path: str | Path | None = None) -> Corpus:
@@ -163,7 +166,7 @@ def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, An
             "ask for that many or give more text"
         )
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-    separator = tokenizer.token_to_id(SEPARATOR)
+    separator: Any = tokenizer.token_to_id(SEPARATOR)
     written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
     for file_name, documents in (("train.bin", train), ("validation.bin", validation)):
         ids: list[int] = []
@@ -200,7 +203,9 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
             name = file.name if file == path else file.relative_to(path).as_posix()
             yield name, file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"path: {file} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it") from error
+            raise ValueError(
+                f"path: {file} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it"
+            ) from error
 
 
 def _split(documents: Documents) -> tuple[Documents, Documents]:

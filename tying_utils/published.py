@@ -7,29 +7,30 @@ from pathlib import Path
 import pandas as pd
 
 NOTES: dict[str, str] = {
-    "table_1": "Chance is not subtracted: unrelated Gaussian tables score 0.171 (orthogonal) and 0.202 (linear) at OLMo's "
-    "size, 0.224 and 0.263 on the 36,938 common tokens of GPT-Neo/Pythia, so the two pairs do not compare either.",
-    "figure_1": "The linear map is judged on the rows that it was fitted to, and its chance level (0.202) is not shown.",
+    "table_1": "Chance is not subtracted: unrelated Gaussian tables score 0.171 (orthogonal) and 0.202 (linear) at "
+    "OLMo's size, 0.223 and 0.263 on the 36,938 common tokens of GPT-Neo/Pythia, so the pairs do not compare either.",
+    "figure_1": "The linear map is judged on the rows that it was fitted to; its chance level (0.202) is not shown.",
     "figure_2": "The lens is read one layer off: translator k - 1 is applied to layer k, and the last state, already "
     "normalised, goes through a lens and the norm again, so only layer 0 is right and layer 16 should be 0 bits.",
     "figure_3": "The output table moves more only early: over steps 16,000 to 20,000 the input table moves as much.",
-    "figure_4": "Unlike objects are compared: the input norm is of the activation gradient of one micro-batch, the output "
-    "norm of the weight gradient, which overstates the output share wherever a token repeats.",
+    "figure_4": "Unlike objects are compared: the input norm is of the activation gradient of one micro-batch, the "
+    "output norm of the weight gradient, which overstates the output share wherever a token repeats.",
     "figure_8": "The output table moves more only early: in the last 2 of 5 intervals the input table moves more.",
     "figure_9": "The output table moves more only early: in 13 of 15 intervals the input table moves more.",
     "table_2": "One run a condition and no interval: the causal claim rests on +0.006 and -0.015.",
-    "table_5": "Overlap on GPT-Neo/Pythia speaks against the claim: untied input and output share more neighbours (0.611) "
-    "than tied and output do (0.408).",
-    "table_6": "The input column is at chance: 0.172, 0.173 and 0.173, where unrelated tables of this size score 0.171.",
+    "table_5": "GPT-Neo/Pythia speaks against the claim: untied input and output share more neighbours (0.611) than "
+    "tied and untied output do (0.408).",
+    "table_6": "The input column is at chance: 0.172, 0.173, 0.173, where unrelated tables of this size score 0.171.",
     "table_7": "One run a condition, and the baseline was trained with another warmup than the scaled run.",
 }
 
 
 @functools.cache
 def load() -> dict:
-    """Every published number, as stored; one shared object, not to be altered. FileNotFoundError if the data is missing.
+    """Every published number, as stored; one shared object, not to be altered.
 
-    Read from beside this module in an installed package, from data/published in a checkout.
+    Read from beside this module in an installed package, from data/published in a checkout; FileNotFoundError if in
+    neither.
     """
     here = Path(__file__)
     places = here.with_name("published.json"), here.parents[1] / "data" / "published" / "published.json"
@@ -100,12 +101,10 @@ def evolution() -> pd.DataFrame:
 def scaling() -> pd.DataFrame:
     """Tables 2 (step 10,000) and 6 (step 1,000): orthogonal alignment of the tied table with an untied reference.
 
-    Columns: step, condition, scale (factor on the input gradient), reference ("input", "output"), value (mean row cosine).
+    Columns: step, condition, scale (factor on the input gradient), reference ("input", "output"), value (mean row
+    cosine).
     """
-    tables = {
-        10_000: load()["table_2_gradient_scaling_step_10000"],
-        1_000: load()["table_6_gradient_scaling_step_1000"],
-    }
+    tables = {step: load()[f"table_{n}_gradient_scaling_step_{step}"] for n, step in ((2, 10_000), (6, 1_000))}
     rows = [
         (step, condition, int(condition.partition("input x")[2] or 1), reference, value)
         for step, table in tables.items()

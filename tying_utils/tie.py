@@ -6,6 +6,7 @@ leaf's .grad, and the optimizer is given their weighted sum.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ class SplitTie:
         if not tables(model).tied:
             raise ValueError("model: a tied model is needed, this one is untied; build it with tied=True")
         self._model = model
-        self._embedding, self._head = model.get_input_embeddings(), model.get_output_embeddings()
+        self._embedding: Any = model.get_input_embeddings()
+        self._head: Any = model.get_output_embeddings()
         if self._head.weight is self._embedding.weight:  # otherwise it is split already: share the leaves
             self._head.weight = torch.nn.Parameter(self._embedding.weight.data)
         self._combined = False
@@ -50,7 +52,7 @@ class SplitTie:
     @property
     def weight(self) -> torch.nn.Parameter:
         """The Parameter (V, d) that the optimizer should hold; the other leaf never carries a combined gradient."""
-        return self._embedding.weight  # type: ignore[return-value]
+        return self._embedding.weight
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The model's parameters, the shared table once: what to give to the optimizer and to clipping."""

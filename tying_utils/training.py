@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from tying_utils import corpora, models, run_store
 from tying_utils.config import TrainConfig
@@ -86,9 +85,7 @@ def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
     return Hardware(place, torch.float32, f"float32: on {place.type} it is the reference")
 
 
-def train(
-    config: TrainConfig, *, progress: bool = True, on_step: Callable[[int, float], None] | None = None
-) -> Run:
+def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int, float], None] | None = None) -> Run:
     """Train `config`, or load it if a finished run of it lies on disk, or resume it from its last checkpoint.
 
     On the CPU a resumed run equals an uninterrupted one bit for bit. `on_step(step, loss)` is called about twice a second at
@@ -134,7 +131,15 @@ def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool
     with tqdm(total=sum(c.steps for c in configs), desc=f"{len(configs)} runs", unit="step", disable=not progress) as bar:
 
         def one(config: TrainConfig) -> None:
-            command = [sys.executable, "-m", "tying_utils", "train", "--config", json.dumps(config.as_dict()), "--lines"]
+            command = [
+                sys.executable,
+                "-m",
+                "tying_utils",
+                "train",
+                "--config",
+                json.dumps(config.as_dict()),
+                "--lines",
+            ]
             child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             children.append(child)
             assert child.stdout is not None and child.stderr is not None
@@ -194,7 +199,7 @@ class _Trainer:
         self.output_moment = torch.zeros_like(self.input_weight) if self.tie else None
         self.rows: list[pd.DataFrame] = []
         self.pending: list[tuple[int, float, Tensor, float]] = []
-        windows = corpus.validation_windows(config.validation_sequences, config.context + 1)
+        windows = corpus.windows("validation", config.validation_sequences, config.context + 1)
         self.validation = torch.from_numpy(windows).to(hardware.device)
 
     def run(self, progress: bool, on_step: Callable[[int, float], None] | None) -> Run:
@@ -204,7 +209,12 @@ class _Trainer:
         else:
             self.writer.put_tables(0, models.tables(self.model))
         bar = tqdm(
-            total=config.steps, initial=self.writer.step, desc=_title(config), unit="step", disable=not progress, leave=False
+            total=config.steps,
+            initial=self.writer.step,
+            desc=_title(config),
+            unit="step",
+            disable=not progress,
+            leave=False,
         )
         tables_at, models_at = set(config.table_steps), set(config.checkpoint_steps)
         told = time.monotonic()
@@ -296,7 +306,7 @@ class _Trainer:
         return sum(losses) / len(self.validation)
 
     def _batch(self, index: int) -> Tensor:
-        """Batch `index` (batch_size, context + 1): windows of the training text, each once an epoch, in the data seed's order."""
+        """Batch `index` (batch_size, context + 1): training windows, each once an epoch, in the data seed's order."""
         config = self.config
         windows = (len(self.corpus.train) - 1) // config.context
         picked = []
@@ -325,8 +335,8 @@ class _Trainer:
         if self.pending:
             steps, rates, statistics, validation = zip(*self.pending, strict=True)
             frame = pd.DataFrame(torch.stack(statistics).double().cpu().numpy(), columns=_SCALARS)
-            frame = frame.assign(step=steps, learning_rate=rates, validation_loss=validation)[list(METRICS)]
-            self.rows.append(frame)
+            frame = frame.assign(step=steps, learning_rate=rates, validation_loss=validation)
+            self.rows.append(frame.loc[:, list(METRICS)])
             self.pending.clear()
         return pd.concat(self.rows, ignore_index=True)
 

@@ -9,9 +9,7 @@ def table(name: str, value: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: a torch tensor of shape (V, d) is needed, got {type(value).__name__}")
     if value.ndim != 2 or not value.is_floating_point():
-        raise ValueError(
-            f"{name}: a floating tensor of shape (V, d) is needed, got shape {tuple(value.shape)}, {value.dtype}"
-        )
+        raise ValueError(f"{name}: a floating tensor of shape (V, d) is needed, got shape {tuple(value.shape)}, {value.dtype}")
     if value.shape[0] < 2 or value.shape[1] < 1:
         raise ValueError(f"{name}: at least 2 rows and 1 column are needed, got shape {tuple(value.shape)}")
     if not bool(torch.isfinite(value).all()):

@@ -25,9 +25,7 @@ def norm_by_frequency(table: Tensor, counts: Any) -> pd.DataFrame:
     if count.shape != (len(table),):
         raise ValueError(f"counts: one count a row is needed, shape ({len(table)},), got shape {count.shape}")
     if not np.issubdtype(count.dtype, np.integer):
-        raise ValueError(
-            f"counts: integers are needed, got {count.dtype}; counts.astype(int) would do for whole numbers"
-        )
+        raise ValueError(f"counts: integers are needed, got {count.dtype}; counts.astype(int) would do for whole numbers")
     if count.min() < 0:
         raise ValueError(f"counts: non-negative integers are needed, got {count.min()} at token {count.argmin()}")
     norm = torch.linalg.vector_norm(table.cpu(), dim=1, dtype=torch.float64).numpy()
@@ -42,12 +40,13 @@ def spearman(frame: pd.DataFrame) -> float:
     """
     from scipy.stats import spearmanr  # slow to import
 
-    seen = frame[frame["count"] > 0]
-    if len(seen) < 2:
-        raise ValueError(f"frame: at least 2 tokens with a count above 0 are needed, got {len(seen)}")
-    if seen["count"].nunique() == 1 or seen["norm"].nunique() == 1:
+    count, norm = frame["count"].to_numpy(), frame["norm"].to_numpy()
+    count, norm = count[count > 0], norm[count > 0]
+    if len(count) < 2:
+        raise ValueError(f"frame: at least 2 tokens with a count above 0 are needed, got {len(count)}")
+    if np.ptp(count) == 0 or np.ptp(norm) == 0:
         return float("nan")
-    return float(np.asarray(spearmanr(seen["count"], seen["norm"]))[0])
+    return float(np.asarray(spearmanr(count, norm))[0])
 
 
 def binned(frame: pd.DataFrame, bins: int = 12) -> pd.DataFrame:

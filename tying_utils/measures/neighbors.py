@@ -10,8 +10,8 @@ from ._checks import positive, table, table_pair
 def nearest(value: Tensor, k: int = 10, *, block: int = 1024) -> Tensor:
     """The `k` cosine neighbours of each row of a (V, d) table, self excluded: (V, k) int64, nearest first.
 
-    Rows are not centred; a zero row has cosine 0 with every other. Ties fall as torch.topk breaks them. Half precision is
-    computed in float32. `block` rows of similarities, (block, V), are in memory at a time.
+    Rows are not centred; a zero row has cosine 0 with every other. Ties fall as torch.topk breaks them. Half precision
+    is computed in float32. `block` rows of similarities, (block, V), are in memory at a time.
     Raises ValueError unless 1 <= k <= V - 1.
     """
     value = table("value", value)

@@ -55,13 +55,13 @@ def slope(x: ArrayLike, y: ArrayLike) -> float:
 
     Raises ValueError for lengths that differ, for entries that are not finite, and if `x` holds fewer than 2 values.
     """
-    x, y = _vector("x", x), _vector("y", y)
-    if len(x) != len(y):
-        raise ValueError(f"x and y: equal lengths are needed, got {len(x)} and {len(y)}")
-    if x.min() == x.max():
-        raise ValueError(f"x: at least 2 different values are needed, got {len(x)} times {x[0]}")
-    x = x - x.mean()
-    return float(x @ (y - y.mean()) / (x @ x))
+    across, up = _vector("x", x), _vector("y", y)
+    if len(across) != len(up):
+        raise ValueError(f"x and y: equal lengths are needed, got {len(across)} and {len(up)}")
+    if across.min() == across.max():
+        raise ValueError(f"x: at least 2 different values are needed, got {len(across)} times {across[0]}")
+    across = across - across.mean()
+    return float(across @ (up - up.mean()) / (across @ across))
 
 
 def rolling_mean(values: ArrayLike, window: int) -> np.ndarray:

@@ -1,0 +1,71 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tying_utils.measures.frequency import binned, norm_by_frequency, spearman
+
+TABLE = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, pd.Series])
+def test_norm_by_frequency_by_hand(kind):
+    frame = norm_by_frequency(TABLE.bfloat16(), kind([9, 0, 99]))
+    assert list(frame.columns) == ["token", "count", "log10_count", "norm"]
+    assert frame["token"].tolist() == [0, 1, 2]
+    assert frame["count"].tolist() == [9, 0, 99]
+    assert frame["log10_count"].tolist() == pytest.approx([1, 0, 2])
+    assert frame["norm"].tolist() == [5, 0, 1]
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [[1, 2, 3]], [1.0, 2.0, 3.0], [True, False, True], [1, -1, 2]])
+def test_bad_counts(counts):
+    with pytest.raises(ValueError, match="counts"):
+        norm_by_frequency(TABLE, counts)
+
+
+def test_spearman_is_over_seen_tokens_only():
+    table = torch.tensor([[100.0], [1.0], [2.0], [30.0]])
+    assert spearman(norm_by_frequency(table, [0, 1, 2, 3])) == pytest.approx(1)
+    assert spearman(norm_by_frequency(table, [0, 3, 2, 1])) == pytest.approx(-1)
+    assert spearman(norm_by_frequency(table, [4, 1, 2, 3])) == pytest.approx(1)
+    assert spearman(norm_by_frequency(table, [1, 2, 3, 4])) == pytest.approx(-0.2)
+
+
+def test_spearman_without_an_answer():
+    assert math.isnan(spearman(norm_by_frequency(TABLE, [5, 5, 5])))
+    assert math.isnan(spearman(norm_by_frequency(torch.ones(3, 2), [1, 2, 3])))
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        spearman(norm_by_frequency(TABLE, [0, 0, 7]))
+
+
+def test_binned_by_hand():
+    table = torch.tensor([[1.0], [3.0], [7.0]])
+    frame = binned(norm_by_frequency(table, [0, 0, 9]), bins=2)  # edges 0, 0.5, 1
+    assert list(frame.columns) == ["log10_count", "norm_mean", "norm_std", "tokens"]
+    assert frame["log10_count"].tolist() == [0.25, 0.75]
+    assert frame["norm_mean"].tolist() == [2, 7]
+    assert frame["norm_std"].tolist() == [1, 0]
+    assert frame["tokens"].tolist() == [2, 1]
+    assert binned(norm_by_frequency(table, [0, 0, 9]), bins=5)["tokens"].tolist() == [2, 1]  # empty bins are left out
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=40), st.integers(1, 15))
+def test_bins_hold_every_token_once(counts, bins):
+    norms = torch.arange(1, len(counts) + 1, dtype=torch.float64)
+    frame = binned(norm_by_frequency(norms[:, None], counts), bins)
+    assert sum(frame["tokens"].tolist()) == len(counts)
+    assert len(frame) <= bins
+    assert np.average(frame["norm_mean"], weights=frame["tokens"]) == pytest.approx(float(norms.mean()))
+    assert frame["log10_count"].tolist() == sorted(frame["log10_count"])
+    assert np.isfinite(frame["norm_std"].to_numpy()).all()
+
+
+def test_bad_bins():
+    with pytest.raises(ValueError, match="bins"):
+        binned(norm_by_frequency(TABLE, [1, 2, 3]), bins=0)
