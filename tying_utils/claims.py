@@ -11,6 +11,9 @@ from tying_utils.measures import statistics
 from tying_utils.profiles import TIED, UNTIED
 
 
+CLAIMS = ("C1", "C2", "C3", "C4", "C6")
+
+
 class Tables(Protocol):
     """Tidy tables by name: a `study.Study`, or a plain dict of DataFrames."""
 
@@ -127,23 +130,32 @@ def _rows(results: Tables, claims: set[str]) -> list[_Row]:
         published = "WikiText-2 perplexity 35.71 to 36.64"
         slope = per_decade(losses, "validation_loss")
         row("C4 price", "validation loss, nats per decade of input scale", slope, 0, "above", published)
+    if "C6" in claims:
+        drift = results["drift"].query("arm == @UNTIED")
+        last = drift["step"].max()
+        for when, step in (("a tenth of training", drift["step"][drift["step"] <= last / 10].max()), ("training", last)):
+            wide = drift[drift["step"] == step].pivot_table(index="seed", columns="table", values="to_start")
+            published = "0.8654 - 0.5609 = 0.305 at 20,000 steps" if step == last else "0.9906 - 0.9583 = 0.032 at 2,000 steps"
+            gap = wide["input"] - wide["output"]
+            row("C6", f"cosine to the start after {when}, input - output table", gap, 0, "above", published)
     return rows
 
 
-def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ...] = ("C1", "C2", "C3", "C4")) -> pd.DataFrame:
+def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ...] = CLAIMS) -> pd.DataFrame:
     """A row a statistic of each claim of arXiv 2603.26663, judged at the scale that `results` were measured at.
 
     Columns: claim, statistic, estimate (mean over seeds), low, high (95 % t interval over seeds), seeds, verdict, published.
     A verdict is "supported" where the interval lies on the claimed side of the null (0; a share: 1/2), "refuted" where it
     lies on the other, "open" where it covers it or where one seed gives no interval. C1: the tied table is nearer to the
     untied output table. C2: output gradients dominate (C2b: Adam updates). C3: early layers of a tied model are further from
-    its prediction, and contribute less. C4: a larger input scale reduces both; its price is the loss.
+    its prediction, and contribute less. C4: a larger input scale reduces both; its price is the loss. C6: an untied model's
+    output table moves further from its start than its input table. (C5 is about sizes, which one profile does not vary.)
 
     `results` needs the tables alignment, neighbors (C1), gradients (C2), lens, residual (C3), and for C4 scaling_alignment,
-    scaling_lens, losses and scaling_losses beside them. Raises ValueError for an unknown claim, KeyError for a missing table.
+    scaling_lens, losses and scaling_losses beside them, drift (C6). Raises ValueError for an unknown claim, KeyError for a missing table.
     """
-    if unknown := set(claims) - {"C1", "C2", "C3", "C4"}:
-        raise ValueError(f"claims: {sorted(unknown)} unknown; choose from C1, C2, C3, C4")
+    if unknown := set(claims) - set(CLAIMS):
+        raise ValueError(f"claims: {sorted(unknown)} unknown; choose from {', '.join(CLAIMS)}")
     rows = []
     for row in _rows(results, set(claims)):
         interval = statistics.mean_interval(row.values.to_numpy())

@@ -159,7 +159,9 @@ def _point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
 def _chance(ax: Axes, x: float, rows: pd.DataFrame) -> None:
     """A short line at the mean chance level, with its 95 % band where the table has one."""
     if "chance_low" in rows and rows["chance_low"].notna().all():
-        ax.fill_between([x - 0.35, x + 0.35], rows["chance_low"].mean(), rows["chance_high"].mean(), color=GREY, alpha=0.25, lw=0)
+        ax.fill_between(
+            [x - 0.35, x + 0.35], rows["chance_low"].mean(), rows["chance_high"].mean(), color=GREY, alpha=0.25, lw=0
+        )
     ax.hlines(rows["chance"].mean(), x - 0.35, x + 0.35, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
 
 
@@ -211,3 +213,328 @@ def _rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFra
         means = {column: statistics.rolling_mean(rows[column], WINDOW) for column in columns}
         parts.append(rows[["seed", "step"]].assign(**means).iloc[:: -max(1, len(rows) // points)])
     return pd.concat(parts, ignore_index=True)
+
+
+# The figures
+
+
+def _corrected_pair(ax: Axes, alignment: pd.DataFrame) -> None:
+    """Corrected alignment of the tied table with E and with U, by kind of map."""
+    kinds = ("orthogonal", "linear")
+    for place, kind in enumerate(kinds):
+        rows = alignment[(alignment["arm"] == TIED) & (alignment["kind"] == kind)]
+        for shift, source in ((-0.18, "input"), (0.18, "output")):
+            _point(ax, place + shift, rows[rows["source"] == source]["corrected"], LOOKS[source])
+    _categories(ax, [f"{kind} map" for kind in kinds])
+    ax.axhline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    ax.set(xlabel="how W is compared", ylabel="alignment, chance-corrected", ylim=(-0.05, None))
+
+
+def _share(ax: Axes, tied: pd.DataFrame, column: str, look: Look, *, hollow: bool = False) -> None:
+    _curve(ax, _rolled(tied, column), "step", column, look, hollow=hollow)
+    ax.set(xlabel="step (optimizer)", ylabel="output share of the norm", ylim=(0, 1))
+
+
+def _lens_curves(ax: Axes, lens: pd.DataFrame, arms: Sequence[str], indexing: str = "matched") -> None:
+    for arm in arms:
+        _curve(ax, _tuned(lens, arm, indexing), "layer", "kl_bits", LOOKS[arm], bars=True)
+    _layers(ax, int(lens["layer"].max()))
+    ax.set(ylabel="KL to the output (bits per token)", ylim=(0, None))
+
+
+@_reads("00_overview", "alignment", "gradients", "lens", "scaling_alignment")
+def overview(tables: Tables) -> Figure:
+    """The four claims in short: alignment, gradients, lens, input scale."""
+    titles = "W lies nearer to U than to E", "Output gradients dominate early"
+    titles += "Early layers of a tied model lag", "Input scaling shrinks the bias"
+    figure, (a, b, c, d) = _panels(TWO_COLUMNS, 4.7, *titles, rows=2)
+    _corrected_pair(a, tables["alignment"])
+    gradients = tables["gradients"]
+    _share(b, gradients[gradients["arm"] == TIED], "output_share", LOOKS[TIED])
+    b.axhline(0.5, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    _lens_curves(c, tables["lens"], (UNTIED, TIED))
+    bias = claims.output_bias(_scaled(tables, "alignment").query("kind == 'orthogonal'"))
+    d.set_xscale("log")
+    _curve(d, bias, "input_scale", "output_bias", LOOKS[TIED], bars=True)
+    d.axhline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    _scale_axis(d)
+    d.set_ylabel("output bias, orthogonal map")
+    looks = [LOOKS[name] for name in ("input", "output", TIED, UNTIED)]
+    note = f"b: rolling mean of {WINDOW} steps. Dotted: chance (a), equal norms (b), no bias (d)."
+    return _finish(figure, tables["alignment"], looks, note)
+
+
+@_reads("01_alignment", "alignment", "neighbors")
+def alignment(tables: Tables) -> Figure:
+    """Tables 1 and 5: how near the tables lie, each pair beside its chance and the published value."""
+    rows = pd.concat([tables["alignment"], tables["neighbors"].assign(kind="KNN@10")], ignore_index=True)
+    paper = published.knn().rename(columns={"a": "target", "b": "source"}).assign(kind="KNN@10")
+    swapped = paper["target"] == "untied input"  # KNN is symmetric; Table 1 writes this pair from input to output
+    paper.loc[swapped, ["source", "target"]] = paper.loc[swapped, ["target", "source"]].to_numpy()
+    paper = pd.concat([published.alignment(), paper]).query("models == 'OLMo'").replace(regex="^untied ", value="")
+    kinds = {kind: f"{kind} map" for kind in ("identity", "orthogonal", "linear")} | {"KNN@10": "neighbours"}
+    figure, panels = _panels(TWO_COLUMNS, 2.6, *kinds.values())
+    for ax, kind in zip(panels, kinds, strict=True):
+        for place, ((source, target), look) in enumerate(_PAIRS.items()):
+            pair = "kind == @kind and source == @source and target == @target"
+            own = rows[rows["arm"].isin((UNTIED, TIED))].query(pair)
+            _chance(ax, place, own)
+            _point(ax, place, own["value"], look)
+            ax.plot(place + 0.2, paper.query(pair)["value"], marker=_PUBLISHED.marker, color=look.colour, **_HOLLOW)
+        _categories(ax, [look.label for look in _PAIRS.values()])
+        ax.set(xlabel="pair of tables", ylabel="mean row cosine", ylim=(-0.05, 1))
+    panels[-1].set_ylabel("KNN@10: share of neighbours")
+    names = (("input", "tied"), "E: untied input"), (("output", "tied"), "U: untied output"), (("input", "output"), "E with U")
+    looks = [replace(_PAIRS[pair], label=label, line="none") for pair, label in names]
+    return _finish(figure, rows, [*looks, _PUBLISHED_HANDLE, _CHANCE_HANDLE], "W: tied table.")
+
+
+@_reads("01_cosines", "cosines")
+def cosines(tables: Tables) -> Figure:
+    """Figure 1: per-token cosines of the tied table with the linear images of E and of U."""
+    rows = tables["cosines"]
+    figure, (ax,) = _panels(ONE_COLUMN, 2.5, "")
+    looks = []
+    for source, symbol in (("input", "E"), ("output", "U")):
+        looks.append(replace(LOOKS[source], label=f"{LOOKS[source].label} → W"))
+        own = rows[(rows["arm"] == TIED) & (rows["source"] == source)]
+        _curve(ax, own, "cosine", "density", looks[-1])
+    ax.set(xlabel="cosine similarity after a linear map, per token", ylabel="density (tokens per unit of cosine)")
+    ax.set(xlim=(-0.25, 1), ylim=(0, None))
+    return _finish(figure, rows, looks)
+
+
+@_reads("01_control", "alignment", "control_alignment")
+def control(tables: Tables) -> Figure:
+    """What a start that both arms share adds to the alignment of W with E."""
+    figure, (ax,) = _panels(ONE_COLUMN, 2.6, "")
+    rows = pd.concat([tables["alignment"], tables["control_alignment"]]).query("kind == 'orthogonal'")
+    for place, arm in enumerate((TIED, SHARED_START)):
+        for shift, source in ((-0.2, "input"), (0.2, "output")):
+            own = rows[(rows["arm"] == arm) & (rows["source"] == source)]
+            ax.hlines(
+                own["chance"].mean(), place + shift - 0.17, place + shift + 0.17, color=GREY, linewidth=1, linestyle=(0, (1, 1))
+            )
+            _point(ax, place + shift, own["value"], LOOKS[source])
+    _categories(ax, ["independent starts", "shared start"])
+    ax.set(xlabel="how the tied and untied arm start", ylabel="mean row cosine, orthogonal map", ylim=(0, 1))
+    looks = [replace(LOOKS[source], label=f"W with {LOOKS[source].label}", line="none") for source in ("input", "output")]
+    return _finish(figure, rows, [*looks, _CHANCE_HANDLE], columns=2)
+
+
+@_reads("02_gradients", "gradients")
+def gradients(tables: Tables) -> Figure:
+    """Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
+    table = tables["gradients"]
+    tied = table[table["arm"] == TIED]
+    figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.5, "Path gradients", "Gradient", "Adam update")
+    looks = {
+        "input_norm": replace(LOOKS["input"], label="input path"),
+        "output_norm": replace(LOOKS["output"], label="output path"),
+        "published_input_norm": replace(LOOKS["input"], label="input path as published", line=DASHED),
+    }
+    left.set_yscale("log")
+    rolled = _rolled(tied, *looks)
+    for column, look in looks.items():
+        _curve(left, rolled, "step", column, look, hollow=look.line == DASHED)
+    left.set(xlabel="step (optimizer)", ylabel="gradient norm (Frobenius)")
+    share, as_published = (
+        replace(LOOKS[TIED], label="share, like with like"),
+        replace(LOOKS[TIED], label="share as published", line=DASHED),
+    )
+    _share(middle, tied, "published_output_share", as_published, hollow=True)
+    _share(middle, tied, "output_share", share)
+    _share(right, tied, "output_update_share", share)
+    for ax in (middle, right):
+        ax.axhline(0.5, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    handles = [
+        _handle(look, **({"markerfacecolor": "white"} if look.line == DASHED else {}))
+        for look in (*looks.values(), share, as_published)
+    ]
+    note = f"Tied arm, rolling mean of {WINDOW} steps; dotted: equal norms.\nAs published: the input norm is of the activation gradient, the output norm of the weight gradient."
+    return _finish(figure, tied, handles, note)
+
+
+@_reads("03_lens", "lens")
+def lens(tables: Tables) -> Figure:
+    """Figure 2: what each layer lacks of the model's own prediction, with matched lenses and one layer off."""
+    table = tables["lens"]
+    figure, (left, right) = _panels(TWO_COLUMNS, 2.7, "Each lens on its own layer", "One layer off, as published")
+    looks = []
+    for arm in (UNTIED, TIED):
+        looks += [LOOKS[arm], replace(LOOKS[arm], label=f"{arm}, logit lens", line=(0, (1, 1)))]
+        sns.lineplot(
+            _tuned(table, arm, kind="logit"),
+            x="layer",
+            y="kl_bits",
+            ax=left,
+            color=LOOKS[arm].colour,
+            linestyle=(0, (1, 1)),
+            linewidth=0.9,
+            alpha=0.6,
+            errorbar=None,
+            legend=False,
+        )
+    _lens_curves(left, table, (UNTIED, TIED))
+    _lens_curves(right, table, (UNTIED, TIED), "published")
+    handles = [
+        _handle(look, **({} if look in LOOKS.values() else {"marker": "none", "linewidth": 0.9, "alpha": 0.6}))
+        for look in looks
+    ]
+    return _finish(
+        figure,
+        table,
+        handles,
+        "Right: the same lenses, translator k − 1 on layer k and a lens on the last state, where the KL must be 0.",
+    )
+
+
+@_reads("04_scaling", "alignment", "scaling_alignment", "lens", "scaling_lens", "losses", "scaling_losses")
+def scaling(tables: Tables) -> Figure:
+    """Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
+    figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.6, "Alignment of W", "Lens at the input", "Price")
+    for ax in (left, middle, right):
+        ax.set_xscale("log")
+    rows = _scaled(tables, "alignment").query("kind == 'orthogonal' and target == 'tied'")
+    for source in ("input", "output"):
+        _curve(left, rows[rows["source"] == source], "input_scale", "corrected", LOOKS[source], bars=True)
+    left.set(ylabel="alignment, chance-corrected", ylim=(0, None))
+    curves = _scaled(tables, "lens").query("lens == 'tuned' and indexing == 'matched' and layer == 0")
+    for ax, table, column, label in (
+        (middle, curves, "kl_bits", "KL to the output (bits per token)"),
+        (right, _scaled(tables, "losses"), "validation_loss", "validation loss (nats per token)"),
+    ):
+        _reference(ax, table[table["arm"] == UNTIED][column], LOOKS[UNTIED])
+        _curve(ax, table[table["arm"] != UNTIED], "input_scale", column, LOOKS[TIED], bars=True)
+        ax.set_ylabel(label)
+    for ax in (left, middle, right):
+        _scale_axis(ax)
+    looks = [replace(LOOKS[source], label=f"W with {LOOKS[source].label}") for source in ("input", "output")]
+    return _finish(figure, rows, [*looks, LOOKS[TIED], replace(LOOKS[UNTIED], marker="none")], "Alignment: orthogonal map.")
+
+
+@_reads("04_lens", "lens", "scaling_lens")
+def scaled_lens(tables: Tables) -> Figure:
+    """Lens curves by input scale, and the untied one."""
+    table = _scaled(tables, "lens")
+    arms = [profiles.scaled(scale) for scale in profiles.SCALES]
+    figure, (ax,) = _panels(ONE_COLUMN, 3.0, "")
+    _lens_curves(ax, table, [UNTIED, *arms])
+    looks = [replace(LOOKS[TIED], label="tied (input ×1)") if arm == TIED else LOOKS[arm] for arm in arms]
+    return _finish(figure, table, [LOOKS[UNTIED], *looks], columns=3)
+
+
+@_reads("05_drift", "drift")
+def drift(tables: Tables) -> Figure:
+    """Figures 3, 8 and 9: how far each table moves from its start, and since it was last kept."""
+    table = tables["drift"]
+    figure, panels = _panels(TWO_COLUMNS, 2.6, "From the start", "Since the table before")
+    for ax, column in zip(panels, ("to_start", "to_previous"), strict=True):
+        ax.set_xscale("symlog", linthresh=1, linscale=0.4)  # linear from step 0 to 1
+        for name in ("input", "output", "tied"):
+            _curve(ax, table[table["table"] == name], "step", column, LOOKS[name])
+        ax.set(xlabel="step (optimizer)", xlim=(0, None), ylim=(None, 1.01))
+    panels[0].set_ylabel("cosine similarity to step 0")
+    panels[1].set_ylabel("cosine similarity to the table before")
+    return _finish(figure, table, [LOOKS[name] for name in ("input", "output", "tied")], "Mean over tokens, nothing centred.")
+
+
+@_reads("05_frequency", "frequency")
+def frequency(tables: Tables) -> Figure:
+    """Figure 5: row norms by how often the token occurs in the training text."""
+    table = tables["frequency"]
+    names = ("input", "output", "tied")
+    figure, panels = _panels(TWO_COLUMNS, 2.6, *(LOOKS[name].label for name in names))
+    looks = []
+    for ax, name in zip(panels, names, strict=True):
+        own = table[table["table"] == name]
+        tokens = own.groupby("log10_count")[["norm_mean", "norm_std"]].mean()
+        low, high = tokens["norm_mean"] - tokens["norm_std"], tokens["norm_mean"] + tokens["norm_std"]
+        ax.fill_between(tokens.index, low, high, color=LOOKS[name].colour, alpha=0.12, linewidth=0)
+        _curve(ax, own, "log10_count", "norm_mean", LOOKS[name], bars=True)
+        rho = statistics.mean_interval(own.groupby("seed")["spearman"].first())
+        looks.append(replace(LOOKS[name], label=f"{LOOKS[name].label}: Spearman ρ = {rho.mean:.2f}"))
+        ax.set(xlabel="log10(count + 1) of the token", ylabel="row norm (L2)")
+    return _finish(figure, table, looks, "Wide band: one standard deviation of the tokens in a bin.")
+
+
+# Drawing and keeping them
+
+
+def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:
+    """The figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
+    if name not in FIGURES:
+        raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(FIGURES)}")
+    with matplotlib.style.context(["default", str(STYLE)]):
+        return FIGURES[name].function(tables)
+
+
+def save(figure: Figure, name: str, profile: str, tables: Any) -> list[Path]:
+    """Write figures/<profile>/<name>.pdf and .png (300 dots an inch) whole, and return their paths.
+
+    Equal input gives equal bytes. Where `tables` has a manifest (`study.Study`), the checksums of the tables that the figure
+    reads stand in the files' metadata: see `source`.
+    """
+    belongs = json.dumps(_source(name, tables), sort_keys=True)
+    metadata = {"pdf": {"Keywords": belongs, "CreationDate": None}, "png": {"Source": belongs}}
+    written = []
+    for kind in ("pdf", "png"):
+        path = paths.figures(profile) / f"{name}.{kind}"
+        with matplotlib.style.context(["default", str(STYLE)]), files.replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata[kind])
+        written.append(path)
+    return written
+
+
+def source(path: Path) -> dict[str, str]:
+    """The sha256 of each table that a saved PNG was drawn from, by name; empty if it names none."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return json.loads(image.info.get("Source", "{}"))
+
+
+def _source(name: str, tables: Any) -> dict[str, str]:
+    entries = (getattr(tables, "manifest", None) or {}).get("tables", {})
+    return {table: entries[table]["sha256"] for table in FIGURES[name].needs if table in entries}
+
+
+def publish(name: str, study: Any) -> Figure:
+    """Draw a figure from a `study.Study` and save it, unless a committed profile's file belongs to these tables already."""
+    figure, profile = draw(name, study), study.profile.name
+    kept = [paths.figures(profile) / f"{name}.{kind}" for kind in ("pdf", "png")]
+    current = all(path.is_file() for path in kept) and source(kept[1]) == _source(name, study)
+    if profile not in profiles.COMMITTED or not current:
+        save(figure, name, profile, study)
+    return figure
+
+
+class _OnDisk:
+    """The tables of a profile as its folder holds them: unlike `study.Study` it makes none."""
+
+    def __init__(self, profile: str) -> None:
+        self.profile, self.folder = profiles.get(profile), paths.results(profile)
+        self.manifest = files.read_json(self.folder / "manifest.json") or {"tables": {}}
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        path, entry = self.folder / f"{name}.csv", self.manifest["tables"].get(name)
+        if entry is None or not files.intact(path, entry["sha256"]):
+            raise ValueError(f"{path}: missing, or not as its manifest says; run `make reproduce PROFILE={self.profile.name}`")
+        return pd.read_csv(path)
+
+
+def render(profile: str, progress: bool = True) -> list[Path]:
+    """Draw and save every figure that the arms of `profile` allow, from its tables on disk alone; the paths written.
+
+    Raises ValueError if one of those tables is missing or damaged.
+    """
+    from tqdm.auto import tqdm
+
+    from tying_utils.study import TABLES
+
+    tables, written = _OnDisk(profile), []
+    arms = set(tables.profile.arms)
+    names = [name for name, drawing in FIGURES.items() if all(arms.issuperset(TABLES[t][1]) for t in drawing.needs)]
+    for name in tqdm(names, desc=f"drawing {profile}", disable=not progress, leave=False):
+        written += save(draw(name, tables), name, profile, tables)
+    return written

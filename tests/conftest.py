@@ -1,0 +1,102 @@
+"""What the tests share: a home of their own for every file they write, a small text, and a small training condition."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from tying_utils.config import TrainConfig
+
+torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+SUBJECTS = ("the old sailor", "a young painter", "my neighbour", "the quiet clerk", "every gardener", "no astronomer")
+VERBS = ("repairs", "remembers", "carries", "describes", "forgets", "admires", "measures", "borrows")
+OBJECTS = ("a wooden boat", "the northern star", "an empty letter", "the broken clock", "seven lemons", "her first map")
+PLACES = ("by the harbour", "under the bridge", "in the kitchen", "behind the library", "on the roof", "at the market")
+
+
+def sentences(count: int, seed: int = 0) -> str:
+    """`count` sentences of a small grammar, a line each; the same ones for the same seed."""
+    draw = random.Random(seed)
+    lines = (
+        f"{draw.choice(SUBJECTS)} {draw.choice(VERBS)} {draw.choice(OBJECTS)} {draw.choice(PLACES)}, {draw.randrange(1000)} times.\n"
+        for _ in range(count)
+    )
+    return "".join(lines)
+
+
+@pytest.fixture(scope="session")
+def grammar() -> Callable[..., str]:
+    return sentences
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file that supports a vocabulary of 300 and more than one epoch at the size of `tiny`."""
+    file = tmp_path_factory.mktemp("text") / "sentences.txt"
+    file.write_text(sentences(800), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny(text: Path) -> Callable[..., TrainConfig]:
+    """A maker of training conditions that take a fraction of a second; keyword arguments change fields."""
+    small = {
+        "corpus": "text",
+        "path": str(text),
+        "vocab_size": 300,
+        "d_model": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "context": 16,
+        "steps": 12,
+        "batch_size": 4,
+        "warmup_steps": 3,
+        "table_snapshots": 4,
+        "checkpoint_every": 5,
+        "validation_every": 5,
+        "validation_sequences": 8,
+        "device": "cpu",
+    }
+
+    def make(**changes: object) -> TrainConfig:
+        return TrainConfig(**{**small, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty root for runs and token caches: nothing touches the checkout's data."""
+    root = tmp_path / "home"
+    root.mkdir()
+    monkeypatch.setenv("TYING_HOME", str(root))
+    return root
+
+
+def damage(file: Path, how: str) -> bytes | None:
+    """Damage `file` and return its bytes after that, None where it is gone."""
+    content = file.read_bytes()
+    if how == "flipped":
+        middle = len(content) // 2
+        content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    elif how == "truncated":
+        content = content[:-1]
+    elif how == "emptied":
+        content = b""
+    else:
+        assert how == "missing"
+        file.unlink()
+        return None
+    file.write_bytes(content)
+    return content
+
+
+@pytest.fixture(scope="session")
+def damaging() -> Callable[[Path, str], bytes | None]:
+    return damage
