@@ -86,7 +86,7 @@ def damage(file: Path, how: str) -> bytes | None:
         middle = len(content) // 2
         content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
     elif how == "truncated":
-        content = content[:-1]
+        content = content[: len(content) // 2]
     elif how == "emptied":
         content = b""
     else:

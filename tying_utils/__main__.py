@@ -9,8 +9,9 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tying-utils", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("train", help="train one configuration, or load it if it is finished")
-    train.add_argument("--config", default="{}", help="a JSON object with the fields of TrainConfig that differ from default")
+    train = commands.add_parser("train", help="train configurations, or load those that are finished")
+    words = "a JSON object with the fields of TrainConfig that differ from their defaults; may be given several times"
+    train.add_argument("--config", action="append", help=words)
     train.add_argument("--lines", action="store_true", help="print lines 'step N loss L' in place of a progress bar")
     train.set_defaults(run=_train)
     for name, run, words in (
@@ -32,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> None:
     from tying_utils.training import TrainConfig, train
 
-    try:
-        config = TrainConfig.from_dict(json.loads(options.config))
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {options.config!r}") from error
-
     def tell(step: int, loss: float) -> None:
         print(f"step {step} loss {loss:.4f}", flush=True)
 
-    run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
-    print(run.folder, flush=True)
+    for text in options.config or ["{}"]:
+        try:
+            config = TrainConfig.from_dict(json.loads(text))
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
+        run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
+        print(run.folder, flush=True)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """Run the numbered notebooks top to bottom, each in a fresh kernel, with its parameters replaced."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,11 +8,14 @@ from tqdm.auto import tqdm
 from tying_utils import paths, profiles
 
 
-def numbered(folder: Path | None = None) -> list[Path]:
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def numbered(folder: Path = FOLDER) -> list[Path]:
     """The notebooks in reading order, but the overview last: it reads what the others measured."""
-    found = sorted((folder or paths.root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise ValueError(f"folder: {folder or paths.root() / 'notebooks'} holds no numbered notebook; run from a checkout")
+        raise ValueError(f"folder: {folder} holds no numbered notebook; run from a checkout of the repository")
     return [*found[1:], found[0]] if found[0].name.startswith("00") else found
 
 
@@ -40,8 +42,7 @@ def run(path: Path, target: Path, parameters: Mapping[str, str], *, progress: bo
             on_cell_executed=lambda **_: bar.update(),
         )
         try:
-            # Progress bars as text: the executed copy is read where no widget lives.
-            client.execute(env={**os.environ, "TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "0")})
+            client.execute()
         except CellExecutionError as error:
             raise RuntimeError(f"{path.name} failed:\n{error}") from error
         finally:

@@ -127,19 +127,14 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
 
 
 def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool) -> None:
+    """Share `configs` out to worker processes: each loads the libraries once and trains its share in turn."""
+    shares = [configs[i::workers] for i in range(min(workers, len(configs)))]
     children: list[subprocess.Popen[str]] = []
     with tqdm(total=sum(c.steps for c in configs), desc=f"{len(configs)} runs", unit="step", disable=not progress) as bar:
 
-        def one(config: TrainConfig) -> None:
-            command = [
-                sys.executable,
-                "-m",
-                "tying_utils",
-                "train",
-                "--config",
-                json.dumps(config.as_dict()),
-                "--lines",
-            ]
+        def one(share: list[TrainConfig]) -> None:
+            options = [option for config in share for option in ("--config", json.dumps(config.as_dict()))]
+            command = [sys.executable, "-m", "tying_utils", "train", "--lines", *options]
             child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             children.append(child)
             assert child.stdout is not None and child.stderr is not None
@@ -147,18 +142,17 @@ def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool
             for line in child.stdout:
                 if line.startswith("step "):
                     step = int(line.split()[1])
-                    bar.update(step - seen)
+                    bar.update(step - seen if step > seen else step)  # a smaller step is the next run's first word
                     seen = step
             words = child.stderr.read()
             if child.wait():
-                raise RuntimeError(f"training {config} failed:\n{words[-2000:]}")
+                raise RuntimeError(f"a worker failed while it trained {len(share)} runs:\n{words[-2000:]}")
 
-        pool = ThreadPoolExecutor(workers)
+        pool = ThreadPoolExecutor(len(shares))
         try:
-            for job in [pool.submit(one, config) for config in configs]:
+            for job in [pool.submit(one, share) for share in shares]:
                 job.result()
-        finally:  # on an interrupt too: no worker outlives the call; each resumes from its last checkpoint
-            pool.shutdown(wait=False, cancel_futures=True)
+        finally:  # on an interrupt too: no worker outlives the call; each run resumes from its last checkpoint
             for child in children:
                 child.terminate()
             pool.shutdown()
@@ -227,7 +221,7 @@ class _Trainer:
                 if step in tables_at:
                     self.writer.put_tables(step, models.tables(self.model))
                 bar.update()
-                if time.monotonic() - told > 0.5 or step == config.steps:
+                if time.monotonic() - told > 0.5 or step in (1, config.steps):
                     told, loss = time.monotonic(), float(statistics[0])
                     bar.set_postfix(loss=f"{loss:.2f}")
                     if on_step:

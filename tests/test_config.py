@@ -1,0 +1,167 @@
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tying_utils import corpora, models, run_store
+from tying_utils.config import TrainConfig
+
+COUNTS = (
+    *("vocab_size", "d_model", "n_layers", "n_heads", "context", "steps", "batch_size", "micro_batches"),
+    *("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads"),
+)
+FROM_ZERO = ("warmup_steps", "init_seed", "data_seed")
+SCALES = ("input_scale", "output_scale", "weight_decay", "final_learning_rate")
+POSITIVE = ("learning_rate", "clip", "adam_eps")
+NOT_A_NUMBER: tuple[Any, ...] = (float("nan"), float("inf"), -1.0, True, "1", None)
+
+BAD = [
+    *((name, value) for name in COUNTS for value in (0, -1, 1.0, True, "1", None)),
+    *((name, value) for name in FROM_ZERO for value in (-1, 1.0, True, "1", None)),
+    *((name, value) for name in SCALES for value in NOT_A_NUMBER),
+    *((name, value) for name in POSITIVE for value in (*NOT_A_NUMBER, 0, 0.0)),
+    *((name, value) for name in ("beta1", "beta2") for value in (*NOT_A_NUMBER, 1.0)),
+    *((name, value) for name in ("corpus", "arch", "device", "dtype") for value in ("unheard of", None)),
+    *(("tied", value) for value in (1, "yes", None)),
+    ("vocab_size", 256),  # the bytes alone, without a separator
+    ("micro_batches", 3),  # of a batch of 8
+    ("n_heads", 3),  # of width 128 / 3
+    ("n_heads", 128),  # of width 1, which cannot rotate
+    ("path", "a/folder"),  # of the corpus "python", which has none
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name}={value!r}" for name, value in BAD])
+def test_bad_field_is_named(name, value):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        TrainConfig(**{name: value})
+
+
+def test_local_text_needs_a_path():
+    with pytest.raises(ValueError, match="path"):
+        TrainConfig(corpus="text")
+
+
+@pytest.mark.parametrize("name", ["input_scale", "output_scale"])
+def test_scales_are_for_a_tied_table(name):
+    with pytest.raises(ValueError, match=rf"{name}.*tied=True"):
+        TrainConfig(tied=False, **{name: 2.0})
+    TrainConfig(tied=False, input_scale=1, output_scale=1.0)
+
+
+def test_advice_on_micro_batches_does():
+    with pytest.raises(ValueError, match="try 4"):
+        TrainConfig(batch_size=8, micro_batches=12)
+    TrainConfig(batch_size=8, micro_batches=4)
+
+
+def test_fields_are_frozen_and_named():
+    config = TrainConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        TrainConfig("python")  # type: ignore[misc]
+
+
+def test_replace_checks_again_and_leaves_the_first():
+    config = TrainConfig()
+    assert config.replace(steps=7).steps == 7
+    assert config.steps == 400
+    assert config.replace(steps=7).replace(steps=400) == config
+    with pytest.raises(ValueError, match=r"^steps:"):
+        config.replace(steps=0)
+    with pytest.raises(TypeError):
+        config.replace(stepz=3)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> TrainConfig:
+    number = st.floats(1e-9, 1e3)
+    tied = draw(st.booleans())
+    parts = draw(st.integers(1, 4))
+    heads = draw(st.integers(1, 4))
+    values: dict[str, Any] = {
+        "tied": tied,
+        "micro_batches": parts,
+        "batch_size": parts * draw(st.integers(1, 8)),
+        "n_heads": heads,
+        "d_model": 2 * heads * draw(st.integers(1, 32)),
+        "corpus": draw(st.sampled_from([name for name in corpora.NAMES if name != "text"])),
+        "arch": draw(st.sampled_from(models.ARCHITECTURES)),
+        "vocab_size": draw(st.integers(257, 10**6)),
+        "steps": draw(st.integers(1, 10**4)),
+        "table_snapshots": draw(st.integers(1, 40)),
+        "checkpoint_every": draw(st.integers(1, 10**4)),
+        "init_seed": draw(st.integers(0, 2**31)),
+        "warmup_steps": draw(st.integers(0, 50)),
+        **{name: draw(number) for name in ("learning_rate", "clip", "adam_eps", "weight_decay")},
+        **{name: draw(st.floats(0, 1, exclude_max=True)) for name in ("beta1", "beta2")},
+        **({"input_scale": draw(number | st.integers(0, 9)), "output_scale": draw(number)} if tied else {}),
+    }
+    return TrainConfig(**values)
+
+
+@settings(max_examples=60)
+@given(config=configs())
+def test_dictionary_round_trip(config):
+    values = config.as_dict()
+    assert set(values) == {field.name for field in dataclasses.fields(TrainConfig)}
+    assert TrainConfig.from_dict(values) == config
+    through_json = TrainConfig.from_dict(json.loads(json.dumps(values)))
+    assert through_json == config
+    assert hash(through_json) == hash(config)
+    assert run_store.run_key(through_json, {}) == run_store.run_key(config, {})
+
+
+def test_unknown_names_are_named():
+    with pytest.raises(ValueError, match="learning, stepz"):
+        TrainConfig.from_dict({"stepz": 3, "steps": 3, "learning": 1})
+
+
+@settings(max_examples=60)
+@given(config=configs())
+def test_kept_steps_hold_both_ends_and_every_checkpoint(config):
+    tables, whole = config.table_steps, config.checkpoint_steps
+    assert tables == sorted(set(tables)) and whole == sorted(set(whole))
+    assert tables[0] == 0 and tables[-1] == whole[-1] == config.steps
+    assert set(whole) - {config.steps} == {s for s in range(1, config.steps) if s % config.checkpoint_every == 0}
+    assert set(whole) <= set(tables)
+    assert len(tables) <= config.table_snapshots + len(whole) + 2
+
+
+def test_about_twenty_tables_are_kept_log_spaced():
+    steps = TrainConfig(steps=10_000, checkpoint_every=10_000).table_steps
+    assert 18 <= len(steps) <= 22
+    ratios = [later / earlier for earlier, later in zip(steps[6:], steps[7:], strict=False)]
+    assert max(ratios) / min(ratios) < 1.2
+    assert 15 <= len(TrainConfig().table_steps) <= 25
+
+
+@pytest.mark.parametrize(
+    ("whole", "name"),
+    [*((5, name) for name in (*SCALES, *POSITIVE)), (0, "beta1"), (0, "beta2"), (0, "weight_decay"), (0, "input_scale")],
+)
+def test_equal_numbers_are_one_condition(whole, name):
+    one, other = TrainConfig(**{name: whole}), TrainConfig(**{name: float(whole)})
+    assert one == other
+    assert run_store.run_key(one, {}) == run_store.run_key(other, {})
+
+
+OTHER: dict[str, Any] = {"corpus": "wikitext-2", "arch": "gpt2", "tied": False, "device": "cpu", "dtype": "float32"}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainConfig) if field.name != "path"])
+def test_every_field_is_in_the_key(name):
+    config = TrainConfig()
+    value = getattr(config, name)
+    changed = config.replace(**{name: OTHER[name] if name in OTHER else value / 2 if value in (0.9, 0.95) else value * 2 or 3})
+    assert run_store.run_key(changed, {}) != run_store.run_key(config, {})
+
+
+def test_the_text_is_in_the_key_and_its_place_is_not():
+    here, there = (TrainConfig(corpus="text", path=path) for path in ("here", "there"))
+    assert run_store.run_key(here, {"sha256": "a"}) == run_store.run_key(there, {"sha256": "a"})
+    assert run_store.run_key(here, {"sha256": "a"}) != run_store.run_key(here, {"sha256": "b"})

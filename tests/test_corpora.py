@@ -1,0 +1,330 @@
+import os
+import re
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tying_utils import corpora
+from tying_utils.corpora import Corpus
+
+NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+def documents(corpus: Corpus, part: str) -> list[str]:
+    """The documents of a part, decoded from its tokens."""
+    tokens = getattr(corpus, part)
+    separator = corpus.tokenizer.token_to_id(corpora.SEPARATOR)
+    ends = np.flatnonzero(tokens == separator)
+    assert ends[-1] == len(tokens) - 1, "the last document has no end"
+    pieces = np.split(np.asarray(tokens), ends + 1)[:-1]
+    return corpus.tokenizer.decode_batch([piece[:-1].tolist() for piece in pieces], skip_special_tokens=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+def write(folder: Path, texts: dict[str, str]) -> Path:
+    for name, content in texts.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    return folder
+
+
+def refuse(*arguments: Any) -> Any:
+    pytest.fail("the text was tokenised again")
+
+
+@pytest.fixture(scope="module")
+def library() -> dict[str, str]:
+    """The standard library's own source, found another way."""
+    root = sysconfig.get_paths()["stdlib"]
+    found = {}
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in NOT_THE_LIBRARY]
+        for name in names:
+            if name.endswith(".py"):
+                file = Path(folder, name)
+                try:
+                    found[file.relative_to(root).as_posix()] = file.read_text(encoding="utf-8")
+                except UnicodeDecodeError:
+                    continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TYING_HOME", str(tmp_path_factory.mktemp("home")))
+        return corpora.load("python", vocab_size=300)
+
+
+def test_python_is_the_whole_standard_library_each_file_in_one_part(python, library):
+    assert {"os.py", "json/decoder.py"} <= set(library)
+    train, validation = documents(python, "train"), documents(python, "validation")
+    assert Counter(train) + Counter(validation) == Counter(library.values())
+    assert len(validation) == len(library) // 20
+
+
+def test_python_fingerprint_says_what_the_text_was(python, library):
+    fingerprint = python.fingerprint
+    assert set(fingerprint) == {"name", "python", "files", "bytes", "sha256", "vocab_size"}
+    assert fingerprint["name"] == python.name == "python"
+    assert fingerprint["python"] == ".".join(str(part) for part in sys.version_info[:3])
+    assert fingerprint["files"] == len(library)
+    assert fingerprint["bytes"] == sum(len(text.encode()) for text in library.values())
+    assert re.fullmatch("[0-9a-f]{64}", fingerprint["sha256"])
+    assert fingerprint["vocab_size"] == python.vocab_size == 300
+
+
+def test_tokens_are_mapped_not_read(python):
+    assert isinstance(python.train, np.memmap) and isinstance(python.validation, np.memmap)
+    assert python.train.dtype == python.validation.dtype == np.uint16
+    assert not python.train.flags.writeable
+
+
+def test_counts_are_of_the_training_part(python):
+    assert python.counts.shape == (300,)
+    assert python.counts.dtype == np.int64
+    assert python.counts.sum() == len(python.train)
+    for token in (0, 50, 299):
+        assert python.counts[token] == (python.train == token).sum()
+
+
+def test_python_takes_no_path(home, text):
+    with pytest.raises(ValueError, match=r"^path:.*name='text'"):
+        corpora.load("python", vocab_size=300, path=text)
+
+
+def test_a_file_is_split_by_lines(home, text):
+    corpus = corpora.load("text", vocab_size=300, path=text)
+    lines = text.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert documents(corpus, "train") == ["".join(lines[:-40])]
+    assert documents(corpus, "validation") == ["".join(lines[-40:])]
+    assert corpus.fingerprint["files"] == 2
+    assert corpus.fingerprint["bytes"] == text.stat().st_size
+
+
+def test_a_folder_is_split_by_whole_files(home, tmp_path, grammar):
+    texts = {f"{i:02d}/part.{'txt' if i % 2 else 'md'}": grammar(12, seed=i) for i in range(41)}
+    folder = write(tmp_path / "folder", texts)
+    write(folder, {".hidden": "no", ".git/config.txt": "no", "07/.cache/x.txt": "no"})
+    corpus = corpora.load("text", vocab_size=300, path=str(folder))
+    ordered = list(texts.values())
+    assert documents(corpus, "validation") == [ordered[19], ordered[39]]
+    assert documents(corpus, "train") == [text for i, text in enumerate(ordered) if i not in (19, 39)]
+
+
+def test_the_last_of_few_files_is_held_out(home, tmp_path, grammar):
+    folder = write(tmp_path / "folder", {f"{i}.txt": grammar(60, seed=i) for i in range(3)})
+    assert documents(corpora.load("text", vocab_size=300, path=folder), "validation") == [grammar(60, seed=2)]
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "validation"),
+    [
+        (("train.txt", "valid.txt", "test.txt"), "train.txt", "valid.txt"),
+        (("Train.md", "validation.md", "test.md"), "Train.md", "validation.md"),
+        (("train.txt", "test.txt"), "train.txt", "test.txt"),
+        (("valid.txt", "test.txt"), "valid.txt", "test.txt"),
+        (("wiki.train.raw", "wiki.valid.raw", "wiki.test.raw"), "wiki.train.raw", "wiki.valid.raw"),  # as it is published
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("name", ["text", "wikitext-2"])
+def test_a_folder_is_split_by_the_names_of_its_files(home, tmp_path, grammar, name, names, train, validation):
+    texts = {file: grammar(90, seed=seed) for seed, file in enumerate(names)}
+    corpus = corpora.load(name, vocab_size=300, path=write(tmp_path / "folder", texts))
+    assert corpus.name == corpus.fingerprint["name"] == name
+    assert documents(corpus, "train") == [texts[train]]
+    assert documents(corpus, "validation") == [texts[validation]]
+
+
+def test_two_homes_give_equal_bytes(text, tmp_path, monkeypatch):
+    folders = []
+    for name in ("one", "two"):
+        monkeypatch.setenv("TYING_HOME", str(tmp_path / name))
+        folders.append(corpora.load("text", vocab_size=300, path=text).folder)
+    assert folders[0] != folders[1] and folders[0].name == folders[1].name
+    assert contents(folders[0]) == contents(folders[1])
+    assert set(contents(folders[0])) == {"corpus.json", "tokenizer.json", "train.bin", "validation.bin"}
+
+
+def test_the_cache_is_keyed_by_content(home, tmp_path, grammar, monkeypatch):
+    file = tmp_path / "a.txt"
+    file.write_text(grammar(100), encoding="utf-8")
+    first = corpora.load("text", vocab_size=300, path=file)
+    assert corpora.load("text", vocab_size=301, path=file).folder != first.folder
+    file.write_text(grammar(100, seed=1), encoding="utf-8")
+    other = corpora.load("text", vocab_size=300, path=file)
+    assert other.folder != first.folder
+    assert other.fingerprint["sha256"] != first.fingerprint["sha256"]
+    monkeypatch.setattr(corpora, "_tokenise", refuse)
+    (tmp_path / "elsewhere").mkdir()
+    moved = file.rename(tmp_path / "elsewhere" / "a.txt")
+    again = corpora.load("text", vocab_size=300, path=moved)
+    assert again.folder == other.folder
+    assert np.array_equal(again.train, other.train) and np.array_equal(again.validation, other.validation)
+    assert again.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "train.bin", "validation.bin"])
+@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "missing"])
+def test_a_damaged_file_is_named_kept_and_made_again(home, text, name, how, damaging, monkeypatch, recwarn):
+    folder = corpora.load("text", vocab_size=300, path=text).folder
+    whole = contents(folder)
+    damaged = damaging(folder / name, how)
+    assert not recwarn.list
+    corpus = corpora.load("text", vocab_size=300, path=text)
+    remade = contents(folder)
+    aside = remade.pop(f"{name}.damaged-1", None)
+    assert remade == whole
+    assert aside == damaged
+    if (name, how) != ("corpus.json", "missing"):  # without it there is no cache, so nothing is amiss
+        assert [str(folder / name) in str(warning.message) for warning in recwarn.list] == [True]
+    assert corpus.train.tobytes() == whole["train.bin"]
+    monkeypatch.setattr(corpora, "_tokenise", refuse)
+    corpora.load("text", vocab_size=300, path=text)
+
+
+def test_windows_are_spread_and_do_not_overlap(home, text):
+    corpus = corpora.load("text", vocab_size=300, path=text)
+    for part, tokens in (("train", corpus.train), ("validation", corpus.validation)):
+        windows = corpus.windows(part, 5, 17)
+        assert windows.shape == (5, 17) and windows.dtype == np.int64
+        whole = len(tokens) // 17
+        starts = [round(i * (whole - 1) / 4) * 17 for i in range(5)]
+        assert [row.tolist() for row in windows] == [tokens[s : s + 17].tolist() for s in starts]
+        every = corpus.windows(part, 10**6, 17)
+        assert every.flatten().tolist() == tokens[: whole * 17].tolist()
+
+
+def test_windows_name_what_is_wrong(home, text):
+    corpus = corpora.load("text", vocab_size=300, path=text)
+    with pytest.raises(ValueError, match="^part:"):
+        corpus.windows("test", 1, 1)
+    with pytest.raises(ValueError, match=rf"^length:.*{len(corpus.validation)} tokens"):
+        corpus.windows("validation", 1, len(corpus.validation) + 1)
+    assert corpus.windows("validation", 9, len(corpus.validation)).shape == (1, len(corpus.validation))
+
+
+@pytest.mark.parametrize("value", [256, 0, -1, 300.0, True, "300", None, 2**32])
+def test_bad_vocabulary_size_is_named(home, text, value):
+    with pytest.raises(ValueError, match="^vocab_size:"):
+        corpora.load("text", vocab_size=value, path=text)
+
+
+def test_a_vocabulary_beyond_the_text_is_named_and_the_advice_does(home, tmp_path):
+    file = tmp_path / "short.txt"
+    file.write_text("a short text\nof very few words\n" * 30, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^vocab_size:.*fewer than 2048") as raised:
+        corpora.load("text", vocab_size=2048, path=file)
+    supported = re.search(r"supports (\d+)", str(raised.value))
+    assert supported
+    corpus = corpora.load("text", vocab_size=int(supported[1]), path=file)
+    assert corpus.tokenizer.get_vocab_size() == corpus.vocab_size
+
+
+@pytest.mark.parametrize("name", ["pile", "", "Python"])
+def test_unknown_name_is_named_with_the_known_ones(home, name):
+    with pytest.raises(ValueError, match="^name:.*python.*wikitext-103"):
+        corpora.load(name, vocab_size=300)
+
+
+def test_local_text_needs_a_path(home):
+    with pytest.raises(ValueError, match="^path:"):
+        corpora.load("text", vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (None, "does not exist"),
+        ({}, "holds no file"),
+        ({".hidden.txt": b"text"}, "holds no file"),
+        ({"a.txt": b"", "b.txt": b"text"}, "training part .* is empty"),
+        ({"a.txt": b"text", "b.txt": b" \n"}, "validation part .* is empty"),
+        ({"a.txt": b"one line"}, "training part .* is empty"),
+        ({"a.txt": b"text", "b.txt": b"caf\xe9"}, r"b\.txt is not UTF-8"),
+    ],
+    ids=["missing", "empty folder", "hidden", "empty training", "empty validation", "one line", "Latin-1"],
+)
+def test_a_bad_text_is_named(home, tmp_path, files, said):
+    folder = tmp_path / "folder"
+    if files is not None:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^path:.*{said}"):
+        corpora.load("text", vocab_size=300, path=folder)
+
+
+@pytest.mark.parametrize("name", ["wikitext-2", "wikitext-103"])
+def test_wikitext_without_a_network_advises_a_folder(home, monkeypatch, name):
+    import datasets
+
+    def offline(*arguments: Any, **options: Any) -> Any:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(ValueError, match=rf"^name: '{name}'.*ConnectionError.*path=, a folder"):
+        corpora.load(name, vocab_size=300)
+
+
+def test_wikitext_through_datasets(home, monkeypatch, grammar):
+    import datasets
+
+    asked = []
+
+    def fetch(*arguments: str) -> dict[str, dict[str, list[str]]]:
+        asked.append(arguments)
+        parts = {"train": 80, "validation": 20, "test": 20}
+        return {part: {"text": grammar(n, seed=n).splitlines(keepends=True)} for part, n in parts.items()}
+
+    monkeypatch.setattr(datasets, "load_dataset", fetch)
+    corpus = corpora.load("wikitext-2", vocab_size=300)
+    assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1")]
+    assert documents(corpus, "train") == [grammar(80, seed=80)]
+    assert documents(corpus, "validation") == [grammar(20, seed=20)]
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_every_token_fits_its_dtype(home, text, monkeypatch, vocab_size, dtype):
+    import tokenizers
+
+    class Encoding:
+        def __init__(self, ids: list[int]) -> None:
+            self.ids = ids
+
+    class Large:
+        """Stands for a tokenizer with as many tokens as asked for, which takes much text to train."""
+
+        pre_tokenizer = decoder = None
+
+        def __init__(self, model: Any) -> None: ...
+
+        def train_from_iterator(self, texts: Any, trainer: Any) -> None: ...
+
+        def get_vocab_size(self) -> int:
+            return vocab_size
+
+        def token_to_id(self, token: str) -> int:
+            return 0
+
+        def save(self, path: str) -> None:
+            Path(path).write_text("{}", encoding="utf-8")
+
+        def encode_batch_fast(self, texts: list[str]) -> list[Encoding]:
+            return [Encoding([1, vocab_size - 1]) for _ in texts]
+
+    monkeypatch.setattr(tokenizers, "Tokenizer", Large)
+    for _ in range(2):  # made, then read from the cache
+        corpus = corpora.load("text", vocab_size=vocab_size, path=text)
+        assert corpus.train.dtype == dtype
+        assert corpus.train.tolist() == [1, vocab_size - 1, 0]
