@@ -23,10 +23,8 @@ PLACES = ("by the harbour", "under the bridge", "in the kitchen", "behind the li
 def sentences(count: int, seed: int = 0) -> str:
     """`count` sentences of a small grammar, a line each; the same ones for the same seed."""
     draw = random.Random(seed)
-    lines = (
-        f"{draw.choice(SUBJECTS)} {draw.choice(VERBS)} {draw.choice(OBJECTS)} {draw.choice(PLACES)}, {draw.randrange(1000)} times.\n"
-        for _ in range(count)
-    )
+    parts = SUBJECTS, VERBS, OBJECTS, PLACES
+    lines = (f"{' '.join(draw.choice(part) for part in parts)}, {draw.randrange(1000)} times.\n" for _ in range(count))
     return "".join(lines)
 
 

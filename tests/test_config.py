@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -34,10 +35,15 @@ BAD = [
 ]
 
 
+def make(**values: Any) -> TrainConfig:
+    """A configuration from values of any type."""
+    return TrainConfig(**values)
+
+
 @pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name}={value!r}" for name, value in BAD])
 def test_bad_field_is_named(name, value):
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
-        TrainConfig(**{name: value})
+        make(**{name: value})
 
 
 def test_local_text_needs_a_path():
@@ -48,7 +54,7 @@ def test_local_text_needs_a_path():
 @pytest.mark.parametrize("name", ["input_scale", "output_scale"])
 def test_scales_are_for_a_tied_table(name):
     with pytest.raises(ValueError, match=rf"{name}.*tied=True"):
-        TrainConfig(tied=False, **{name: 2.0})
+        make(tied=False, **{name: 2.0})
     TrainConfig(tied=False, input_scale=1, output_scale=1.0)
 
 
@@ -135,7 +141,7 @@ def test_kept_steps_hold_both_ends_and_every_checkpoint(config):
 def test_about_twenty_tables_are_kept_log_spaced():
     steps = TrainConfig(steps=10_000, checkpoint_every=10_000).table_steps
     assert 18 <= len(steps) <= 22
-    ratios = [later / earlier for earlier, later in zip(steps[6:], steps[7:], strict=False)]
+    ratios = [later / earlier for earlier, later in itertools.pairwise(steps[6:])]
     assert max(ratios) / min(ratios) < 1.2
     assert 15 <= len(TrainConfig().table_steps) <= 25
 
@@ -145,7 +151,7 @@ def test_about_twenty_tables_are_kept_log_spaced():
     [*((5, name) for name in (*SCALES, *POSITIVE)), (0, "beta1"), (0, "beta2"), (0, "weight_decay"), (0, "input_scale")],
 )
 def test_equal_numbers_are_one_condition(whole, name):
-    one, other = TrainConfig(**{name: whole}), TrainConfig(**{name: float(whole)})
+    one, other = make(**{name: whole}), make(**{name: float(whole)})
     assert one == other
     assert run_store.run_key(one, {}) == run_store.run_key(other, {})
 

@@ -207,7 +207,7 @@ def test_windows_are_spread_and_do_not_overlap(home, text):
 
 def test_windows_name_what_is_wrong(home, text):
     corpus = corpora.load("text", vocab_size=300, path=text)
-    with pytest.raises(ValueError, match="^part:"):
+    with pytest.raises(ValueError, match=r"^part:"):
         corpus.windows("test", 1, 1)
     with pytest.raises(ValueError, match=rf"^length:.*{len(corpus.validation)} tokens"):
         corpus.windows("validation", 1, len(corpus.validation) + 1)
@@ -216,7 +216,7 @@ def test_windows_name_what_is_wrong(home, text):
 
 @pytest.mark.parametrize("value", [256, 0, -1, 300.0, True, "300", None, 2**32])
 def test_bad_vocabulary_size_is_named(home, text, value):
-    with pytest.raises(ValueError, match="^vocab_size:"):
+    with pytest.raises(ValueError, match=r"^vocab_size:"):
         corpora.load("text", vocab_size=value, path=text)
 
 
@@ -233,12 +233,12 @@ def test_a_vocabulary_beyond_the_text_is_named_and_the_advice_does(home, tmp_pat
 
 @pytest.mark.parametrize("name", ["pile", "", "Python"])
 def test_unknown_name_is_named_with_the_known_ones(home, name):
-    with pytest.raises(ValueError, match="^name:.*python.*wikitext-103"):
+    with pytest.raises(ValueError, match=r"^name:.*python.*wikitext-103"):
         corpora.load(name, vocab_size=300)
 
 
 def test_local_text_needs_a_path(home):
-    with pytest.raises(ValueError, match="^path:"):
+    with pytest.raises(ValueError, match=r"^path:"):
         corpora.load("text", vocab_size=300)
 
 

@@ -33,7 +33,11 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
         return value + spread * rng.standard_normal()
 
     def alignment(name: str, arm: str, seed: int, source: str, target: str, orthogonal: float) -> None:
-        for kind, value, chance in (("identity", 0.01, 0), ("orthogonal", orthogonal, 0.21), ("linear", 1.2 * orthogonal, 0.25)):
+        for kind, value, chance in (
+            ("identity", 0.01, 0),
+            ("orthogonal", orthogonal, 0.21),
+            ("linear", 1.2 * orthogonal, 0.25),
+        ):
             value = near(value)
             chances = {"chance": chance, "chance_low": chance - 0.004, "chance_high": chance + 0.004}
             corrected = (value - chance) / (1 - chance)

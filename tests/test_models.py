@@ -155,7 +155,7 @@ def test_tables_need_both_ends():
     from transformers import OlmoModel
 
     model: Any = models.build(tied=False, **SMALL)
-    with pytest.raises(ValueError, match="^model: OlmoModel"):
+    with pytest.raises(ValueError, match=r"^model: OlmoModel"):
         models.tables(OlmoModel(model.config))
 
 

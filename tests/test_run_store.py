@@ -241,7 +241,7 @@ def test_a_step_that_was_not_kept_is_named(made, step):
 
 
 def test_the_model_before_the_first_step_is_not_kept(made):
-    with pytest.raises(ValueError, match="^step:"):
+    with pytest.raises(ValueError, match=r"^step:"):
         made[True][1].model(0)
 
 
@@ -293,5 +293,5 @@ def test_weights_of_another_model_are_refused(tiny):
         {**weights, "more": torch.zeros(1)},
         {**weights, name: weights[name][1:]},
     ):
-        with pytest.raises(ValueError, match="^weights: names or shapes"):
+        with pytest.raises(ValueError, match=r"^weights: names or shapes"):
             run_store.load_weights(model, wrong)

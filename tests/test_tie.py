@@ -24,8 +24,8 @@ architectures = pytest.mark.parametrize("arch", models.ARCHITECTURES)
 
 
 def build(arch: str = "olmo", dtype: torch.dtype = torch.float64, tied: bool = True) -> Any:
-    model = models.build(arch, tied=tied, vocab_size=V, d_model=D, n_layers=2, n_heads=2, context=16, seed=3)
-    return model.to(dtype=dtype)
+    model: Any = models.build(arch, tied=tied, vocab_size=V, d_model=D, n_layers=2, n_heads=2, context=16, seed=3)
+    return model.double() if dtype == torch.float64 else model
 
 
 def backward(model: Any, parts: Sequence[Tensor] = PARTS) -> None:
@@ -251,7 +251,7 @@ def test_saved_model_is_an_ordinary_tied_one(arch, tmp_path: Path):
     model.save_pretrained(tmp_path)
     held = [name for file in tmp_path.glob("*.safetensors") for name, w in load_file(file).items() if w.shape == (V, D)]
     assert len(held) == 1
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert models.tables(loaded).tied
     assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
     assert torch.equal(loaded(PARTS[0]).logits, model.eval()(PARTS[0]).logits)

@@ -6,6 +6,7 @@ arm has one colour, marker and line in all figures (`LOOKS`), told apart in grey
 
 import io
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.transforms import offset_copy
 
 from tying_utils import claims, files, paths, profiles, published
 from tying_utils.claims import Tables
 from tying_utils.measures import statistics
-from tying_utils.profiles import SCALED, SHARED_START, TIED, UNTIED
+from tying_utils.profiles import SHARED_START, TIED, UNTIED
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches
@@ -41,19 +44,17 @@ class Look:
 
 
 BLUE, ORANGE, GREEN, BLACK, GREY = "#0173b2", "#de8f05", "#029e73", "#000000", "#777777"
-DASHED = (0, (4, 1.5))
+DASHED, DOTTED = (0, (4, 1.5)), (0, (1, 1))
 LOOKS = {
     "input": Look("untied input E", BLUE, "o"),
     "output": Look("untied output U", ORANGE, "s"),
-    "tied": Look("tied W", BLACK, "D"),
     TIED: Look("tied", BLACK, "D"),
     UNTIED: Look("untied", GREEN, "^", DASHED),
 }
-_SHADES = sns.color_palette("plasma", 8).as_hex()[1:6]
-LOOKS |= {
-    arm: Look(arm.replace("x", "×"), shade, marker)
-    for arm, shade, marker in zip(SCALED, _SHADES, ("v", "<", ">", "P", "X"), strict=True)
-}
+for _place, (_scale, _marker) in enumerate(zip(profiles.SCALES, ("v", "D", "<", ">", "P", "X"), strict=True)):
+    _shade = to_hex(matplotlib.colormaps["plasma"](0.05 + 0.8 * _place / (len(profiles.SCALES) - 1)))
+    LOOKS.setdefault(profiles.scaled(_scale), Look(f"input ×{_scale:g}", _shade, _marker))
+W = replace(LOOKS[TIED], label="tied W")
 _PAIRS = {
     ("input", "tied"): replace(LOOKS["input"], label="E–W"),
     ("output", "tied"): replace(LOOKS["output"], label="U–W"),
@@ -113,8 +114,9 @@ def _finish(figure: Figure, frame: pd.DataFrame, looks: Sequence[Look | Line2D],
     handles = [look if isinstance(look, Line2D) else _handle(look) for look in looks]
     figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles))
     n = frame["seed"].nunique()
-    seeds = f"n = {n} seeds, each thin or small; mean with 95 % t interval." if n > 1 else "n = 1 seed, no interval."
-    figure.supxlabel(f"{seeds} {note}".strip(), x=0.01, ha="left", color="#555555", linespacing=1.3)
+    seeds = f"n = {n} seeds (thin lines or dots), mean with 95 % t interval." if n > 1 else "n = 1 seed, no interval."
+    small = textwrap.fill(f"{seeds} {note}".strip(), round(20 * figure.get_figwidth()))
+    figure.supxlabel(small, x=0.01, ha="left", color="#555555", linespacing=1.3)
     return figure
 
 
@@ -125,7 +127,7 @@ def _handle(look: Look, **changes: Any) -> Line2D:
 
 _HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "none"}
 _PUBLISHED_HANDLE = _handle(_PUBLISHED, **_HOLLOW)
-_CHANCE_HANDLE = Line2D([], [], color=GREY, linewidth=1, linestyle=(0, (1, 1)), label="chance (rows permuted)")
+_CHANCE_HANDLE = Line2D([], [], color=GREY, linewidth=1, linestyle=DOTTED, label="chance (rows permuted)")
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -150,7 +152,8 @@ def _curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: b
 def _point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
     """A small dot a seed, and beside them their mean with its interval."""
     interval = statistics.mean_interval(values)
-    ax.plot(np.full(len(values), x - 0.16), values, ".", color=look.colour, markersize=3, alpha=0.6)
+    beside = offset_copy(ax.transData, ax.figure, x=-5.5, units="points")
+    ax.plot(np.full(len(values), x), values, ".", color=look.colour, markersize=3, alpha=0.6, transform=beside)
     error = [[interval.mean - interval.low], [interval.high - interval.mean]]
     bars = None if len(values) == 1 else error
     ax.errorbar(x, interval.mean, bars, color=look.colour, marker=look.marker, markersize=4.5, elinewidth=1, capsize=2)
@@ -162,7 +165,7 @@ def _chance(ax: Axes, x: float, rows: pd.DataFrame) -> None:
         ax.fill_between(
             [x - 0.35, x + 0.35], rows["chance_low"].mean(), rows["chance_high"].mean(), color=GREY, alpha=0.25, lw=0
         )
-    ax.hlines(rows["chance"].mean(), x - 0.35, x + 0.35, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    ax.hlines(rows["chance"].mean(), x - 0.35, x + 0.35, color=GREY, linewidth=1, linestyle=DOTTED)
 
 
 def _categories(ax: Axes, labels: Sequence[str]) -> None:
@@ -192,7 +195,7 @@ def _scale_axis(ax: Axes) -> None:
     ticks = profiles.SCALES
     ax.set_xticks(ticks, [f"{scale:g}" for scale in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.axvline(1, color=GREY, linewidth=0.6, linestyle=(0, (1, 1)))
+    ax.axvline(1, color=GREY, linewidth=0.6, linestyle=DOTTED)
     ax.set_xlabel("input scale (1: ordinary tied)")
 
 
@@ -226,7 +229,7 @@ def _corrected_pair(ax: Axes, alignment: pd.DataFrame) -> None:
         for shift, source in ((-0.18, "input"), (0.18, "output")):
             _point(ax, place + shift, rows[rows["source"] == source]["corrected"], LOOKS[source])
     _categories(ax, [f"{kind} map" for kind in kinds])
-    ax.axhline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    ax.axhline(0, color=GREY, linewidth=1, linestyle=DOTTED)
     ax.set(xlabel="how W is compared", ylabel="alignment, chance-corrected", ylim=(-0.05, None))
 
 
@@ -239,28 +242,27 @@ def _lens_curves(ax: Axes, lens: pd.DataFrame, arms: Sequence[str], indexing: st
     for arm in arms:
         _curve(ax, _tuned(lens, arm, indexing), "layer", "kl_bits", LOOKS[arm], bars=True)
     _layers(ax, int(lens["layer"].max()))
-    ax.set(ylabel="KL to the output (bits per token)", ylim=(0, None))
+    ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
 
 
 @_reads("00_overview", "alignment", "gradients", "lens", "scaling_alignment")
 def overview(tables: Tables) -> Figure:
     """The four claims in short: alignment, gradients, lens, input scale."""
-    titles = "W lies nearer to U than to E", "Output gradients dominate early"
-    titles += "Early layers of a tied model lag", "Input scaling shrinks the bias"
+    titles = "Alignment of W with E and U", "Output path's share of the gradient", "Tuned lens by layer", "Output bias of W"
     figure, (a, b, c, d) = _panels(TWO_COLUMNS, 4.7, *titles, rows=2)
     _corrected_pair(a, tables["alignment"])
     gradients = tables["gradients"]
     _share(b, gradients[gradients["arm"] == TIED], "output_share", LOOKS[TIED])
-    b.axhline(0.5, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    b.axhline(0.5, color=GREY, linewidth=1, linestyle=DOTTED)
     _lens_curves(c, tables["lens"], (UNTIED, TIED))
     bias = claims.output_bias(_scaled(tables, "alignment").query("kind == 'orthogonal'"))
     d.set_xscale("log")
     _curve(d, bias, "input_scale", "output_bias", LOOKS[TIED], bars=True)
-    d.axhline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+    d.axhline(0, color=GREY, linewidth=1, linestyle=DOTTED)
     _scale_axis(d)
-    d.set_ylabel("output bias, orthogonal map")
+    d.set_ylabel("alignment with U − with E")
     looks = [LOOKS[name] for name in ("input", "output", TIED, UNTIED)]
-    note = f"b: rolling mean of {WINDOW} steps. Dotted: chance (a), equal norms (b), no bias (d)."
+    note = f"b: rolling mean of {WINDOW} steps. d: orthogonal map, chance-corrected. Dotted: chance (a), equal norms (b), no bias (d)."
     return _finish(figure, tables["alignment"], looks, note)
 
 
@@ -272,7 +274,7 @@ def alignment(tables: Tables) -> Figure:
     swapped = paper["target"] == "untied input"  # KNN is symmetric; Table 1 writes this pair from input to output
     paper.loc[swapped, ["source", "target"]] = paper.loc[swapped, ["target", "source"]].to_numpy()
     paper = pd.concat([published.alignment(), paper]).query("models == 'OLMo'").replace(regex="^untied ", value="")
-    kinds = {kind: f"{kind} map" for kind in ("identity", "orthogonal", "linear")} | {"KNN@10": "neighbours"}
+    kinds = {"identity": "Identity", "orthogonal": "Orthogonal map", "linear": "Linear map", "KNN@10": "Neighbours"}
     figure, panels = _panels(TWO_COLUMNS, 2.6, *kinds.values())
     for ax, kind in zip(panels, kinds, strict=True):
         for place, ((source, target), look) in enumerate(_PAIRS.items()):
@@ -283,10 +285,10 @@ def alignment(tables: Tables) -> Figure:
             ax.plot(place + 0.2, paper.query(pair)["value"], marker=_PUBLISHED.marker, color=look.colour, **_HOLLOW)
         _categories(ax, [look.label for look in _PAIRS.values()])
         ax.set(xlabel="pair of tables", ylabel="mean row cosine", ylim=(-0.05, 1))
-    panels[-1].set_ylabel("KNN@10: share of neighbours")
-    names = (("input", "tied"), "E: untied input"), (("output", "tied"), "U: untied output"), (("input", "output"), "E with U")
-    looks = [replace(_PAIRS[pair], label=label, line="none") for pair, label in names]
-    return _finish(figure, rows, [*looks, _PUBLISHED_HANDLE, _CHANCE_HANDLE], "W: tied table.")
+    panels[-1].set_ylabel("KNN@10 overlap (fraction)")
+    here = Line2D([], [], color=BLACK, marker="o", markersize=3.5, linestyle="none", label="measured here")
+    note = "E: untied input table, U: untied output table, W: tied table."
+    return _finish(figure, rows, [here, _PUBLISHED_HANDLE, _CHANCE_HANDLE], note)
 
 
 @_reads("01_cosines", "cosines")
@@ -313,7 +315,7 @@ def control(tables: Tables) -> Figure:
         for shift, source in ((-0.2, "input"), (0.2, "output")):
             own = rows[(rows["arm"] == arm) & (rows["source"] == source)]
             ax.hlines(
-                own["chance"].mean(), place + shift - 0.17, place + shift + 0.17, color=GREY, linewidth=1, linestyle=(0, (1, 1))
+                own["chance"].mean(), place + shift - 0.17, place + shift + 0.17, color=GREY, linewidth=1, linestyle=DOTTED
             )
             _point(ax, place + shift, own["value"], LOOKS[source])
     _categories(ax, ["independent starts", "shared start"])
@@ -338,6 +340,9 @@ def gradients(tables: Tables) -> Figure:
     for column, look in looks.items():
         _curve(left, rolled, "step", column, look, hollow=look.line == DASHED)
     left.set(xlabel="step (optimizer)", ylabel="gradient norm (Frobenius)")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
     share, as_published = (
         replace(LOOKS[TIED], label="share, like with like"),
         replace(LOOKS[TIED], label="share as published", line=DASHED),
@@ -346,7 +351,7 @@ def gradients(tables: Tables) -> Figure:
     _share(middle, tied, "output_share", share)
     _share(right, tied, "output_update_share", share)
     for ax in (middle, right):
-        ax.axhline(0.5, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+        ax.axhline(0.5, color=GREY, linewidth=1, linestyle=DOTTED)
     handles = [
         _handle(look, **({"markerfacecolor": "white"} if look.line == DASHED else {}))
         for look in (*looks.values(), share, as_published)
@@ -362,14 +367,14 @@ def lens(tables: Tables) -> Figure:
     figure, (left, right) = _panels(TWO_COLUMNS, 2.7, "Each lens on its own layer", "One layer off, as published")
     looks = []
     for arm in (UNTIED, TIED):
-        looks += [LOOKS[arm], replace(LOOKS[arm], label=f"{arm}, logit lens", line=(0, (1, 1)))]
+        looks += [LOOKS[arm], replace(LOOKS[arm], label=f"{arm}, logit lens", line=DOTTED)]
         sns.lineplot(
             _tuned(table, arm, kind="logit"),
             x="layer",
             y="kl_bits",
             ax=left,
             color=LOOKS[arm].colour,
-            linestyle=(0, (1, 1)),
+            linestyle=DOTTED,
             linewidth=0.9,
             alpha=0.6,
             errorbar=None,
@@ -401,7 +406,7 @@ def scaling(tables: Tables) -> Figure:
     left.set(ylabel="alignment, chance-corrected", ylim=(0, None))
     curves = _scaled(tables, "lens").query("lens == 'tuned' and indexing == 'matched' and layer == 0")
     for ax, table, column, label in (
-        (middle, curves, "kl_bits", "KL to the output (bits per token)"),
+        (middle, curves, "kl_bits", "lens KL (bits per token)"),
         (right, _scaled(tables, "losses"), "validation_loss", "validation loss (nats per token)"),
     ):
         _reference(ax, table[table["arm"] == UNTIED][column], LOOKS[UNTIED])
@@ -420,7 +425,7 @@ def scaled_lens(tables: Tables) -> Figure:
     arms = [profiles.scaled(scale) for scale in profiles.SCALES]
     figure, (ax,) = _panels(ONE_COLUMN, 3.0, "")
     _lens_curves(ax, table, [UNTIED, *arms])
-    looks = [replace(LOOKS[TIED], label="tied (input ×1)") if arm == TIED else LOOKS[arm] for arm in arms]
+    looks = [replace(LOOKS[arm], label="tied (input ×1)") if arm == TIED else LOOKS[arm] for arm in arms]
     return _finish(figure, table, [LOOKS[UNTIED], *looks], columns=3)
 
 
@@ -428,34 +433,33 @@ def scaled_lens(tables: Tables) -> Figure:
 def drift(tables: Tables) -> Figure:
     """Figures 3, 8 and 9: how far each table moves from its start, and since it was last kept."""
     table = tables["drift"]
-    figure, panels = _panels(TWO_COLUMNS, 2.6, "From the start", "Since the table before")
+    looks = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": W}
+    figure, panels = _panels(TWO_COLUMNS, 2.6, "With the table of step 0", "With the table kept before")
     for ax, column in zip(panels, ("to_start", "to_previous"), strict=True):
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)  # linear from step 0 to 1
-        for name in ("input", "output", "tied"):
-            _curve(ax, table[table["table"] == name], "step", column, LOOKS[name])
-        ax.set(xlabel="step (optimizer)", xlim=(0, None), ylim=(None, 1.01))
-    panels[0].set_ylabel("cosine similarity to step 0")
-    panels[1].set_ylabel("cosine similarity to the table before")
-    return _finish(figure, table, [LOOKS[name] for name in ("input", "output", "tied")], "Mean over tokens, nothing centred.")
+        for name, look in looks.items():
+            _curve(ax, table[table["table"] == name], "step", column, look)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set(xlabel="step (optimizer)", ylabel="mean row cosine", xlim=(-0.15, None), ylim=(None, 1.02))
+    return _finish(figure, table, list(looks.values()))
 
 
 @_reads("05_frequency", "frequency")
 def frequency(tables: Tables) -> Figure:
     """Figure 5: row norms by how often the token occurs in the training text."""
     table = tables["frequency"]
-    names = ("input", "output", "tied")
-    figure, panels = _panels(TWO_COLUMNS, 2.6, *(LOOKS[name].label for name in names))
-    looks = []
-    for ax, name in zip(panels, names, strict=True):
+    looks = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": W}
+    figure, panels = _panels(TWO_COLUMNS, 2.6, *(look.label for look in looks.values()))
+    for ax, (name, look) in zip(panels, looks.items(), strict=True):
         own = table[table["table"] == name]
         tokens = own.groupby("log10_count")[["norm_mean", "norm_std"]].mean()
         low, high = tokens["norm_mean"] - tokens["norm_std"], tokens["norm_mean"] + tokens["norm_std"]
-        ax.fill_between(tokens.index, low, high, color=LOOKS[name].colour, alpha=0.12, linewidth=0)
-        _curve(ax, own, "log10_count", "norm_mean", LOOKS[name], bars=True)
+        ax.fill_between(tokens.index, low, high, color=look.colour, alpha=0.12, linewidth=0)
+        _curve(ax, own, "log10_count", "norm_mean", look, bars=True)
         rho = statistics.mean_interval(own.groupby("seed")["spearman"].first())
-        looks.append(replace(LOOKS[name], label=f"{LOOKS[name].label}: Spearman ρ = {rho.mean:.2f}"))
+        looks[name] = replace(look, label=f"{look.label}: Spearman ρ = {rho.mean:.2f}")
         ax.set(xlabel="log10(count + 1) of the token", ylabel="row norm (L2)")
-    return _finish(figure, table, looks, "Wide band: one standard deviation of the tokens in a bin.")
+    return _finish(figure, table, list(looks.values()), "Wide band: one standard deviation of the tokens in a bin.")
 
 
 # Drawing and keeping them
