@@ -54,6 +54,7 @@ def tiny(text: Path) -> Callable[..., TrainConfig]:
         "context": 16,
         "steps": 12,
         "batch_size": 4,
+        "learning_rate": 3e-3,
         "warmup_steps": 3,
         "table_snapshots": 4,
         "checkpoint_every": 5,

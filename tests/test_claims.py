@@ -58,6 +58,13 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
         ),
         "lens": lens((UNTIED, TIED)),
         "scaling_lens": lens(SCALED),
+        "lens_budget": pd.DataFrame(
+            {**labels(arm, seed), "steps": steps, "layer": layer, "kl_bits": value(3.0, arm == TIED)}
+            for arm in (UNTIED, TIED)
+            for seed in SEEDS
+            for steps in (25, 50)
+            for layer in (0, 1)
+        ),
         "residual": pd.DataFrame(
             {**labels(arm, seed), "layer": layer, "component": "mlp", "share": value(0.2, -0.05 if arm == TIED else 0)}
             for arm in (UNTIED, TIED)
@@ -78,7 +85,7 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize(("sign", "expected"), [(1, "supported"), (-1, "refuted")])
 def test_every_claim_is_judged_by_the_side_its_interval_lies_on(sign: float, expected: str) -> None:
     table = claims.verdicts(known_tables(sign))
-    assert set(table["claim"]) == {"C1", "C2", "C2b", "C3", "C4", "C4 price", "C6"}
+    assert set(table["claim"]) == {"C1", "C2", "C2b", "C3", "C3 lens", "C4", "C4 price", "C6"}
     assert set(table["verdict"]) == {expected}
     assert (table["low"] < table["estimate"]).all() and (table["estimate"] < table["high"]).all()
     assert (table["seeds"] == len(SEEDS)).all()

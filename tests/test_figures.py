@@ -1,24 +1,27 @@
 """Figures from synthetic tidy tables: drawn, labelled, saved whole, and tied to the tables that they show."""
 
-import json
+import functools
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
+from PIL import Image
 
-from tying_utils import figures, files, paths, profiles
+from tying_utils import claims, figures, files, paths, profiles
+from tying_utils.measures import statistics
 from tying_utils.profiles import SCALED, SHARED_START, TIED, UNTIED
 
 matplotlib.use("Agg")
 LAYERS, STEPS = 4, 120
 
 
+@functools.cache
 def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
     """Tidy tables of the shape that `study.Study` gives, with plausible values."""
     rng = np.random.default_rng(0)
@@ -67,6 +70,11 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
             for kind, indexing, high in (("tuned", "matched", 0), ("tuned", "published", 2), ("logit", "matched", 1)):
                 bits = np.abs(curve + high * (layer > 0) * (kind == "tuned" or layer < LAYERS) + near(0, 0.03))
                 add(f"{scaled}lens", arm, seed, lens=kind, indexing=indexing, layer=layer, kl_bits=bits)
+            if not scaled:
+                parts = [(-1, "embedding", 0.2)] + [(i, c, 0.1) for i in range(LAYERS) for c in ("attention", "mlp")]
+                for block, component, share in [*parts, (-1, "bias", 0.0)]:
+                    values = {"share": near(share, 0.005), "attribution": near(block + 1, 0.1)}
+                    add("residual", arm, seed, layer=block, component=component, label=component, norm=1.0, **values)
             step = np.arange(1, STEPS + 1)
             norms = {"input_norm": 0.3 * np.exp(rng.normal(0, 0.1, STEPS)) * (1 + step / STEPS)}
             norms |= {"output_norm": 0.6 * np.exp(rng.normal(0, 0.1, STEPS)), "published_input_norm": norms["input_norm"] / 3}
@@ -97,3 +105,155 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
 
 def _long(values: dict) -> bool:
     return any(isinstance(value, np.ndarray) for value in values.values())
+
+
+@pytest.fixture
+def tables() -> dict[str, pd.DataFrame]:
+    return synthetic()
+
+
+class OnDisk(dict):
+    """What `figures` asks of a `study.Study`: tables, a profile, and a manifest of their checksums."""
+
+    def __init__(self, tables: dict[str, pd.DataFrame], profile: str) -> None:
+        super().__init__(tables)
+        self.profile = profiles.get(profile)
+        folder = paths.results(profile)
+        folder.mkdir(parents=True)
+        entries = {}
+        for name, table in tables.items():
+            entries[name] = {"sha256": files.write_with(folder / f"{name}.csv", lambda p, t=table: t.to_csv(p, index=False))}
+        self.manifest = {"tables": entries}
+        files.write_json(folder / "manifest.json", self.manifest)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TYING_HOME", str(tmp_path))
+    return tmp_path
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+FEW = [(name, seeds) for name in ("00_overview", "01_control", "03_lens") for seeds in (1, 2)]
+
+
+@pytest.mark.parametrize(("name", "seeds"), [*((name, 3) for name in figures.FIGURES), *FEW])
+def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
+    drawn = figures.draw(name, {table: synthetic(seeds)[table] for table in figures.FIGURES[name].needs})
+    assert drawn.get_figwidth() in (figures.ONE_COLUMN, figures.TWO_COLUMNS)
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in drawn.axes)
+    assert drawn.get_supxlabel().startswith(f"n = {seeds} seed")
+    assert not plt.get_fignums()
+    drawn.draw_without_rendering()
+    titles, labels = [ax.title for ax in drawn.axes if ax.get_title()], [ax.yaxis.label for ax in drawn.axes]
+    texts = [*drawn.legends[0].get_texts(), *drawn.texts, *titles, *labels, *(ax.xaxis.label for ax in drawn.axes)]
+    for box in (text.get_window_extent() for text in texts):  # nothing leaves the page
+        assert drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 and drawn.bbox.y0 <= box.y0 and box.y1 <= drawn.bbox.y1
+    assert not any(title.get_window_extent().overlaps(label.get_window_extent()) for title in titles for label in labels)
+
+
+def test_means_and_intervals_are_those_of_the_seeds(tables: dict[str, pd.DataFrame]):
+    bias = claims.output_bias(claims.with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
+    panel = figures.draw("00_overview", tables).axes[3]
+    mean = next(line for line in panel.lines if line.get_marker() == figures.LOOKS[TIED].marker)
+    expected = [statistics.mean_interval(rows["output_bias"]) for _, rows in bias.groupby("input_scale")]
+    assert np.allclose(np.asarray(mean.get_xdata()), profiles.SCALES)
+    assert np.allclose(np.asarray(mean.get_ydata()), [interval.mean for interval in expected])
+    bars = np.array([segment for c in panel.containers for segment in c[2][0].get_segments()])[:, :, 1]
+    assert np.allclose(bars, [(interval.low, interval.high) for interval in expected])
+
+
+def test_unknown_names_are_refused(tables: dict[str, pd.DataFrame]):
+    with pytest.raises(ValueError, match="name: '06_none' is unknown; choose one of 00_overview"):
+        figures.draw("06_none", tables)
+
+
+def test_a_notebook_shows_a_figure_once(tables: dict[str, pd.DataFrame]):
+    data, metadata = DisplayFormatter().format(figures.draw("01_control", tables))
+    assert set(data) == {"text/plain", "image/png"}
+    assert data["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["width"] < 800
+
+
+def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFrame], home: Path):
+    study = OnDisk(tables, "smoke")
+    pdf, png = figures.save(figures.draw("01_control", study), "01_control", "smoke", study)
+    assert (pdf, png) == tuple(home / "figures" / "smoke" / f"01_control.{kind}" for kind in ("pdf", "png"))
+    with Image.open(png) as image:
+        assert [round(value) for value in image.info["dpi"]] == [300, 300]
+        assert image.width == pytest.approx(300 * figures.ONE_COLUMN, abs=1)
+    sources = {name: study.manifest["tables"][name]["sha256"] for name in ("alignment", "control_alignment")}
+    assert figures.source(png) == sources
+    assert sources["alignment"].encode() in pdf.read_bytes()
+    before = pdf.read_bytes(), png.read_bytes()
+    figures.save(figures.draw("01_control", study), "01_control", "smoke", study)
+    assert (pdf.read_bytes(), png.read_bytes()) == before
+    figures.save(figures.draw("01_control", tables), "01_control", "smoke", tables)
+    assert figures.source(png) == {}
+
+
+def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(tables: dict[str, pd.DataFrame], home: Path):
+    study = OnDisk(tables, "laptop")
+    kept = home / "figures" / "laptop" / "01_control.png"
+    figures.publish("01_control", study)
+    kept.write_bytes(kept.read_bytes() + b"as it was committed")
+    figures.publish("01_control", study)
+    assert kept.read_bytes().endswith(b"as it was committed")
+    study.manifest["tables"]["alignment"]["sha256"] = "another"
+    figures.publish("01_control", study)
+    assert not kept.read_bytes().endswith(b"as it was committed")
+    assert figures.source(kept)["alignment"] == "another"
+
+
+def test_publish_always_writes_where_nothing_is_committed(tables: dict[str, pd.DataFrame], home: Path):
+    study = OnDisk(tables, "smoke")
+    figures.publish("01_control", study)
+    (home / "figures" / "smoke" / "01_control.png").write_bytes(b"")
+    figures.publish("01_control", study)
+    assert figures.source(home / "figures" / "smoke" / "01_control.png")
+
+
+def test_render_draws_what_the_profile_allows_and_never_trains(
+    tables: dict[str, pd.DataFrame], home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    few = {name: figures.FIGURES[name] for name in ("01_cosines", "01_control", "05_drift")}
+    monkeypatch.setattr(figures, "FIGURES", few)
+    with pytest.raises(ValueError, match="make reproduce PROFILE=smoke"):
+        figures.render("smoke", progress=False)
+    OnDisk(tables, "smoke")
+    written = figures.render("smoke", progress=False)
+    assert [path.name for path in written] == ["01_cosines.pdf", "01_cosines.png", "05_drift.pdf", "05_drift.png"]
+    assert not paths.runs().exists()
+    (paths.results("smoke") / "drift.csv").write_text("damaged")
+    with pytest.raises(ValueError, match=r"drift\.csv: missing, or not as its manifest says"):
+        figures.render("smoke", progress=False)
+
+
+def test_the_slider_shows_every_scale_within_the_same_limits(tables: dict[str, pd.DataFrame]):
+    views = [figures.scale_view(tables, scale) for scale in profiles.SCALES]
+    assert len({tuple(ax.get_ylim() for ax in view.axes) for view in views}) == 1
+    assert not plt.get_fignums()
+
+
+def test_the_readers_own_settings_stay_as_they_are():
+    code = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['font.size'] = 13; before = dict(matplotlib.rcParams)"
+    code += "\nfrom tying_utils import figures; assert dict(matplotlib.rcParams) == before"
+    code += "\nwith figures._style(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
+    assert run(code) == "kept"
+
+
+def test_importing_the_package_leaves_matplotlib_alone():
+    assert run("import sys, tying_utils; print('matplotlib' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("profile", profiles.COMMITTED)
+def test_committed_figures_belong_to_the_committed_tables(profile: str):
+    manifest = files.read_json(paths.results(profile) / "manifest.json")
+    drawn = sorted(paths.figures(profile).glob("*.png"))
+    if manifest is None or not drawn:
+        pytest.skip(f"no figures of {profile} are here")
+    for path in drawn:
+        needs = figures.FIGURES[path.stem].needs
+        assert figures.source(path) == {table: manifest["tables"][table]["sha256"] for table in needs}, path.name

@@ -486,7 +486,7 @@ def test_threads_are_set_for_the_run_and_put_back(home, tiny, monkeypatch):
 
     monkeypatch.setattr(training._Trainer, "_validation_loss", watch)
     before = torch.get_num_threads()
-    train(tiny(threads=before + 1), progress=False)
+    train(tiny(threads=before + 1, steps=1), progress=False)
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
 

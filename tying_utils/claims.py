@@ -73,7 +73,8 @@ def _tuned(lens: pd.DataFrame, layer: int) -> pd.DataFrame:
     return lens[(lens["lens"] == "tuned") & (lens["indexing"] == "matched") & (lens["layer"] == layer)]
 
 
-def _with_scaling(results: Tables, name: str) -> pd.DataFrame:
+def with_scaling(results: Tables, name: str) -> pd.DataFrame:
+    """The table called `name` and its scaled arms; the untied pair, which may stand in both, once."""
     return pd.concat([results[name], results[f"scaling_{name}"]], ignore_index=True).drop_duplicates()
 
 
@@ -110,10 +111,14 @@ def _rows(results: Tables, claims: set[str]) -> list[_Row]:
             gap = tied_less_untied(_tuned(lens, layer), "kl_bits")
             where = "the input" if layer == 0 else f"layer {layer}"
             row("C3", f"lens KL at {where}, tied - untied, bits", gap, 0, "above", published.get(layer, "one layer off"))
+        budget = results["lens_budget"].query("layer == 0")
+        steps = budget["steps"].min()
+        gap = tied_less_untied(budget[budget["steps"] == steps], "kl_bits")
+        row("C3 lens", f"the same at the input, lens stopped after {steps} steps", gap, 0, "above", "8.86 - 7.01 = 1.85")
         share = tied_less_untied(early_layers(results["residual"]), "share")
         row("C3", "early blocks' share of the residual norm, tied - untied", share, 0, "below", "not measured")
     if "C4" in claims:
-        bias = output_bias(_with_scaling(results, "alignment").query("kind == 'orthogonal'"))
+        bias = output_bias(with_scaling(results, "alignment").query("kind == 'orthogonal'"))
         published = "x5: 0.168 to 0.147, one run"
         row(
             "C4",
@@ -123,9 +128,9 @@ def _rows(results: Tables, claims: set[str]) -> list[_Row]:
             "below",
             published,
         )
-        curve = _tuned(_with_scaling(results, "lens"), 0)
+        curve = _tuned(with_scaling(results, "lens"), 0)
         row("C4", "lens KL at the input, bits per decade", per_decade(curve, "kl_bits"), 0, "below", "not measured")
-        losses = _with_scaling(results, "losses")
+        losses = with_scaling(results, "losses")
         published = "WikiText-2 perplexity 35.71 to 36.64"
         slope = per_decade(losses, "validation_loss")
         row("C4 price", "validation loss, nats per decade of input scale", slope, 0, "above", published)
@@ -150,7 +155,7 @@ def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ..
     its prediction, and contribute less. C4: a larger input scale reduces both; its price is the loss. C6: an untied model's
     output table moves further from its start than its input table. (C5 is about sizes, which one profile does not vary.)
 
-    `results` needs the tables alignment, neighbors (C1), gradients (C2), lens, residual (C3), drift (C6), and for C4 beside
+    `results` needs the tables alignment, neighbors (C1), gradients (C2), lens, lens_budget, residual (C3), drift (C6), and for C4 beside
     them scaling_alignment, scaling_lens, losses and scaling_losses. Raises ValueError for an unknown claim, KeyError for a
     missing table.
     """

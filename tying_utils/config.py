@@ -29,7 +29,7 @@ class TrainConfig:
     steps: int = 400
     batch_size: int = 8  # sequences of `context` tokens
     micro_batches: int = 1  # the batch is passed in so many parts, whose gradients add up
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 40
     final_learning_rate: float = 0.1  # as a fraction of the peak, at the end of the cosine
     weight_decay: float = 0.1

@@ -7,15 +7,16 @@ arm has one colour, marker and line in all figures (`LOOKS`), told apart in grey
 import io
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -39,8 +40,15 @@ class Look:
 
     label: str
     colour: str
-    marker: str
+    marker: str = ""
     line: Any = "-"
+    hollow: bool = False
+    alpha: float = 1.0
+
+    def handle(self) -> Line2D:
+        face = "white" if self.hollow else self.colour
+        shape: dict[str, Any] = {"marker": self.marker, "markersize": 3.5, "markerfacecolor": face, "linestyle": self.line}
+        return Line2D([], [], color=self.colour, alpha=self.alpha, label=self.label, **shape)
 
 
 BLUE, ORANGE, GREEN, BLACK, GREY = "#0173b2", "#de8f05", "#029e73", "#000000", "#777777"
@@ -51,16 +59,17 @@ LOOKS = {
     TIED: Look("tied", BLACK, "D"),
     UNTIED: Look("untied", GREEN, "^", DASHED),
 }
-for _place, (_scale, _marker) in enumerate(zip(profiles.SCALES, ("v", "D", "<", ">", "P", "X"), strict=True)):
-    _shade = to_hex(matplotlib.colormaps["plasma"](0.05 + 0.8 * _place / (len(profiles.SCALES) - 1)))
+for _place, (_scale, _marker) in enumerate(zip(profiles.SCALES, "vD<>PX", strict=True)):
+    _shade = to_hex(colormaps["plasma"](0.05 + 0.8 * _place / (len(profiles.SCALES) - 1)))
     LOOKS.setdefault(profiles.scaled(_scale), Look(f"input ×{_scale:g}", _shade, _marker))
-W = replace(LOOKS[TIED], label="tied W")
+_TABLES = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": replace(LOOKS[TIED], label="tied W")}
+_W_WITH = {name: replace(LOOKS[name], label=f"W with {LOOKS[name].label}") for name in ("input", "output")}
 _PAIRS = {
     ("input", "tied"): replace(LOOKS["input"], label="E–W"),
     ("output", "tied"): replace(LOOKS["output"], label="U–W"),
     ("input", "output"): Look("E–U", GREY, "^"),
 }
-_PUBLISHED = Look("published (OLMo-1B)", BLACK, "d")
+_CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
 
 
 class Picture(Figure):
@@ -73,61 +82,62 @@ class Picture(Figure):
             return buffer.getvalue(), {"width": round(width), "height": round(height)}
 
 
+Draw = Callable[[Tables], Figure]
+
+
 @dataclass(frozen=True)
 class Drawing:
     """What draws a figure, and the tables that it reads."""
 
-    function: Callable[[Tables], Figure]
+    function: Draw
     needs: tuple[str, ...]
 
 
 FIGURES: dict[str, Drawing] = {}
 
 
-def _reads(name: str, *needs: str) -> Callable[[Callable[[Tables], Figure]], Callable[[Tables], Figure]]:
-    def register(function: Callable[[Tables], Figure]) -> Callable[[Tables], Figure]:
+def _reads(name: str, *needs: str) -> Callable[[Draw], Draw]:
+    def register(function: Draw) -> Draw:
         FIGURES[name] = Drawing(function, needs)
         return function
 
     return register
 
 
-# What repeats in every figure
+def _style() -> AbstractContextManager[None]:
+    return style.context(["default", str(STYLE)])
 
 
-def _panels(
-    width: float, height: float, *titles: str, rows: int = 1, widths: Sequence[float] | None = None
-) -> tuple[Picture, list[Axes]]:
+# What figures share
+
+
+def _panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[Picture, list[Axes]]:
     """A figure with a panel for each title, lettered where there are several."""
     figure = Picture(figsize=(width, height), layout="constrained")
-    columns = len(titles) // rows
-    panels = list(figure.subplots(rows, columns, squeeze=False, width_ratios=widths).flat)
+    panels = list(figure.subplots(rows, len(titles) // rows, squeeze=False).flat)
     for letter, ax, title in zip("abcdef", panels, titles, strict=False):
+        ax.set_title(title)
         if len(titles) > 1:
             ax.set_title(letter, loc="left", fontweight="bold")
-        ax.set_title(title)
     return figure, panels
 
 
-def _finish(figure: Figure, frame: pd.DataFrame, looks: Sequence[Look | Line2D], note: str = "", columns: int = 0) -> Figure:
+def _finish(figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str = "", columns: int = 0) -> Figure:
     """The legend above the panels and the small print below them, which says how many seeds there are."""
-    handles = [look if isinstance(look, Line2D) else _handle(look) for look in looks]
+    handles = [look.handle() for look in looks]
     figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles))
     n = frame["seed"].nunique()
-    seeds = f"n = {n} seeds (thin lines or dots), mean with 95 % t interval." if n > 1 else "n = 1 seed, no interval."
-    small = textwrap.fill(f"{seeds} {note}".strip(), round(20 * figure.get_figwidth()))
+    seeds = f"n = {n} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
+    seeds += {1: "", 2: "; 95 % t interval at points only"}.get(n, " with 95 % t interval")
+    small = textwrap.fill(f"{seeds}. {note}", round(22 * figure.get_figwidth()))
     figure.supxlabel(small, x=0.01, ha="left", color="#555555", linespacing=1.3)
     return figure
 
 
-def _handle(look: Look, **changes: Any) -> Line2D:
-    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.line, "label": look.label}
-    return Line2D([], [], **(style | {"markersize": 3.5} | changes))
-
-
-_HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "none"}
-_PUBLISHED_HANDLE = _handle(_PUBLISHED, **_HOLLOW)
-_CHANCE_HANDLE = Line2D([], [], color=GREY, linewidth=1, linestyle=DOTTED, label="chance (rows permuted)")
+def _where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -135,37 +145,52 @@ def _interval(values: Any) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def _curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: bool = False, hollow: bool = False) -> None:
-    """Each seed thin, their mean, and its interval: a band, or bars where the points are few."""
-    common: dict[str, Any] = {"data": frame, "x": x, "y": y, "ax": ax, "color": look.colour, "linestyle": look.line}
-    sns.lineplot(**common, units="seed", estimator=None, linewidth=0.5, alpha=0.45, legend=False)
-    if bars:
-        spread: dict[str, Any] = {"err_style": "bars", "err_kws": {"elinewidth": 0.8, "capsize": 1.5}}
-    else:
-        spread = {"err_style": "band", "err_kws": {"alpha": 0.15, "linewidth": 0}}
-    points = frame[x].nunique()
+@contextmanager
+def _spread(ax: Axes, seeds: int) -> Iterator[None]:
+    """What is drawn within sets the limits of `ax` only from three seeds up: an interval from two is too wide to."""
+    limits = ax.dataLim.frozen()
+    yield
+    if seeds < 3:
+        ax.dataLim.set(limits)
+
+
+def _curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: bool = False) -> None:
+    """Each seed thin, their mean, and its interval: a band (from three seeds up), or bars where the points are few."""
+    seeds, points = frame["seed"].nunique(), frame[x].nunique()
+    common: dict[str, Any] = {"data": frame, "x": x, "y": y, "ax": ax, "color": look.colour, "legend": False}
+    sns.lineplot(**common, units="seed", estimator=None, linewidth=0.5, alpha=0.45 * look.alpha)
+    spread: dict[str, Any] = {"errorbar": _interval if bars or seeds > 2 else None, "err_style": "bars" if bars else "band"}
+    spread["err_kws"] = {"elinewidth": 0.8, "capsize": 1.5} if bars else {"alpha": 0.15, "linewidth": 0}
     every = 1 if points <= 25 else (points // 16, points // 8)
-    face = {"markerfacecolor": "white", "markeredgecolor": look.colour} if hollow else {}
-    sns.lineplot(**common, errorbar=_interval, marker=look.marker, markevery=every, legend=False, **spread, **face)
+    shape: dict[str, Any] = {"linestyle": look.line, "marker": look.marker, "markevery": every, "markeredgewidth": 0.4}
+    if look.hollow:
+        shape |= {"markerfacecolor": "white", "markeredgecolor": look.colour, "markeredgewidth": 0.8}
+    with _spread(ax, seeds):
+        sns.lineplot(**common, **spread, **shape, alpha=look.alpha)
 
 
 def _point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
     """A small dot a seed, and beside them their mean with its interval."""
     interval = statistics.mean_interval(values)
-    beside = offset_copy(ax.transData, ax.figure, x=-5.5, units="points")
+    beside = offset_copy(ax.transData, ax.get_figure(root=True), x=-5.5, units="points")
     ax.plot(np.full(len(values), x), values, ".", color=look.colour, markersize=3, alpha=0.6, transform=beside)
-    error = [[interval.mean - interval.low], [interval.high - interval.mean]]
-    bars = None if len(values) == 1 else error
-    ax.errorbar(x, interval.mean, bars, color=look.colour, marker=look.marker, markersize=4.5, elinewidth=1, capsize=2)
+    ax.plot(x, interval.mean, color=look.colour, marker=look.marker, markersize=4.5)
+    if len(values) > 1:
+        with _spread(ax, len(values)):
+            error = [[interval.mean - interval.low], [interval.high - interval.mean]]
+            ax.errorbar(x, interval.mean, error, color=look.colour, elinewidth=1, capsize=2)
 
 
-def _chance(ax: Axes, x: float, rows: pd.DataFrame) -> None:
+def _chance(ax: Axes, x: float, rows: pd.DataFrame, half: float) -> None:
     """A short line at the mean chance level, with its 95 % band where the table has one."""
-    if "chance_low" in rows and rows["chance_low"].notna().all():
-        ax.fill_between(
-            [x - 0.35, x + 0.35], rows["chance_low"].mean(), rows["chance_high"].mean(), color=GREY, alpha=0.25, lw=0
-        )
-    ax.hlines(rows["chance"].mean(), x - 0.35, x + 0.35, color=GREY, linewidth=1, linestyle=DOTTED)
+    if rows.get("chance_low", pd.Series(np.nan)).notna().all():
+        low, high = rows["chance_low"].mean(), rows["chance_high"].mean()
+        ax.fill_between([x - half, x + half], low, high, color=GREY, alpha=0.25, linewidth=0)
+    ax.hlines(rows["chance"].mean(), x - half, x + half, color=GREY, linewidth=1, linestyle=DOTTED)
+
+
+def _level(ax: Axes, y: float) -> None:
+    ax.axhline(y, color=GREY, linewidth=1, linestyle=DOTTED)
 
 
 def _categories(ax: Axes, labels: Sequence[str]) -> None:
@@ -174,39 +199,56 @@ def _categories(ax: Axes, labels: Sequence[str]) -> None:
     ax.grid(visible=False, axis="x")
 
 
-def _scaled(tables: Tables, name: str) -> pd.DataFrame:
-    """The table and its scaled arms; the untied pair, which stands in both, once."""
-    return pd.concat([tables[name], tables[f"scaling_{name}"]], ignore_index=True).drop_duplicates()
-
-
-def _tuned(lens: pd.DataFrame, arm: str, indexing: str = "matched", kind: str = "tuned") -> pd.DataFrame:
-    return lens[(lens["arm"] == arm) & (lens["indexing"] == indexing) & (lens["lens"] == kind)]
-
-
-def _layers(ax: Axes, last: int, first: str = "input", final: str = "output") -> None:
-    """Ticks "input, 1, 2, ..., output", thinned where there are many layers."""
-    stride = 1 if last <= 6 else 2 if last <= 12 else 4
-    inner = [layer for layer in range(stride, last, stride) if stride == 1 or layer <= last - stride]
-    ax.set_xticks([0, *inner, last], [first, *map(str, inner), final])
+def _layers(ax: Axes, first: str, last: str, count: int) -> None:
+    """Ticks "first, 1, 2, ..., last" at 0 to `count`, thinned where there are many layers."""
+    stride = 1 if count <= 6 else 2 if count <= 12 else 4
+    inner = range(stride, count - stride + 1, stride)
+    ax.set_xticks([0, *inner, count], [first, *map(str, inner), last])
     ax.set_xlabel("layer")
 
 
-def _scale_axis(ax: Axes) -> None:
-    ticks = profiles.SCALES
-    ax.set_xticks(ticks, [f"{scale:g}" for scale in ticks])
+def _lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], indexing: str = "matched") -> None:
+    curves = _where(lens, lens="tuned", indexing=indexing)
+    for arm in arms:
+        _curve(ax, _where(curves, arm=arm), "layer", "kl_bits", LOOKS[arm], bars=True)
+    _layers(ax, "input", "output", lens["layer"].max())
+    ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
+
+
+def _scales(ax: Axes, ylabel: str) -> None:
+    ax.set_xticks(profiles.SCALES, [f"{scale:g}" for scale in profiles.SCALES])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.axvline(1, color=GREY, linewidth=0.6, linestyle=DOTTED)
-    ax.set_xlabel("input scale (1: ordinary tied)")
+    ax.set(xlabel="input scale (1: ordinary tied)", ylabel=ylabel)
 
 
-def _reference(ax: Axes, values: pd.Series, look: Look) -> None:
-    """A level line for a condition without a scale: each seed thin, their mean, its interval as a band."""
-    interval = statistics.mean_interval(values)
-    for value in values:
-        ax.axhline(value, color=look.colour, linewidth=0.5, alpha=0.45, linestyle=look.line)
+def _alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
+    ax.set_xscale("log")
+    for source, look in _W_WITH.items():
+        rows = _where(alignment, kind="orthogonal", target="tied", source=source)
+        _curve(ax, rows, "input_scale", "corrected", look, bars=True)
+    _level(ax, 0)
+    _scales(ax, "alignment, chance-corrected")
+
+
+def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
+    """The tied arms against their scale; the untied one, which has none, as level lines."""
+    ax.set_xscale("log")
+    untied, look = _where(table, arm=UNTIED)[column], LOOKS[UNTIED]
+    interval = statistics.mean_interval(untied)
+    for value in untied:
+        ax.axhline(value, color=look.colour, linewidth=0.5, alpha=0.45)
     ax.axhline(interval.mean, color=look.colour, linestyle=look.line)
-    if len(values) > 1:
+    if len(untied) > 2:
         ax.axhspan(interval.low, interval.high, color=look.colour, alpha=0.12, linewidth=0)
+    _curve(ax, table[table["arm"] != UNTIED], "input_scale", column, LOOKS[TIED], bars=True)
+    _scales(ax, ylabel)
+
+
+def _share(ax: Axes, tied: pd.DataFrame, column: str, look: Look) -> None:
+    _curve(ax, _rolled(tied, column), "step", column, look)
+    _level(ax, 0.5)
+    ax.set(xlabel="step (optimizer)", ylabel="output share of the norm", ylim=(0, 1))
 
 
 def _rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFrame:
@@ -221,245 +263,215 @@ def _rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFra
 # The figures
 
 
-def _corrected_pair(ax: Axes, alignment: pd.DataFrame) -> None:
-    """Corrected alignment of the tied table with E and with U, by kind of map."""
-    kinds = ("orthogonal", "linear")
-    for place, kind in enumerate(kinds):
-        rows = alignment[(alignment["arm"] == TIED) & (alignment["kind"] == kind)]
-        for shift, source in ((-0.18, "input"), (0.18, "output")):
-            _point(ax, place + shift, rows[rows["source"] == source]["corrected"], LOOKS[source])
-    _categories(ax, [f"{kind} map" for kind in kinds])
-    ax.axhline(0, color=GREY, linewidth=1, linestyle=DOTTED)
-    ax.set(xlabel="how W is compared", ylabel="alignment, chance-corrected", ylim=(-0.05, None))
-
-
-def _share(ax: Axes, tied: pd.DataFrame, column: str, look: Look, *, hollow: bool = False) -> None:
-    _curve(ax, _rolled(tied, column), "step", column, look, hollow=hollow)
-    ax.set(xlabel="step (optimizer)", ylabel="output share of the norm", ylim=(0, 1))
-
-
-def _lens_curves(ax: Axes, lens: pd.DataFrame, arms: Sequence[str], indexing: str = "matched") -> None:
-    for arm in arms:
-        _curve(ax, _tuned(lens, arm, indexing), "layer", "kl_bits", LOOKS[arm], bars=True)
-    _layers(ax, int(lens["layer"].max()))
-    ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
-
-
 @_reads("00_overview", "alignment", "gradients", "lens", "scaling_alignment")
 def overview(tables: Tables) -> Figure:
     """The four claims in short: alignment, gradients, lens, input scale."""
     titles = "Alignment of W with E and U", "Output path's share of the gradient", "Tuned lens by layer", "Output bias of W"
     figure, (a, b, c, d) = _panels(TWO_COLUMNS, 4.7, *titles, rows=2)
-    _corrected_pair(a, tables["alignment"])
-    gradients = tables["gradients"]
-    _share(b, gradients[gradients["arm"] == TIED], "output_share", LOOKS[TIED])
-    b.axhline(0.5, color=GREY, linewidth=1, linestyle=DOTTED)
+    kinds = ("orthogonal", "linear")
+    for place, kind in enumerate(kinds):
+        for shift, source in ((-0.18, "input"), (0.18, "output")):
+            rows = _where(tables["alignment"], arm=TIED, kind=kind, source=source)
+            _point(a, place + shift, rows["corrected"], LOOKS[source])
+    _categories(a, [f"{kind} map" for kind in kinds])
+    a.set(xlabel="how W is compared", ylabel="alignment, chance-corrected")
+    _share(b, _where(tables["gradients"], arm=TIED), "output_share", LOOKS[TIED])
     _lens_curves(c, tables["lens"], (UNTIED, TIED))
-    bias = claims.output_bias(_scaled(tables, "alignment").query("kind == 'orthogonal'"))
     d.set_xscale("log")
+    bias = claims.output_bias(_where(claims.with_scaling(tables, "alignment"), kind="orthogonal"))
     _curve(d, bias, "input_scale", "output_bias", LOOKS[TIED], bars=True)
-    d.axhline(0, color=GREY, linewidth=1, linestyle=DOTTED)
-    _scale_axis(d)
-    d.set_ylabel("alignment with U − with E")
+    _scales(d, "alignment with U − with E")
+    _level(a, 0)
+    _level(d, 0)
+    note = f"b: rolling mean of {WINDOW} steps. d: orthogonal map, chance-corrected. Dotted: chance (a), equal norms (b), "
     looks = [LOOKS[name] for name in ("input", "output", TIED, UNTIED)]
-    note = f"b: rolling mean of {WINDOW} steps. d: orthogonal map, chance-corrected. Dotted: chance (a), equal norms (b), no bias (d)."
-    return _finish(figure, tables["alignment"], looks, note)
+    return _finish(figure, tables["alignment"], looks, note + "no bias and the ordinary tied arm (d).")
 
 
 @_reads("01_alignment", "alignment", "neighbors")
 def alignment(tables: Tables) -> Figure:
     """Tables 1 and 5: how near the tables lie, each pair beside its chance and the published value."""
     rows = pd.concat([tables["alignment"], tables["neighbors"].assign(kind="KNN@10")], ignore_index=True)
-    paper = published.knn().rename(columns={"a": "target", "b": "source"}).assign(kind="KNN@10")
-    swapped = paper["target"] == "untied input"  # KNN is symmetric; Table 1 writes this pair from input to output
-    paper.loc[swapped, ["source", "target"]] = paper.loc[swapped, ["target", "source"]].to_numpy()
-    paper = pd.concat([published.alignment(), paper]).query("models == 'OLMo'").replace(regex="^untied ", value="")
+    table_5 = published.knn().rename(columns={"a": "source", "b": "target"}).assign(kind="KNN@10")
+    paper = _where(pd.concat([published.alignment(), table_5]), models="OLMo").replace(regex="^untied ", value="")
+    known = {(row["kind"], frozenset((row["source"], row["target"]))): row["value"] for row in paper.to_dict("records")}
     kinds = {"identity": "Identity", "orthogonal": "Orthogonal map", "linear": "Linear map", "KNN@10": "Neighbours"}
     figure, panels = _panels(TWO_COLUMNS, 2.6, *kinds.values())
+    hollow: dict[str, Any] = {"marker": "d", "markerfacecolor": "white", "linestyle": "none"}
     for ax, kind in zip(panels, kinds, strict=True):
         for place, ((source, target), look) in enumerate(_PAIRS.items()):
-            pair = "kind == @kind and source == @source and target == @target"
-            own = rows[rows["arm"].isin((UNTIED, TIED))].query(pair)
-            _chance(ax, place, own)
+            own = _where(rows, kind=kind, source=source, target=target)
+            _chance(ax, place, own, 0.35)
             _point(ax, place, own["value"], look)
-            ax.plot(place + 0.2, paper.query(pair)["value"], marker=_PUBLISHED.marker, color=look.colour, **_HOLLOW)
+            ax.plot(place + 0.25, known[kind, frozenset((source, target))], color=look.colour, **hollow)
         _categories(ax, [look.label for look in _PAIRS.values()])
-        ax.set(xlabel="pair of tables", ylabel="mean row cosine", ylim=(-0.05, 1))
+        ax.set(xlabel="pair of tables", ylabel="mean row cosine")
     panels[-1].set_ylabel("KNN@10 overlap (fraction)")
-    here = Line2D([], [], color=BLACK, marker="o", markersize=3.5, linestyle="none", label="measured here")
-    note = "E: untied input table, U: untied output table, W: tied table."
-    return _finish(figure, rows, [here, _PUBLISHED_HANDLE, _CHANCE_HANDLE], note)
+    low = min(ax.get_ylim()[0] for ax in panels)
+    for ax in panels:
+        ax.set_ylim(min(low, -0.05), 1)
+    looks = [Look("measured here", BLACK, "o", "none"), Look("published (OLMo-1B)", BLACK, "d", "none", hollow=True), _CHANCE]
+    return _finish(figure, rows, looks, "E: untied input table, U: untied output table, W: tied table.")
 
 
 @_reads("01_cosines", "cosines")
 def cosines(tables: Tables) -> Figure:
     """Figure 1: per-token cosines of the tied table with the linear images of E and of U."""
-    rows = tables["cosines"]
     figure, (ax,) = _panels(ONE_COLUMN, 2.5, "")
-    looks = []
-    for source, symbol in (("input", "E"), ("output", "U")):
-        looks.append(replace(LOOKS[source], label=f"{LOOKS[source].label} → W"))
-        own = rows[(rows["arm"] == TIED) & (rows["source"] == source)]
-        _curve(ax, own, "cosine", "density", looks[-1])
-    ax.set(xlabel="cosine similarity after a linear map, per token", ylabel="density (tokens per unit of cosine)")
+    looks = {name: replace(LOOKS[name], label=f"{LOOKS[name].label} → W") for name in ("input", "output")}
+    for source, look in looks.items():
+        _curve(ax, _where(tables["cosines"], arm=TIED, source=source), "cosine", "density", look)
+    ax.set(xlabel="cosine similarity after a linear map, per token", ylabel="density (per unit of cosine)")
     ax.set(xlim=(-0.25, 1), ylim=(0, None))
-    return _finish(figure, rows, looks)
+    return _finish(figure, tables["cosines"], looks.values())
 
 
 @_reads("01_control", "alignment", "control_alignment")
 def control(tables: Tables) -> Figure:
     """What a start that both arms share adds to the alignment of W with E."""
     figure, (ax,) = _panels(ONE_COLUMN, 2.6, "")
-    rows = pd.concat([tables["alignment"], tables["control_alignment"]]).query("kind == 'orthogonal'")
+    rows = _where(pd.concat([tables["alignment"], tables["control_alignment"]]), kind="orthogonal")
     for place, arm in enumerate((TIED, SHARED_START)):
         for shift, source in ((-0.2, "input"), (0.2, "output")):
-            own = rows[(rows["arm"] == arm) & (rows["source"] == source)]
-            ax.hlines(
-                own["chance"].mean(), place + shift - 0.17, place + shift + 0.17, color=GREY, linewidth=1, linestyle=DOTTED
-            )
+            own = _where(rows, arm=arm, source=source)
+            _chance(ax, place + shift, own, 0.17)
             _point(ax, place + shift, own["value"], LOOKS[source])
     _categories(ax, ["independent starts", "shared start"])
-    ax.set(xlabel="how the tied and untied arm start", ylabel="mean row cosine, orthogonal map", ylim=(0, 1))
-    looks = [replace(LOOKS[source], label=f"W with {LOOKS[source].label}", line="none") for source in ("input", "output")]
-    return _finish(figure, rows, [*looks, _CHANCE_HANDLE], columns=2)
+    ax.set(xlabel="how the tied and untied arm start", ylabel="mean row cosine (orthogonal)", ylim=(0, 1))
+    return _finish(figure, rows, [*(replace(look, line="none") for look in _W_WITH.values()), _CHANCE], columns=2)
 
 
 @_reads("02_gradients", "gradients")
 def gradients(tables: Tables) -> Figure:
     """Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
-    table = tables["gradients"]
-    tied = table[table["arm"] == TIED]
-    figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.5, "Path gradients", "Gradient", "Adam update")
+    tied = _where(tables["gradients"], arm=TIED)
+    figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.6, "Path gradients", "Gradient", "Adam update")
     looks = {
         "input_norm": replace(LOOKS["input"], label="input path"),
         "output_norm": replace(LOOKS["output"], label="output path"),
-        "published_input_norm": replace(LOOKS["input"], label="input path as published", line=DASHED),
+        "published_input_norm": Look("input path as published", BLUE, "o", DASHED, hollow=True),
+        "output_share": replace(LOOKS[TIED], label="output share"),
+        "published_output_share": Look("share as published", GREY, "D", DASHED, hollow=True),
     }
+    norms = [column for column in looks if column.endswith("norm")]
     left.set_yscale("log")
-    rolled = _rolled(tied, *looks)
-    for column, look in looks.items():
-        _curve(left, rolled, "step", column, look, hollow=look.line == DASHED)
+    for column in norms:
+        _curve(left, _rolled(tied, column), "step", column, looks[column])
     left.set(xlabel="step (optimizer)", ylabel="gradient norm (Frobenius)")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter(NullFormatter())
-    share, as_published = (
-        replace(LOOKS[TIED], label="share, like with like"),
-        replace(LOOKS[TIED], label="share as published", line=DASHED),
-    )
-    _share(middle, tied, "published_output_share", as_published, hollow=True)
-    _share(middle, tied, "output_share", share)
-    _share(right, tied, "output_update_share", share)
-    for ax in (middle, right):
-        ax.axhline(0.5, color=GREY, linewidth=1, linestyle=DOTTED)
-    handles = [
-        _handle(look, **({"markerfacecolor": "white"} if look.line == DASHED else {}))
-        for look in (*looks.values(), share, as_published)
-    ]
-    note = f"Tied arm, rolling mean of {WINDOW} steps; dotted: equal norms.\nAs published: the input norm is of the activation gradient, the output norm of the weight gradient."
-    return _finish(figure, tied, handles, note)
+    for column in ("published_output_share", "output_share"):
+        _share(middle, tied, column, looks[column])
+    _share(right, tied, "output_update_share", looks["output_share"])
+    note = f"Tied arm, rolling mean of {WINDOW} steps. a: geometric mean of the seeds. b, c: dotted, equal norms. "
+    note += "As published: the input norm is of the activation gradient, the output norm of the weight gradient."
+    return _finish(figure, tied, looks.values(), note)
 
 
 @_reads("03_lens", "lens")
 def lens(tables: Tables) -> Figure:
     """Figure 2: what each layer lacks of the model's own prediction, with matched lenses and one layer off."""
     table = tables["lens"]
-    figure, (left, right) = _panels(TWO_COLUMNS, 2.7, "Each lens on its own layer", "One layer off, as published")
-    looks = []
-    for arm in (UNTIED, TIED):
-        looks += [LOOKS[arm], replace(LOOKS[arm], label=f"{arm}, logit lens", line=DOTTED)]
-        sns.lineplot(
-            _tuned(table, arm, kind="logit"),
-            x="layer",
-            y="kl_bits",
-            ax=left,
-            color=LOOKS[arm].colour,
-            linestyle=DOTTED,
-            linewidth=0.9,
-            alpha=0.6,
-            errorbar=None,
-            legend=False,
-        )
-    _lens_curves(left, table, (UNTIED, TIED))
-    _lens_curves(right, table, (UNTIED, TIED), "published")
-    handles = [
-        _handle(look, **({} if look in LOOKS.values() else {"marker": "none", "linewidth": 0.9, "alpha": 0.6}))
-        for look in looks
-    ]
-    return _finish(
-        figure,
-        table,
-        handles,
-        "Right: the same lenses, translator k − 1 on layer k and a lens on the last state, where the KL must be 0.",
-    )
+    figure, (left, right) = _panels(TWO_COLUMNS, 2.8, "Each lens on its own layer", "One layer off, as published")
+    arms = (UNTIED, TIED)
+    faint = [Look(f"{arm}, logit lens", LOOKS[arm].colour, line=DOTTED, alpha=0.5) for arm in arms]
+    for arm, look in zip(arms, faint, strict=True):
+        _curve(left, _where(table, arm=arm, lens="logit", indexing="matched"), "layer", "kl_bits", look, bars=True)
+    _lens_curves(left, table, arms)
+    _lens_curves(right, table, arms, "published")
+    note = "b: translator k − 1 on layer k, and the last state, where the KL must be 0, through a lens again."
+    return _finish(figure, table, [*(LOOKS[arm] for arm in arms), *faint], note)
+
+
+@_reads("03_residual", "residual")
+def residual(tables: Tables) -> Figure:
+    """What the embedding and each layer add to the residual stream, and to the logit of the right next token."""
+    table = tables["residual"][tables["residual"]["component"] != "bias"]
+    layers = table.groupby(["arm", "seed", "layer"], as_index=False)[["share", "attribution"]].sum()
+    layers["place"] = layers["layer"] + 1
+    figure, panels = _panels(TWO_COLUMNS, 2.6, "Part of the residual stream", "Direct logit attribution")
+    for ax, column in zip(panels, ("share", "attribution"), strict=True):
+        for arm in (UNTIED, TIED):
+            _curve(ax, _where(layers, arm=arm), "place", column, LOOKS[arm], bars=True)
+        _layers(ax, "embedding", str(layers["place"].max()), layers["place"].max())
+    panels[0].set(ylabel="share of the summed norms", ylim=(0, None))
+    panels[1].set(ylabel="to the right next token (logits)")
+    _level(panels[1], 0)
+    return _finish(figure, table, [LOOKS[UNTIED], LOOKS[TIED]], "A layer: attention and MLP together.")
 
 
 @_reads("04_scaling", "alignment", "scaling_alignment", "lens", "scaling_lens", "losses", "scaling_losses")
 def scaling(tables: Tables) -> Figure:
     """Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
-    figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.6, "Alignment of W", "Lens at the input", "Price")
-    for ax in (left, middle, right):
-        ax.set_xscale("log")
-    rows = _scaled(tables, "alignment").query("kind == 'orthogonal' and target == 'tied'")
-    for source in ("input", "output"):
-        _curve(left, rows[rows["source"] == source], "input_scale", "corrected", LOOKS[source], bars=True)
-    left.set(ylabel="alignment, chance-corrected", ylim=(0, None))
-    curves = _scaled(tables, "lens").query("lens == 'tuned' and indexing == 'matched' and layer == 0")
-    for ax, table, column, label in (
-        (middle, curves, "kl_bits", "lens KL (bits per token)"),
-        (right, _scaled(tables, "losses"), "validation_loss", "validation loss (nats per token)"),
-    ):
-        _reference(ax, table[table["arm"] == UNTIED][column], LOOKS[UNTIED])
-        _curve(ax, table[table["arm"] != UNTIED], "input_scale", column, LOOKS[TIED], bars=True)
-        ax.set_ylabel(label)
-    for ax in (left, middle, right):
-        _scale_axis(ax)
-    looks = [replace(LOOKS[source], label=f"W with {LOOKS[source].label}") for source in ("input", "output")]
-    return _finish(figure, rows, [*looks, LOOKS[TIED], replace(LOOKS[UNTIED], marker="none")], "Alignment: orthogonal map.")
+    figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.6, "Alignment of W", "Lens at the input", "Validation loss")
+    alignment = claims.with_scaling(tables, "alignment")
+    _alignment_by_scale(left, alignment)
+    lens = _where(claims.with_scaling(tables, "lens"), lens="tuned", indexing="matched", layer=0)
+    _by_scale(middle, lens, "kl_bits", "lens KL (bits per token)")
+    _by_scale(right, claims.with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
+    looks = [*_W_WITH.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker="")]
+    return _finish(figure, alignment, looks, "a: orthogonal map, dotted: chance. b: tuned lens.")
 
 
 @_reads("04_lens", "lens", "scaling_lens")
 def scaled_lens(tables: Tables) -> Figure:
     """Lens curves by input scale, and the untied one."""
-    table = _scaled(tables, "lens")
-    arms = [profiles.scaled(scale) for scale in profiles.SCALES]
+    table = claims.with_scaling(tables, "lens")
+    arms = [UNTIED, *(profiles.scaled(scale) for scale in profiles.SCALES)]
     figure, (ax,) = _panels(ONE_COLUMN, 3.0, "")
-    _lens_curves(ax, table, [UNTIED, *arms])
-    looks = [replace(LOOKS[arm], label="tied (input ×1)") if arm == TIED else LOOKS[arm] for arm in arms]
-    return _finish(figure, table, [LOOKS[UNTIED], *looks], columns=3)
+    _lens_curves(ax, table, arms)
+    looks = LOOKS | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
+    return _finish(figure, table, [looks[arm] for arm in arms], columns=3)
 
 
 @_reads("05_drift", "drift")
 def drift(tables: Tables) -> Figure:
     """Figures 3, 8 and 9: how far each table moves from its start, and since it was last kept."""
     table = tables["drift"]
-    looks = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": W}
+    # Tables are kept at log-spaced steps and at round ones too: a gap that is short for its place would look like rest.
+    gap = table.groupby(["arm", "seed", "table"])["step"].diff()
+    shown = {"to_start": table, "to_previous": table[gap >= table["step"] / 5]}
     figure, panels = _panels(TWO_COLUMNS, 2.6, "With the table of step 0", "With the table kept before")
-    for ax, column in zip(panels, ("to_start", "to_previous"), strict=True):
+    for ax, (column, rows) in zip(panels, shown.items(), strict=True):
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)  # linear from step 0 to 1
-        for name, look in looks.items():
-            _curve(ax, table[table["table"] == name], "step", column, look)
+        for name, look in _TABLES.items():
+            _curve(ax, _where(rows, table=name), "step", column, look)
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.set(xlabel="step (optimizer)", ylabel="mean row cosine", xlim=(-0.15, None), ylim=(None, 1.02))
-    return _finish(figure, table, list(looks.values()))
+        ax.set(xlabel="step (optimizer)", ylabel="mean row cosine", xlim=(-0.15, None))
+    return _finish(figure, table, _TABLES.values(), "b: intervals of at least a fifth of the step.")
 
 
 @_reads("05_frequency", "frequency")
 def frequency(tables: Tables) -> Figure:
     """Figure 5: row norms by how often the token occurs in the training text."""
-    table = tables["frequency"]
-    looks = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": W}
-    figure, panels = _panels(TWO_COLUMNS, 2.6, *(look.label for look in looks.values()))
-    for ax, (name, look) in zip(panels, looks.items(), strict=True):
-        own = table[table["table"] == name]
+    figure, panels = _panels(TWO_COLUMNS, 2.6, *(look.label for look in _TABLES.values()))
+    looks = []
+    for ax, (name, look) in zip(panels, _TABLES.items(), strict=True):
+        own = _where(tables["frequency"], table=name)
         tokens = own.groupby("log10_count")[["norm_mean", "norm_std"]].mean()
         low, high = tokens["norm_mean"] - tokens["norm_std"], tokens["norm_mean"] + tokens["norm_std"]
-        ax.fill_between(tokens.index, low, high, color=look.colour, alpha=0.12, linewidth=0)
+        ax.fill_between(tokens.index, low, high, color=look.colour, alpha=0.18, linewidth=0)
         _curve(ax, own, "log10_count", "norm_mean", look, bars=True)
-        rho = statistics.mean_interval(own.groupby("seed")["spearman"].first())
-        looks[name] = replace(look, label=f"{look.label}: Spearman ρ = {rho.mean:.2f}")
-        ax.set(xlabel="log10(count + 1) of the token", ylabel="row norm (L2)")
-    return _finish(figure, table, list(looks.values()), "Wide band: one standard deviation of the tokens in a bin.")
+        ax.set(xlabel="log10(count + 1) of the token", ylabel="row norm (L2)", ylim=(0, None))
+        rho = own.groupby("seed")["spearman"].first().mean()
+        looks.append(replace(look, label=f"Spearman ρ = {rho:.2f}".replace("-", "−")))
+    return _finish(figure, tables["frequency"], looks, "Wide band: one standard deviation of the tokens in a bin.")
+
+
+def scale_view(tables: Tables, scale: float) -> Figure:
+    """What the slider shows of one of `profiles.SCALES`: its place among the others, its lens curve, its loss."""
+    arm = profiles.scaled(scale)
+    lens = claims.with_scaling(tables, "lens")
+    with _style():
+        figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.6, "Alignment of W", "Tuned lens", "Validation loss")
+        _alignment_by_scale(left, claims.with_scaling(tables, "alignment"))
+        _lens_curves(middle, lens, dict.fromkeys((UNTIED, TIED, arm)))
+        middle.set_ylim(0, 1.1 * _where(lens, lens="tuned", indexing="matched")["kl_bits"].max())  # at every stop the same
+        _by_scale(right, claims.with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
+        for ax in (left, right):
+            ax.axvline(scale, color=LOOKS[arm].colour, linewidth=6, alpha=0.25)
+        return _finish(figure, lens, [*_W_WITH.values(), *(LOOKS[name] for name in dict.fromkeys((UNTIED, TIED, arm)))])
 
 
 # Drawing and keeping them
@@ -469,7 +481,7 @@ def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:
     """The figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
     if name not in FIGURES:
         raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(FIGURES)}")
-    with matplotlib.style.context(["default", str(STYLE)]):
+    with _style():
         return FIGURES[name].function(tables)
 
 
@@ -480,22 +492,24 @@ def save(figure: Figure, name: str, profile: str, tables: Any) -> list[Path]:
     reads stand in the files' metadata: see `source`.
     """
     belongs = json.dumps(_source(name, tables), sort_keys=True)
-    metadata = {"pdf": {"Keywords": belongs, "CreationDate": None}, "png": {"Source": belongs}}
     written = []
-    for kind in ("pdf", "png"):
+    for kind, metadata in (("pdf", {"Keywords": belongs, "CreationDate": None}), ("png", {"Source": belongs})):
         path = paths.figures(profile) / f"{name}.{kind}"
-        with matplotlib.style.context(["default", str(STYLE)]), files.replacing(path) as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata[kind])
+        with _style(), files.replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
         written.append(path)
     return written
 
 
 def source(path: Path) -> dict[str, str]:
-    """The sha256 of each table that a saved PNG was drawn from, by name; empty if it names none."""
+    """The sha256 of each table that a saved PNG was drawn from, by name; empty if it names none or cannot be read."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        return json.loads(image.info.get("Source", "{}"))
+    try:
+        with Image.open(path) as image:
+            return json.loads(image.info["Source"])
+    except (OSError, KeyError, ValueError):
+        return {}
 
 
 def _source(name: str, tables: Any) -> dict[str, str]:
@@ -504,11 +518,11 @@ def _source(name: str, tables: Any) -> dict[str, str]:
 
 
 def publish(name: str, study: Any) -> Figure:
-    """Draw a figure from a `study.Study` and save it, unless a committed profile's file belongs to these tables already."""
+    """Draw a figure from a `study.Study` and save it, unless a committed profile's files belong to these tables already."""
     figure, profile = draw(name, study), study.profile.name
     kept = [paths.figures(profile) / f"{name}.{kind}" for kind in ("pdf", "png")]
-    current = all(path.is_file() for path in kept) and source(kept[1]) == _source(name, study)
-    if profile not in profiles.COMMITTED or not current:
+    current = profile in profiles.COMMITTED and kept[0].is_file() and source(kept[1]) == _source(name, study)
+    if not current:
         save(figure, name, profile, study)
     return figure
 

@@ -92,6 +92,16 @@ def lens_indexing(study: Study) -> str:
     return _table(("Point", "tied − untied, bits, matched", "the same, read as published"), rows)
 
 
+def lens_budget(study: Study) -> str:
+    rows = [
+        (f"identity, {steps} steps", _value(claims.tied_less_untied(part, "kl_bits")))
+        for steps, part in study["lens_budget"].query("layer == 0").groupby("steps")
+    ]
+    converged = study["lens"].query("lens == 'tuned' and indexing == 'matched' and layer == 0")
+    rows.append(("least squares, then polished", _value(claims.tied_less_untied(converged, "kl_bits"))))
+    return _table(("Lens: start and training", "tied − untied at the input, bits"), rows)
+
+
 BLOCKS: dict[str, Callable[[Study], str]] = {
     "verdicts": verdicts,
     "conditions": conditions,
@@ -99,6 +109,7 @@ BLOCKS: dict[str, Callable[[Study], str]] = {
     "shared-start": shared_start,
     "conventions": conventions,
     "lens-indexing": lens_indexing,
+    "lens-budget": lens_budget,
 }
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,8 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from tying_utils import corpora, files, paths, profiles, run_store
-from tying_utils.measures import alignment, drift, frequency, lens, neighbors, residual
+from tying_utils.corpora import Corpus
+from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
 from tying_utils.profiles import SCALED, SHARED_START, TIED, UNTIED, Profile
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware, train_all
@@ -32,6 +34,7 @@ class Arm:
     name: str
     seed: int
     run: Run
+    corpus: Corpus
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -124,20 +127,15 @@ def _gradients(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Da
     return pd.concat(rows, ignore_index=True)[labels + _GRADIENT_COLUMNS]
 
 
-def _tokens(run: Run, part: str, count: int) -> np.ndarray:
-    config = run.config
-    corpus = corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path)
-    return corpus.windows(part, count, config.context)
-
-
 def _lens(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     """Figure 2: bits that each layer lacks of the model's own prediction, through the tuned lens and the logit lens."""
     device = choose_hardware().device
 
     def one(arm: Arm) -> list[dict[str, Any]]:
         model = arm.run.model(device=device)
-        held_out = _tokens(arm.run, "validation", profile.evaluation_windows)
-        tokens = _tokens(arm.run, "train", profile.lens_windows)
+        context = arm.run.config.context
+        held_out = arm.corpus.windows("validation", profile.evaluation_windows, context)
+        tokens = arm.corpus.windows("train", profile.lens_windows, context)
         tuned = lens.train_lens(model, tokens, seed=arm.seed, progress=False, **profile.lens)
         curves = [("tuned", indexing, lens.kl_by_layer(model, tuned, held_out, indexing=indexing))
                   for indexing in ("matched", "published")]  # fmt: skip
@@ -152,10 +150,28 @@ def _lens(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFra
     return pd.DataFrame([row for rows in _side_by_side(one, arms, device) for row in rows])
 
 
+def _lens_budget(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """What Figure 2 becomes when the lens is stopped early."""
+    device = choose_hardware().device
+
+    def one(arm: Arm) -> pd.DataFrame:
+        context = arm.run.config.context
+        held_out = arm.corpus.windows("validation", profile.evaluation_windows, context)
+        tokens = arm.corpus.windows("train", profile.lens_windows, context)
+        curves = lens_budget.kl_by_budget(
+            arm.run.model(device=device), tokens, held_out, budgets=profile.lens_budgets, seed=arm.seed, progress=False
+        )
+        bar.update()
+        return curves.assign(**arm.labels)
+
+    table = pd.concat(_side_by_side(one, arms, device), ignore_index=True)
+    return table[[*arms[0].labels, "steps", "layer", "kl_bits"]]
+
+
 def _residual(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     rows = []
     for arm in arms:
-        held_out = torch.from_numpy(_tokens(arm.run, "validation", profile.evaluation_windows))
+        held_out = arm.corpus.windows("validation", profile.evaluation_windows, arm.run.config.context)
         rows.append(residual.contributions(arm.run.model(), held_out).assign(**arm.labels))
         bar.update()
     table = pd.concat(rows, ignore_index=True)
@@ -181,10 +197,8 @@ def _drift(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFr
 def _frequency(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     rows = []
     for arm in arms:
-        config = arm.run.config
-        counts = corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path).counts
         for name, table in _own_tables(arm).items():
-            frame = frequency.norm_by_frequency(table, counts)
+            frame = frequency.norm_by_frequency(table, arm.corpus.counts)
             binned = frequency.binned(frame)
             rows.append(binned.assign(**arm.labels, table=name, spearman=frequency.spearman(frame)))
         bar.update()
@@ -202,7 +216,7 @@ def _side_by_side(function: Callable[[Arm], Any], arms: Sequence[Arm], device: t
         return list(pool.map(function, arms))
 
 
-# Each table with what makes it, the arms it needs, and one line for the reader of its manifest.
+# Each table with what makes it and the arms that it needs.
 _PAIR = (UNTIED, TIED)
 TABLES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "alignment": (_alignment, _PAIR),
@@ -212,6 +226,7 @@ TABLES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "losses": (_losses, _PAIR),
     "gradients": (_gradients, _PAIR),
     "lens": (_lens, _PAIR),
+    "lens_budget": (_lens_budget, _PAIR),
     "residual": (_residual, _PAIR),
     "scaling_alignment": (_alignment, (UNTIED, *SCALED)),
     "scaling_neighbors": (_neighbors, (UNTIED, *SCALED)),
@@ -237,6 +252,7 @@ class Study:
         self.folder = paths.results(profile)
         self.origin: dict[str, str] = {}
         self._tables: dict[str, pd.DataFrame] = {}
+        self._runs: dict[tuple[str, int], Run] = {}
 
     def table(self, *names: str) -> pd.DataFrame:
         """The tables called `names`, one below the other. Raises ValueError for a name that is unknown."""
@@ -245,11 +261,19 @@ class Study:
         # The untied pair stands in every table that compares with it; once is enough.
         return table.drop_duplicates(ignore_index=True)
 
+    @cached_property
+    def corpus(self) -> Corpus:
+        """What every arm trains on."""
+        config = self.profile.config(TIED, self.profile.seeds[0])
+        return corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path)
+
     def runs(self, *arms: str) -> list[Arm]:
         """The finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
         wanted = [(arm, seed) for seed in self.profile.seeds for arm in arms or self.profile.arms]
-        finished = train_all([self.profile.config(arm, seed) for arm, seed in wanted], progress=self.progress)
-        return [Arm(arm, seed, run) for (arm, seed), run in zip(wanted, finished, strict=True)]
+        if missing := [pair for pair in wanted if pair not in self._runs]:
+            finished = train_all([self.profile.config(*pair) for pair in missing], progress=self.progress)
+            self._runs |= dict(zip(missing, finished, strict=True))
+        return [Arm(arm, seed, self._runs[arm, seed], self.corpus) for arm, seed in wanted]
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.table(name)
@@ -288,13 +312,8 @@ class Study:
 
     def _keys(self, name: str) -> list[str]:
         """Of the runs that the table is made from, as the profile means them today."""
-        keys = []
-        for seed in self.profile.seeds:
-            for arm in TABLES[name][1]:
-                config = self.profile.config(arm, seed)
-                corpus = corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path)
-                keys.append(run_store.run_key(config, corpus.fingerprint))
-        return keys
+        configs = [self.profile.config(arm, seed) for seed in self.profile.seeds for arm in TABLES[name][1]]
+        return [run_store.run_key(config, self.corpus.fingerprint) for config in configs]
 
     def _measure(self, name: str) -> pd.DataFrame:
         measure, needed = TABLES[name]
