@@ -1,5 +1,6 @@
 """Figures from synthetic tidy tables: drawn, labelled, saved whole, and tied to the tables that they show."""
 
+import base64
 import functools
 import subprocess
 import sys
@@ -71,6 +72,9 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
                 bits = np.abs(curve + high * (layer > 0) * (kind == "tuned" or layer < LAYERS) + near(0, 0.03))
                 add(f"{scaled}lens", arm, seed, lens=kind, indexing=indexing, layer=layer, kl_bits=bits)
             if not scaled:
+                for steps in (50, 100, 400):
+                    bits = near(1 + (arm == TIED) * 40 / steps) - layer / LAYERS
+                    add("lens_budget", arm, seed, steps=steps, layer=layer, kl_bits=bits)
                 parts = [(-1, "embedding", 0.2)] + [(i, c, 0.1) for i in range(LAYERS) for c in ("attention", "mlp")]
                 for block, component, share in [*parts, (-1, "bias", 0.0)]:
                     values = {"share": near(share, 0.005), "attribution": near(block + 1, 0.1)}
@@ -174,7 +178,7 @@ def test_unknown_names_are_refused(tables: dict[str, pd.DataFrame]):
 def test_a_notebook_shows_a_figure_once(tables: dict[str, pd.DataFrame]):
     data, metadata = DisplayFormatter().format(figures.draw("01_control", tables))
     assert set(data) == {"text/plain", "image/png"}
-    assert data["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["width"] < 800
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and metadata["image/png"]["width"] < 800
 
 
 def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFrame], home: Path):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, or 2 with what was wrong on stderr."""
     parser = argparse.ArgumentParser(prog="tying-utils", description=__doc__)
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="train configurations, or load those that are finished")

@@ -155,9 +155,10 @@ def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ..
     its prediction, and contribute less. C4: a larger input scale reduces both; its price is the loss. C6: an untied model's
     output table moves further from its start than its input table. (C5 is about sizes, which one profile does not vary.)
 
-    `results` needs the tables alignment, neighbors (C1), gradients (C2), lens, lens_budget, residual (C3), drift (C6), and for C4 beside
-    them scaling_alignment, scaling_lens, losses and scaling_losses. Raises ValueError for an unknown claim, KeyError for a
-    missing table.
+    `results` needs the tables alignment, neighbors (C1), gradients (C2), lens, lens_budget, residual (C3), drift (C6), and
+    for C4 beside them scaling_alignment, scaling_lens, losses and scaling_losses.
+
+    Raises ValueError for an unknown claim, KeyError for a missing table.
     """
     if unknown := set(claims) - set(CLAIMS):
         raise ValueError(f"claims: {sorted(unknown)} unknown; choose from {', '.join(CLAIMS)}")

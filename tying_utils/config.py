@@ -5,7 +5,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tying_utils import corpora, models, tie
+
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +54,18 @@ class TrainConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.corpus not in corpora.NAMES:
-            raise ValueError(f"corpus: {self.corpus!r} is unknown; choose one of {', '.join(corpora.NAMES)}")
-        if self.arch not in models.ARCHITECTURES:
-            raise ValueError(f"arch: {self.arch!r} is unknown; choose one of {', '.join(models.ARCHITECTURES)}")
-        counts = ("vocab_size", "d_model", "n_layers", "n_heads", "context", "steps", "batch_size", "micro_batches")
+        corpora.check(self.corpus, self.vocab_size, self.path, argument="corpus")
+        if not isinstance(self.tied, bool):
+            raise ValueError(f"tied: True or False is needed, got {self.tied!r}")
+        sizes = {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
+        models.check_sizes(self.arch, **sizes)
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device: {self.device!r} is unknown; use 'auto', 'cpu', 'cuda' or 'mps'") from error
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        counts = ("steps", "batch_size", "micro_batches")
         counts += ("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads")
         for name in counts:
             value = getattr(self, name)
@@ -73,8 +84,10 @@ class TrainConfig:
                 raise ValueError(f"{name}: a finite number above 0 is needed, got {value!r}")
             object.__setattr__(self, name, value)
         for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: a number from 0 up to but not 1 is needed, got {getattr(self, name)!r}")
+            value = tie.check_scale(name, getattr(self, name))
+            if value >= 1:
+                raise ValueError(f"{name}: a number from 0 up to but not 1 is needed, got {value!r}")
+            object.__setattr__(self, name, value)
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"micro_batches: {self.micro_batches} parts do not divide a batch of {self.batch_size} sequences; "
@@ -99,6 +112,7 @@ class TrainConfig:
         return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
 
     def as_dict(self) -> dict[str, Any]:
+        """Every field by name, as plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -110,4 +124,5 @@ class TrainConfig:
         return cls(**values)
 
     def replace(self, **changes: Any) -> "TrainConfig":
+        """A copy with some fields changed, checked anew."""
         return dataclasses.replace(self, **changes)

@@ -80,26 +80,20 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None) -> Corpu
     - "wikitext-2", "wikitext-103": through `datasets` (arXiv 1609.07843), or from the local folder `path`.
 
     Files come in a fixed order and are split whole: every 20th (at least the last) is validation. A single file is split by
-    lines, the last twentieth held out. A folder with files named train, valid or test is split by those names: train against
+    lines, the last twentieth held out. A folder with texts named train, valid or test (as in train.txt or wiki.train.raw) is
+    split by those names and reads no others: train against
     valid, or, without a train file, valid against test. Tokens are cached under data/corpora by content.
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, or a vocabulary that the text does
     not support.
     """
-    if name not in NAMES:
-        raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(NAMES)}")
-    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or not 257 <= vocab_size < 2**32:
-        raise ValueError(f"vocab_size: an integer of at least 257 (the bytes and a separator) is needed, got {vocab_size!r}")
+    check(name, vocab_size, path)
     source: dict[str, Any] = {"name": name}
     if name == "python":
-        if path is not None:
-            raise ValueError("path: 'python' is the running interpreter's own library; use name='text' for a folder")
         source["python"] = platform.python_version()
         train, validation = _split(list(_standard_library()))
     elif path is not None:
         train, validation = _split(list(_read(Path(path))))
-    elif name == "text":
-        raise ValueError("path: 'text' needs the path of a file or a folder of UTF-8 text")
     else:
         train, validation = _wikitext(name)
     for part, documents in (("training", train), ("validation", validation)):
@@ -117,6 +111,18 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None) -> Corpu
         "vocab_size": vocab_size,
     }
     return _cached(train, validation, fingerprint)
+
+
+def check(name: str, vocab_size: int, path: str | Path | None, *, argument: str = "name") -> None:
+    """Raise the ValueError that `load` raises for arguments that no text could serve; otherwise nothing."""
+    if name not in NAMES:
+        raise ValueError(f"{argument}: {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or not 257 <= vocab_size < 2**32:
+        raise ValueError(f"vocab_size: an integer of at least 257 (the bytes and a separator) is needed, got {vocab_size!r}")
+    if name == "python" and path is not None:
+        raise ValueError("path: 'python' is the running interpreter's own library; use name='text' for a folder")
+    if (name == "text" and path is None) or (path is not None and not str(path)):
+        raise ValueError(f"path: the path of a file or a folder of UTF-8 text is needed, got {path!r}")
 
 
 def _cached(train: Documents, validation: Documents, fingerprint: dict[str, Any]) -> Corpus:
@@ -212,8 +218,9 @@ def _split(documents: Documents) -> tuple[Documents, Documents]:
     """Whole documents into a training and a validation part (see `load`)."""
     named: dict[str, Documents] = {"train": [], "valid": [], "test": []}
     for name, text in documents:
+        pieces = Path(name).name.lower().replace("validation", "valid").split(".")
         for part in named:
-            if Path(name).stem.lower().startswith(part):
+            if part in pieces and pieces[-1] != "py":
                 named[part].append((name, text))
     parts = [named[part] for part in ("train", "valid", "test") if named[part]]
     if len(parts) >= 2:

@@ -4,6 +4,7 @@ Every figure shows each seed as a thin line or a small dot, their mean, and the 
 arm has one colour, marker and line in all figures (`LOOKS`), told apart in grey as well.
 """
 
+import base64
 import io
 import json
 import textwrap
@@ -75,11 +76,12 @@ _CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
 class Picture(Figure):
     """A figure outside pyplot that a notebook shows once, as the value of a cell."""
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
         with io.BytesIO() as buffer:
             self.savefig(buffer, format="png", dpi=200)
-            width, height = self.get_size_inches() * 110
-            return buffer.getvalue(), {"width": round(width), "height": round(height)}
+            data = base64.b64encode(buffer.getvalue()).decode()
+        width, height = self.get_size_inches() * 110
+        return {"image/png": data}, {"image/png": {"width": round(width), "height": round(height)}}
 
 
 Draw = Callable[[Tables], Figure]
@@ -231,16 +233,20 @@ def _alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
     _scales(ax, "alignment, chance-corrected")
 
 
+def _reference(ax: Axes, values: pd.Series, look: Look) -> None:
+    """A condition that has no place on the x axis, as level lines: each seed, their mean, its interval."""
+    interval = statistics.mean_interval(values)
+    for value in values:
+        ax.axhline(value, color=look.colour, linewidth=0.5, alpha=0.45)
+    ax.axhline(interval.mean, color=look.colour, linestyle=look.line)
+    if len(values) > 2:
+        ax.axhspan(interval.low, interval.high, color=look.colour, alpha=0.12, linewidth=0)
+
+
 def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
     """The tied arms against their scale; the untied one, which has none, as level lines."""
     ax.set_xscale("log")
-    untied, look = _where(table, arm=UNTIED)[column], LOOKS[UNTIED]
-    interval = statistics.mean_interval(untied)
-    for value in untied:
-        ax.axhline(value, color=look.colour, linewidth=0.5, alpha=0.45)
-    ax.axhline(interval.mean, color=look.colour, linestyle=look.line)
-    if len(untied) > 2:
-        ax.axhspan(interval.low, interval.high, color=look.colour, alpha=0.12, linewidth=0)
+    _reference(ax, _where(table, arm=UNTIED)[column], LOOKS[UNTIED])
     _curve(ax, table[table["arm"] != UNTIED], "input_scale", column, LOOKS[TIED], bars=True)
     _scales(ax, ylabel)
 
@@ -380,8 +386,25 @@ def lens(tables: Tables) -> Figure:
         _curve(left, _where(table, arm=arm, lens="logit", indexing="matched"), "layer", "kl_bits", look, bars=True)
     _lens_curves(left, table, arms)
     _lens_curves(right, table, arms, "published")
-    note = "b: translator k − 1 on layer k, and the last state, where the KL must be 0, through a lens again."
+    note = "b: translator k − 1 on layer k, and one on the last, whose KL must be 0."
     return _finish(figure, table, [*(LOOKS[arm] for arm in arms), *faint], note)
+
+
+@_reads("03_lens_budget", "lens_budget", "lens")
+def lens_budget(tables: Tables) -> Figure:
+    """The KL at the input by how long the lens was trained from the identity; the converged lens as level lines."""
+    table = _where(tables["lens_budget"], layer=0)
+    figure, (ax,) = _panels(ONE_COLUMN, 2.8, "")
+    ax.set_xscale("log")
+    for arm in (UNTIED, TIED):
+        _curve(ax, _where(table, arm=arm), "steps", "kl_bits", LOOKS[arm], bars=True)
+        converged = _where(tables["lens"], arm=arm, lens="tuned", indexing="matched", layer=0)
+        _reference(ax, converged["kl_bits"], replace(LOOKS[arm], line=DOTTED))
+    steps = sorted(table["steps"].unique())
+    ax.set_xticks(steps, [str(step) for step in steps])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="steps that the lens was trained for", ylabel="lens KL at the input (bits per token)", ylim=(0, None))
+    return _finish(figure, table, [LOOKS[UNTIED], LOOKS[TIED]], "Lenses from the identity; dotted: converged lenses.")
 
 
 @_reads("03_residual", "residual")

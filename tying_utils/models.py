@@ -123,6 +123,23 @@ _MAKERS = {
 ARCHITECTURES = tuple(_MAKERS)
 
 
+def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int) -> None:
+    """Raise the ValueError that `build` raises for an architecture or sizes that it cannot build; otherwise nothing."""
+    if arch not in _MAKERS:
+        raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+    sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
+    unit = 1 if arch in ("gpt2", "gpt_neo") else 2  # a head that rotates positions has an even width
+    if d_model % unit:
+        raise ValueError(f"d_model: {arch} needs an even width, got {d_model}; try {d_model + 1}")
+    if d_model % (unit * n_heads):
+        fitting = max(heads for heads in range(1, n_heads + 1) if d_model % (unit * heads) == 0)
+        words = "of even width " if unit == 2 else ""
+        raise ValueError(f"n_heads: {n_heads} heads {words}do not divide d_model = {d_model}; try n_heads = {fitting}")
+
+
 def build(
     arch: str = "olmo",
     *,
@@ -144,17 +161,10 @@ def build(
     Raises ValueError for an unknown architecture, sizes below 1, heads that do not divide d_model, or, where the
     architecture rotates positions, a head of odd width.
     """
-    if arch not in _MAKERS:
-        raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
-    if d_model % n_heads or (arch not in ("gpt2", "gpt_neo") and (d_model // n_heads) % 2):
-        raise ValueError(
-            f"n_heads: {n_heads} heads do not split d_model = {d_model} into equal heads of even width; "
-            f"try n_heads = {max(h for h in range(1, n_heads + 1) if d_model % (2 * h) == 0 or h == 1)}"
-        )
+    if not isinstance(tied, bool):
+        raise ValueError(f"tied: True or False is needed, got {tied!r}")
+    check_sizes(arch, **sizes)
     config, architecture = _MAKERS[arch](**sizes)
     config.tie_word_embeddings = tied
     with torch.random.fork_rng(devices=[]):

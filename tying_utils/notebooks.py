@@ -7,7 +7,6 @@ from tqdm.auto import tqdm
 
 from tying_utils import paths, profiles
 
-
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 

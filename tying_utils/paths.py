@@ -18,16 +18,20 @@ def root() -> Path:
 
 
 def runs() -> Path:
+    """Of training runs, one folder each."""
     return root() / "data" / "runs"
 
 
 def corpora() -> Path:
+    """Of tokenised text, cached by content."""
     return root() / "data" / "corpora"
 
 
 def results(profile: str) -> Path:
+    """Of a profile's tidy tables and their manifest."""
     return root() / "data" / "results" / profile
 
 
 def figures(profile: str) -> Path:
+    """Of a profile's figures."""
     return root() / "figures" / profile

@@ -25,6 +25,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def verdicts(study: Study) -> str:
+    """Every claim with its interval, its verdict and the published value."""
     rows = [
         (
             str(row["claim"]),
@@ -46,14 +47,16 @@ def conditions(study: Study) -> str:
     config = runs[0]["config"]
     minutes = sum(run["made"]["seconds"] for run in runs) / 60
     return (
-        f"Measured on {len(profile['seeds'])} seeds of each arm: OLMo with {config['n_layers']} layers, d = {config['d_model']}, "
-        f"V = {config['vocab_size']}, {config['steps']} steps of {config['batch_size'] * config['context']} tokens; the source "
-        f"of Python {corpus['python']}'s standard library ({corpus['bytes'] / 1e6:.1f} MB). {len(runs)} runs, "
+        f"Measured on {len(profile['seeds'])} seeds of each arm: OLMo with {config['n_layers']} layers, "
+        f"d = {config['d_model']}, V = {config['vocab_size']}, {config['steps']} steps of "
+        f"{config['batch_size'] * config['context']} tokens; the source of "
+        f"Python {corpus['python']}'s standard library ({corpus['bytes'] / 1e6:.1f} MB). {len(runs)} runs, "
         f"{minutes:.0f} core-minutes on a {runs[0]['made']['device']}, torch {manifest['packages']['torch']}."
     )
 
 
 def chance(study: Study) -> str:
+    """Alignment beside the chance of the pair at hand."""
     rows = []
     for (source, target, kind), part in study["alignment"].groupby(["source", "target", "kind"]):
         if kind != "identity":
@@ -62,6 +65,7 @@ def chance(study: Study) -> str:
 
 
 def shared_start(study: Study) -> str:
+    """What a shared start adds to alignment with the input table."""
     rows = []
     for name, arm in (("alignment", TIED), ("control_alignment", SHARED_START)):
         part = study[name].query("arm == @arm and kind == 'orthogonal'").groupby("source")["value"]
@@ -70,6 +74,7 @@ def shared_start(study: Study) -> str:
 
 
 def conventions(study: Study) -> str:
+    """Output share early and late, by what is compared with what."""
     rows = []
     for label, column in (
         ("weight gradient against weight gradient", "output_share"),
@@ -82,17 +87,17 @@ def conventions(study: Study) -> str:
 
 
 def lens_indexing(study: Study) -> str:
+    """The tied-untied gap by layer, read right and one layer off."""
     rows = []
     tuned = study["lens"].query("lens == 'tuned'")
     for layer, part in tuned.groupby("layer"):
-        gaps = [
-            claims.tied_less_untied(part[part["indexing"] == indexing], "kl_bits") for indexing in ("matched", "published")
-        ]
+        gaps = [claims.tied_less_untied(part[part["indexing"] == indexing], "kl_bits") for indexing in ("matched", "published")]
         rows.append(("input" if layer == 0 else str(layer), *(_value(gap) for gap in gaps)))
     return _table(("Point", "tied − untied, bits, matched", "the same, read as published"), rows)
 
 
 def lens_budget(study: Study) -> str:
+    """The tied-untied gap at the input by how long the lens was trained."""
     rows = [
         (f"identity, {steps} steps", _value(claims.tied_less_untied(part, "kl_bits")))
         for steps, part in study["lens_budget"].query("layer == 0").groupby("steps")

@@ -44,6 +44,7 @@ def run_key(config: TrainConfig, fingerprint: dict[str, Any]) -> str:
 
 
 def run_folder(config: TrainConfig, fingerprint: dict[str, Any]) -> Path:
+    """Where the run of `config` on that corpus lies, finished or not."""
     name = f"{config.arch}-{'tied' if config.tied else 'untied'}-{run_key(config, fingerprint)}"
     return paths.runs() / name
 
@@ -157,7 +158,13 @@ class Writer:
         self._files: dict[str, str] = {}
         self.step = 0  # of the last commit; 0 where training starts anew
         self.seconds = 0.0  # of training, up to the last commit
+        self._sweep()
         self._record = self._verified()
+
+    def _sweep(self) -> None:
+        """Remove the half-written files of a killed process; the folder's lock is held, so nobody is writing them."""
+        for left in (*self.folder.rglob(".*.tmp"), *self.folder.glob(".model.*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _verified(self) -> dict[str, Any] | None:
         """The committed record with every file it names intact; otherwise what is damaged is set aside."""
@@ -245,13 +252,11 @@ class Writer:
         target = self.folder / "model"
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".model.") as temporary:
             model.save_pretrained(temporary)
-            if target.exists():
-                shutil.rmtree(target)
-            Path(temporary).chmod(0o755)
-            Path(temporary).rename(target)
-            Path(temporary).mkdir()  # for its owner to remove
-        for file in sorted(target.iterdir()):
-            self._files[f"model/{file.name}"] = files.digest(file)
+            target.mkdir(exist_ok=True)  # what was set aside in it stays
+            for file in sorted(Path(temporary).iterdir()):
+                self._files[f"model/{file.name}"] = files.digest(file)
+                file.chmod(0o644)
+                file.replace(target / file.name)
 
 
 def _tables_name(step: int) -> str:

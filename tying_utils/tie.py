@@ -42,12 +42,21 @@ class SplitTie:
         self._buffer: Tensor | None = None  # of the combined gradient: the same memory at every step
         # A leaf's hook runs before its gradient is accumulated: here the combined gradient of the last step makes room,
         # so that path gradients count from the last combine even where nobody calls zero_grad.
-        self._hook = self._embedding.weight.register_hook(self._start_afresh)
+        self._hooks = [
+            self._embedding.weight.register_hook(self._start_input_afresh),
+            self._head.weight.register_hook(self._start_output_afresh),
+        ]
 
-    def _start_afresh(self, grad: Tensor) -> None:
+    def _start_input_afresh(self, grad: Tensor) -> None:
         if self._combined:
             self._embedding.weight.grad = None
             self._combined = False
+
+    def _start_output_afresh(self, grad: Tensor) -> None:
+        # The output path comes first in a backward pass. Where zero_grad dropped the input path's gradient to skip a step,
+        # the optimizer knew nothing of this leaf, and its gradient would outlive the step.
+        if self._embedding.weight.grad is None:
+            self._head.weight.grad = None
 
     @property
     def weight(self) -> torch.nn.Parameter:
@@ -95,15 +104,17 @@ class SplitTie:
     def release(self) -> None:
         """End the split: the model is an ordinary tied model again, its values unchanged."""
         self._check_shared()
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self._head.weight = self._embedding.weight
         self._combined = False
 
     def _check_shared(self) -> None:
-        if self._embedding.weight.data_ptr() != self._head.weight.data_ptr():
+        source, target = self._embedding.weight, self._head.weight
+        if source is target or source.data_ptr() != target.data_ptr():
             raise ValueError(
-                "model: its two leaves no longer share one storage (it was moved, cast or copied after the split); "
-                "call model.tie_weights() and split again once the model is where it will train"
+                "model: it no longer has two leaves on one storage (it was moved, cast, copied, tied or released after the "
+                "split); call model.tie_weights() and split again once it is where it will train"
             )
 
 

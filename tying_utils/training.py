@@ -6,9 +6,10 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tying_utils import corpora, models, run_store
-from tying_utils.config import TrainConfig
+from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
 from tying_utils.run_store import Run, Writer
@@ -73,8 +74,8 @@ def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {device!r} is not on this machine; use 'auto' or 'cpu'") from error
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"dtype: {dtype!r} is unknown; choose 'auto', 'float32' or 'bfloat16'")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     if dtype != "auto":
         return Hardware(place, getattr(torch, dtype), f"{dtype} on {place.type}, as asked for")
     if place.type == "cuda":
@@ -135,22 +136,25 @@ def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool
         def one(share: list[TrainConfig]) -> None:
             options = [option for config in share for option in ("--config", json.dumps(config.as_dict()))]
             command = [sys.executable, "-m", "tying_utils", "train", "--lines", *options]
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            children.append(child)
-            assert child.stdout is not None and child.stderr is not None
-            seen = 0
-            for line in child.stdout:
-                if line.startswith("step "):
-                    step = int(line.split()[1])
-                    bar.update(step - seen if step > seen else step)  # a smaller step is the next run's first word
-                    seen = step
-            words = child.stderr.read()
-            if child.wait():
-                raise RuntimeError(f"a worker failed while it trained {len(share)} runs:\n{words[-2000:]}")
+            with tempfile.TemporaryFile("w+") as words:  # a file, not a pipe that nobody empties
+                child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, text=True)
+                children.append(child)
+                assert child.stdout is not None
+                seen = 0
+                for line in child.stdout:
+                    if line.startswith("step "):
+                        step = int(line.split()[1])
+                        bar.update(step - seen)
+                        seen = step
+                    else:  # the folder of a finished run: the next one starts from 0
+                        seen = 0
+                if child.wait():
+                    words.seek(0)
+                    raise RuntimeError(f"a worker failed while it trained {len(share)} runs:\n{words.read()[-2000:]}")
 
         pool = ThreadPoolExecutor(len(shares))
         try:
-            for job in [pool.submit(one, share) for share in shares]:
+            for job in as_completed([pool.submit(one, share) for share in shares]):
                 job.result()
         finally:  # on an interrupt too: no worker outlives the call; each run resumes from its last checkpoint
             for child in children:

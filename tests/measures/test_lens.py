@@ -128,6 +128,19 @@ def test_trained_lens_beats_the_logit_lens_and_its_own_start(trained):
     assert (start[:-1] < kl_by_layer(model, logit_lens(model), HELD_OUT)[:-1]).all()
 
 
+def test_start_is_a_regression_on_the_last_state():
+    """Least squares with an intercept keeps the mean: translated states and last states have the same one."""
+    model = shaken("gpt_neox")
+    lens = quick(model, steps=1, learning_rate=1e-9)
+    with torch.no_grad():
+        states = model(TRAIN, output_hidden_states=True).hidden_states
+        expected = state_before_norm(model, TRAIN).flatten(0, 1).mean(0)
+        for i in range(LAYERS):
+            translated = lens.transform_hidden(states[i], i).flatten(0, 1)
+            torch.testing.assert_close(translated.mean(0), expected, atol=1e-4, rtol=1e-4)
+            assert translated.var() > 0.2 * state_before_norm(model, TRAIN).var()  # and it is no constant
+
+
 def test_affine_blocks_are_seen_through():
     """GPT-NeoX's blocks with zero output weights add a constant: an affine lens can be exact where a logit lens is not."""
     model = shaken("gpt_neox")
@@ -175,6 +188,22 @@ def test_model_and_generators_are_left_alone():
     assert bool((model.lm_head.weight.grad == 1).all()) and model.model.layers[0].mlp.up_proj.weight.grad is None
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), generator) and str(np.random.get_state()) == numpy_generator
+
+
+def test_dropout_is_off():
+    model = shaken("gpt2")
+    expected = kl_by_layer(model, quick(model, steps=5), HELD_OUT)
+    model.transformer.drop.p = 0.5
+    model.train()
+    np.testing.assert_array_equal(kl_by_layer(model, quick(model, steps=5), HELD_OUT), expected)
+
+
+@pytest.mark.parametrize("few", [tokens(1, 2), torch.zeros(2, 2, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)])
+def test_fewer_tokens_than_dimensions_do(few):
+    model = shaken("llama")
+    lens = train_lens(model, few, progress=False, steps=20)
+    assert np.isfinite(kl_by_layer(model, lens, HELD_OUT)).all()
+    assert kl_by_layer(model, lens, few).max() < 0.01
 
 
 def test_seed_decides():

@@ -138,8 +138,9 @@ def _batches(ids: Tensor) -> tuple[Tensor, ...]:
 
 
 def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    whole = count - count % size or count  # a last batch of a few would weigh as much as a whole one
     while True:
-        yield from torch.randperm(count, generator=generator).split(size)
+        yield from torch.randperm(count, generator=generator)[:whole].split(size)
 
 
 def _least_squares(sums: list[Tensor], count: int) -> tuple[Tensor, ...]:
@@ -151,8 +152,9 @@ def _least_squares(sums: list[Tensor], count: int) -> tuple[Tensor, ...]:
     """
     mean, second, cross = (total / count for total in sums)
     values, axes = torch.linalg.eigh(second - mean[:, :, None] * mean[:, None, :])
+    values = values.clamp(min=1e-12)  # rounding makes some negative where states hardly vary
     scale = values[-1].mean().sqrt()
-    values = (values + 0.1 * values.mean(-1, keepdim=True)).clamp(min=1e-12)  # a ridge: some axes hardly vary
+    values = values + 0.1 * values.mean(-1, keepdim=True)  # a ridge, for axes with little variance
     to_white, to_axes = (axes[:-1] * values[:-1, None, :].rsqrt()).mT, axes[-1].mT / scale
     weight = to_axes @ (cross - mean[-1][:, None] * mean[:-1, None, :]) @ to_white.mT
     bias = (to_axes @ mean[-1]).repeat(len(weight), 1, 1)
