@@ -47,15 +47,17 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from tying_utils import notebooks
+    from tying_utils import notebooks, report
 
     print(f"executed notebooks: {notebooks.reproduce(options.profile)}")
+    report.refresh_documents(options.profile)
 
 
 def _figures(options: argparse.Namespace) -> None:
-    from tying_utils import figures
+    from tying_utils import figures, report
 
     figures.render(options.profile)
+    report.refresh_documents(options.profile)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The slider over the scale factor: tidy tables in, a widget out; nothing here trains."""
 
+import io
 from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
-from IPython.display import display
 
 from tying_utils import claims, figures, profiles
 from tying_utils.claims import Tables
@@ -37,15 +37,15 @@ def scale_slider(tables: Tables) -> widgets.VBox:
         continuous_update=False,
     )
     words = widgets.HTML()
-    screen = widgets.Output()
+    # An image, not an Output: it is replaced in place, so that nothing stacks and nothing flickers.
+    screen = widgets.Image(format="png", layout=widgets.Layout(max_width="760px"))
 
     def show(change: Any = None) -> None:
         values = ", ".join(f"{name} {value:.3f}" for name, value in state(tables, slider.value).items())
         words.value = f"<b>input scale {slider.value:g}</b>: {values}"
-        with screen:
-            display(figures.scale_view(tables, slider.value))
-        # The last picture alone stays: clearing first would leave a blank moment in which the page jumps.
-        screen.outputs = screen.outputs[-1:]
+        with io.BytesIO() as buffer:
+            figures.scale_view(tables, slider.value).savefig(buffer, format="png", dpi=200)
+            screen.value = buffer.getvalue()
 
     slider.observe(show, names="value")
     show()

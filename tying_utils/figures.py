@@ -44,12 +44,11 @@ class Look:
     marker: str = ""
     line: Any = "-"
     hollow: bool = False
-    alpha: float = 1.0
 
     def handle(self) -> Line2D:
         face = "white" if self.hollow else self.colour
         shape: dict[str, Any] = {"marker": self.marker, "markersize": 3.5, "markerfacecolor": face, "linestyle": self.line}
-        return Line2D([], [], color=self.colour, alpha=self.alpha, label=self.label, **shape)
+        return Line2D([], [], color=self.colour, label=self.label, **shape)
 
 
 BLUE, ORANGE, GREEN, BLACK, GREY = "#0173b2", "#de8f05", "#029e73", "#000000", "#777777"
@@ -160,7 +159,7 @@ def _curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: b
     """Each seed thin, their mean, and its interval: a band (from three seeds up), or bars where the points are few."""
     seeds, points = frame["seed"].nunique(), frame[x].nunique()
     common: dict[str, Any] = {"data": frame, "x": x, "y": y, "ax": ax, "color": look.colour, "legend": False}
-    sns.lineplot(**common, units="seed", estimator=None, linewidth=0.5, alpha=0.45 * look.alpha)
+    sns.lineplot(**common, units="seed", estimator=None, linewidth=0.5, alpha=0.45)
     spread: dict[str, Any] = {"errorbar": _interval if bars or seeds > 2 else None, "err_style": "bars" if bars else "band"}
     spread["err_kws"] = {"elinewidth": 0.8, "capsize": 1.5} if bars else {"alpha": 0.15, "linewidth": 0}
     every = 1 if points <= 25 else (points // 16, points // 8)
@@ -168,7 +167,7 @@ def _curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: b
     if look.hollow:
         shape |= {"markerfacecolor": "white", "markeredgecolor": look.colour, "markeredgewidth": 0.8}
     with _spread(ax, seeds):
-        sns.lineplot(**common, **spread, **shape, alpha=look.alpha)
+        sns.lineplot(**common, **spread, **shape)
 
 
 def _point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
@@ -209,8 +208,8 @@ def _layers(ax: Axes, first: str, last: str, count: int) -> None:
     ax.set_xlabel("layer")
 
 
-def _lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], indexing: str = "matched") -> None:
-    curves = _where(lens, lens="tuned", indexing=indexing)
+def _lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
+    curves = _where(lens, lens=kind, indexing=indexing)
     for arm in arms:
         _curve(ax, _where(curves, arm=arm), "layer", "kl_bits", LOOKS[arm], bars=True)
     _layers(ax, "input", "output", lens["layer"].max())
@@ -378,16 +377,13 @@ def gradients(tables: Tables) -> Figure:
 @_reads("03_lens", "lens")
 def lens(tables: Tables) -> Figure:
     """Figure 2: what each layer lacks of the model's own prediction, with matched lenses and one layer off."""
-    table = tables["lens"]
-    figure, (left, right) = _panels(TWO_COLUMNS, 2.8, "Each lens on its own layer", "One layer off, as published")
-    arms = (UNTIED, TIED)
-    faint = [Look(f"{arm}, logit lens", LOOKS[arm].colour, line=DOTTED, alpha=0.5) for arm in arms]
-    for arm, look in zip(arms, faint, strict=True):
-        _curve(left, _where(table, arm=arm, lens="logit", indexing="matched"), "layer", "kl_bits", look, bars=True)
+    table, arms = tables["lens"], (UNTIED, TIED)
+    figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.6, "Tuned lens", "One layer off, as published", "Logit lens")
     _lens_curves(left, table, arms)
-    _lens_curves(right, table, arms, "published")
-    note = "b: translator k − 1 on layer k, and one on the last, whose KL must be 0."
-    return _finish(figure, table, [*(LOOKS[arm] for arm in arms), *faint], note)
+    _lens_curves(middle, table, arms, indexing="published")
+    _lens_curves(right, table, arms, kind="logit")
+    note = "b: translator k − 1 on layer k, and one on the last, whose KL must be 0. The vertical scales differ."
+    return _finish(figure, table, [LOOKS[arm] for arm in arms], note)
 
 
 @_reads("03_lens_budget", "lens_budget", "lens")

@@ -27,7 +27,7 @@ class Profile:
     arms: tuple[str, ...]
     training: dict[str, Any] = field(default_factory=dict)
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
-    lens_windows: int = 640  # of the training text, to train lenses on
+    lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
     evaluation_windows: int = 64  # of the held-out text, for lenses and the residual stream
     permutations: int = 20  # of rows, for chance

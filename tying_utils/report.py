@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 
-from tying_utils import claims, files
+from tying_utils import claims, files, paths
 from tying_utils.measures import statistics
 from tying_utils.profiles import SHARED_START, TIED
 from tying_utils.study import Study
 
+PROFILE, DOCUMENTS = "laptop", ("README.md", "METHODS.md")
 _MARKER = "<!-- {edge} {name}: written by `make figures PROFILE=laptop` -->"
 
 
@@ -132,8 +132,14 @@ def filled(text: str, study: Study) -> str:
     return pattern.sub(block, text)
 
 
-def refresh(path: Path, study: Study) -> None:
-    """Write the blocks of the Markdown file at `path` anew."""
-    text = filled(path.read_text(encoding="utf-8"), study)
-    with files.replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def refresh_documents(profile: str) -> None:
+    """Write the blocks of README.md and METHODS.md anew, if `profile` is the one that they report."""
+    if profile != PROFILE:
+        return
+    study = Study(profile)
+    for name in DOCUMENTS:
+        path = paths.root() / name
+        if path.exists():
+            text = filled(path.read_text(encoding="utf-8"), study)
+            with files.replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
