@@ -155,14 +155,16 @@ def _spread(ax: Axes, seeds: int) -> Iterator[None]:
         ax.dataLim.set(limits)
 
 
-def _curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: bool = False) -> None:
+def _curve(
+    ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: bool = False, every: tuple[int, int] | None = None
+) -> None:
     """Each seed thin, their mean, and its interval: a band (from three seeds up), or bars where the points are few."""
     seeds, points = frame["seed"].nunique(), frame[x].nunique()
     common: dict[str, Any] = {"data": frame, "x": x, "y": y, "ax": ax, "color": look.colour, "legend": False}
     sns.lineplot(**common, units="seed", estimator=None, linewidth=0.5, alpha=0.45)
     spread: dict[str, Any] = {"errorbar": _interval if bars or seeds > 2 else None, "err_style": "bars" if bars else "band"}
     spread["err_kws"] = {"elinewidth": 0.8, "capsize": 1.5} if bars else {"alpha": 0.15, "linewidth": 0}
-    every = 1 if points <= 25 else (points // 16, points // 8)
+    every = every or ((0, 1) if points <= 25 else (points // 16, points // 8))  # first marker, and how many points on
     shape: dict[str, Any] = {"linestyle": look.line, "marker": look.marker, "markevery": every, "markeredgewidth": 0.4}
     if look.hollow:
         shape |= {"markerfacecolor": "white", "markeredgecolor": look.colour, "markeredgewidth": 0.8}
@@ -454,8 +456,9 @@ def drift(tables: Tables) -> Figure:
     figure, panels = _panels(TWO_COLUMNS, 2.6, "With the table of step 0", "With the table kept before")
     for ax, (column, rows) in zip(panels, shown.items(), strict=True):
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)  # linear from step 0 to 1
-        for name, look in _TABLES.items():
-            _curve(ax, _where(rows, table=name), "step", column, look)
+        for first, (name, look) in enumerate(_TABLES.items()):
+            # W and U move alike: with markers by turns the lower curve still shows.
+            _curve(ax, _where(rows, table=name), "step", column, look, every=(first % 2, 2))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlabel="step (optimizer)", ylabel="mean row cosine", xlim=(-0.15, None))
     return _finish(figure, table, _TABLES.values(), "b: intervals of at least a fifth of the step.")

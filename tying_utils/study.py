@@ -231,7 +231,6 @@ TABLES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "scaling_alignment": (_alignment, (UNTIED, *SCALED)),
     "scaling_neighbors": (_neighbors, (UNTIED, *SCALED)),
     "scaling_losses": (_losses, SCALED),
-    "scaling_gradients": (_gradients, SCALED),
     "scaling_lens": (_lens, SCALED),
     "drift": (_drift, _PAIR),
     "frequency": (_frequency, _PAIR),
