@@ -7,13 +7,14 @@ from pathlib import Path
 def root() -> Path:
     """The folder that holds data/ and figures/.
 
-    $TYING_HOME if it is set; the checkout this package was installed from in place; else the user's cache folder.
+    $TYING_HOME if it is set; else the checkout that this package, or the current folder, lies in; else the user's cache folder.
     """
     if home := os.environ.get("TYING_HOME"):
         return Path(home).expanduser().resolve()
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").is_file() and (checkout / "notebooks").is_dir():
-        return checkout
+    here = Path.cwd().resolve()
+    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+        if (folder / "tying_utils").is_dir() and (folder / "notebooks" / "00_overview.ipynb").is_file():
+            return folder
     return Path.home() / ".cache" / "tying_utils"
 
 

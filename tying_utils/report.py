@@ -51,7 +51,8 @@ def conditions(study: Study) -> str:
         f"d = {config['d_model']}, V = {config['vocab_size']}, {config['steps']} steps of "
         f"{config['batch_size'] * config['context']} tokens; the source of "
         f"Python {corpus['python']}'s standard library ({corpus['bytes'] / 1e6:.1f} MB). {len(runs)} runs, "
-        f"{minutes:.0f} core-minutes on a {runs[0]['made']['device']}, torch {manifest['packages']['torch']}."
+        f"{minutes:.0f} minutes of training in all, a {runs[0]['made']['device']} core each, "
+        f"torch {manifest['packages']['torch']}."
     )
 
 
