@@ -64,7 +64,7 @@ class TrainConfig:
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"device: {self.device!r} is unknown; use 'auto', 'cpu', 'cuda' or 'mps'") from error
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+            raise ValueError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}")
         counts = ("steps", "batch_size", "micro_batches")
         counts += ("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads")
         for name in counts:

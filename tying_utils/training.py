@@ -75,7 +75,7 @@ def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {device!r} is not on this machine; use 'auto' or 'cpu'") from error
     if dtype not in DTYPES:
-        raise ValueError(f"dtype: {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype: {dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}")
     if dtype != "auto":
         return Hardware(place, getattr(torch, dtype), f"{dtype} on {place.type}, as asked for")
     if place.type == "cuda":
