@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from tqdm.auto import tqdm
 
 from tying_utils import files, paths
 
@@ -22,6 +23,7 @@ NAMES = ("python", "text", "wikitext-2", "wikitext-103")
 # Library folders that hold tests or other people's packages, not the standard library's own source.
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _EVERY = 20  # every 20th file is held out
+_AT_ONCE = 32  # files that are tokenised together
 
 Documents = list[tuple[str, str]]  # (name, text)
 
@@ -165,7 +167,8 @@ def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, An
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((text for _, text in train), trainer)
+    name = fingerprint["name"]
+    tokenizer.train_from_iterator((text for _, text in tqdm(train, f"learning BPE on {name}", leave=False)), trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         raise ValueError(
             f"vocab_size: the text supports {tokenizer.get_vocab_size()} tokens, fewer than {vocab_size}; "
@@ -176,9 +179,13 @@ def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, An
     written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
     for file_name, documents in (("train.bin", train), ("validation.bin", validation)):
         ids: list[int] = []
-        for encoding in tokenizer.encode_batch_fast([text for _, text in documents]):
-            ids.extend(encoding.ids)
-            ids.append(separator)
+        with tqdm(total=len(documents), desc=f"tokenising {name}", unit="file", leave=False) as bar:
+            for start in range(0, len(documents), _AT_ONCE):
+                batch = [text for _, text in documents[start : start + _AT_ONCE]]
+                for encoding in tokenizer.encode_batch_fast(batch):
+                    ids.extend(encoding.ids)
+                    ids.append(separator)
+                bar.update(len(batch))
         written[file_name] = files.write_with(folder / file_name, np.asarray(ids, dtype=dtype).tofile)
     record = {"fingerprint": fingerprint, "dtype": dtype.name, "files": written}
     files.write_json(folder / "corpus.json", record)

@@ -95,7 +95,10 @@ class SplitTie:
             raise ValueError("combine: no gradient of both paths since the last combine; run loss.backward() first")
         if self._buffer is None:
             self._buffer = torch.empty_like(source)
-        torch.mul(source, input_scale, out=self._buffer).add_(target, alpha=output_scale)
+        if input_scale == 1.0:
+            torch.add(source, target, alpha=output_scale, out=self._buffer)
+        else:
+            torch.mul(source, input_scale, out=self._buffer).add_(target, alpha=output_scale)
         self._embedding.weight.grad = self._buffer
         # An optimizer that was handed every parameter of the model skips the second leaf: it has no gradient.
         self._head.weight.grad = None

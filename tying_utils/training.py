@@ -195,6 +195,8 @@ class _Trainer:
         )
         # The output path's part of a tied table's first moment; the input path's is what is left.
         self.output_moment = torch.zeros_like(self.input_weight) if self.tie else None
+        # Large temporaries are slow to allocate anew at every step.
+        self.scratch = torch.empty_like(self.input_weight), torch.empty_like(self.input_weight)
         self.rows: list[pd.DataFrame] = []
         self.pending: list[tuple[int, float, Tensor, float]] = []
         windows = corpus.windows("validation", config.validation_sequences, config.context + 1)
@@ -270,20 +272,22 @@ class _Trainer:
     def _update_share(self, step: int, output_gradient: Tensor, clip: Tensor) -> Tensor:
         config = self.config
 
-        def state(weight: Tensor) -> tuple[Tensor, Tensor]:
-            held = self.optimizer.state[weight]
-            return held["exp_avg"], gradients.inverse_scale(held["exp_avg_sq"], step, config.beta2, config.adam_eps)
+        def norm_of_update(first: Tensor, second: Tensor) -> Tensor:
+            scale = gradients.inverse_scale(second, step, config.beta2, config.adam_eps, out=self.scratch[0])
+            return torch.linalg.vector_norm(scale.mul_(first))
 
-        first, scale = state(self.input_weight)
+        held = self.optimizer.state[self.input_weight]
         if self.output_moment is None:
-            output_first, output_scale = state(self.output_weight)
-            parts = first * scale, output_first * output_scale
+            other = self.optimizer.state[self.output_weight]
+            parts = [norm_of_update(state["exp_avg"], state["exp_avg_sq"]) for state in (held, other)]
         else:
             # m <- beta1 m + (1 - beta1) g is linear in g, so each path has a first moment of its own.
             weight = (1 - config.beta1) * config.output_scale * clip
-            self.output_moment.mul_(config.beta1).add_(output_gradient * weight)
-            parts = (first - self.output_moment) * scale, self.output_moment * scale
-        return gradients.output_share(torch.linalg.vector_norm(parts[0]), torch.linalg.vector_norm(parts[1]))
+            self.output_moment.mul_(config.beta1).addcmul_(output_gradient, weight)
+            scale = gradients.inverse_scale(held["exp_avg_sq"], step, config.beta2, config.adam_eps, out=self.scratch[0])
+            update = torch.sub(held["exp_avg"], self.output_moment, out=self.scratch[1]).mul_(scale)
+            parts = [torch.linalg.vector_norm(update), torch.linalg.vector_norm(scale.mul_(self.output_moment))]
+        return gradients.output_share(*parts)
 
     def _watch_activation(self, module: Any, args: Any, output: Tensor) -> None:
         if output.requires_grad:

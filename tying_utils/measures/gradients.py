@@ -34,10 +34,10 @@ def path_statistics(input_gradient: Tensor, output_gradient: Tensor) -> dict[str
     }
 
 
-def inverse_scale(second_moment: Tensor, step: int, beta2: float, eps: float) -> Tensor:
+def inverse_scale(second_moment: Tensor, step: int, beta2: float, eps: float, *, out: Tensor | None = None) -> Tensor:
     """What Adam multiplies its first moment by (up to the learning rate and the first moment's own bias correction).
 
     1 / (sqrt(v / (1 - beta2^step)) + eps), elementwise (V, d); arXiv 1412.6980, algorithm 1. It is shared by the two paths
-    of a tied table, while the first moment is linear in the gradient and splits exactly.
+    of a tied table, while the first moment is linear in the gradient and splits exactly. `out` (V, d) spares an allocation.
     """
-    return (second_moment / (1 - beta2**step)).sqrt_().add_(eps).reciprocal_()
+    return torch.div(second_moment, 1 - beta2**step, out=out).sqrt_().add_(eps).reciprocal_()
