@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tying_utils import corpora, models, tie
+from tying_utils.measures._checks import positive
 
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -68,9 +69,7 @@ class TrainConfig:
         counts = ("steps", "batch_size", "micro_batches")
         counts += ("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads")
         for name in counts:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
+            positive(name, getattr(self, name))
         for name in ("warmup_steps", "init_seed", "data_seed"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -83,8 +83,8 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None) -> Corpu
 
     Files come in a fixed order and are split whole: every 20th (at least the last) is validation. A single file is split by
     lines, the last twentieth held out. A folder with texts named train, valid or test (as in train.txt or wiki.train.raw) is
-    split by those names and reads no others: train against
-    valid, or, without a train file, valid against test. Tokens are cached under data/corpora by content.
+    split by those names and reads no others: train against valid, or, without a train file, valid against test. Tokens are
+    cached under data/corpora by content.
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, or a vocabulary that the text does
     not support.

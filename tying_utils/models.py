@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from tying_utils.measures._checks import positive
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -129,8 +131,7 @@ def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_he
         raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
+        positive(name, value)
     unit = 1 if arch in ("gpt2", "gpt_neo") else 2  # a head that rotates positions has an even width
     if d_model % unit:
         raise ValueError(f"d_model: {arch} needs an even width, got {d_model}; try {d_model + 1}")

@@ -117,11 +117,10 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     found = [run_store.find(c, fingerprints[c.corpus, c.path, c.vocab_size]) for c in configs]
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
     missing = list(dict.fromkeys(missing))
-    for config in missing:
-        choose_hardware(config.device, config.dtype)  # a bad one is found here, not in a worker
     if workers is None:
         workers = max(1, (os.cpu_count() or 1) // max((config.threads for config in missing), default=1))
-    on_cpu = all(choose_hardware(config.device, config.dtype).device.type == "cpu" for config in missing)
+    # All of them are looked at, so that a bad one is found here and not in a worker.
+    on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
     if on_cpu and workers > 1 and len(missing) > 1:
         _train_side_by_side(missing, workers, progress)
     return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
