@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tying_utils import corpora, models, run_store
+from tying_utils import corpora, models, run_store, two_role
 from tying_utils.config import TrainConfig
 
+SETTINGS = two_role.Settings()
 COUNTS = (
     *("vocab_size", "d_model", "n_layers", "n_heads", "context", "steps", "batch_size", "micro_batches"),
     *("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads"),
@@ -32,6 +33,7 @@ BAD = [
     ("n_heads", 3),  # of width 128 / 3
     ("n_heads", 128),  # of width 1, which cannot rotate
     ("path", "a/folder"),  # of the corpus "python", which has none
+    *(("language", value) for value in (two_role.Settings(), {}, {"seed": 3}, 3)),  # of text, which takes none
 ]
 
 
@@ -83,21 +85,38 @@ def test_replace_checks_again_and_leaves_the_first():
         config.replace(stepz=3)
 
 
+def settings_of_languages() -> st.SearchStrategy[two_role.Settings]:
+    return st.builds(
+        two_role.Settings,
+        classes=st.sampled_from([2, 3, 4, 5, 60]),
+        temperature=st.floats(0.05, 10) | st.integers(1, 3),
+        zipf=st.floats(0, 3),
+        agreement=st.floats(0, 1) | st.integers(0, 1),
+        length=st.integers(1000, 10**7),
+        seed=st.integers(0, 2**40),
+    )
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> TrainConfig:
     number = st.floats(1e-9, 1e3)
     tied = draw(st.booleans())
     parts = draw(st.integers(1, 4))
     heads = draw(st.integers(1, 4))
+    corpus = draw(st.sampled_from([name for name in corpora.NAMES if name != "text"]))
+    language, vocab_size = None, st.integers(257, 10**6)
+    if corpus == "two-role":
+        language, vocab_size = draw(st.none() | settings_of_languages()), st.just(240)
     values: dict[str, Any] = {
         "tied": tied,
         "micro_batches": parts,
         "batch_size": parts * draw(st.integers(1, 8)),
         "n_heads": heads,
         "d_model": 2 * heads * draw(st.integers(1, 32)),
-        "corpus": draw(st.sampled_from([name for name in corpora.NAMES if name != "text"])),
+        "corpus": corpus,
+        "language": language,
         "arch": draw(st.sampled_from(models.ARCHITECTURES)),
-        "vocab_size": draw(st.integers(257, 10**6)),
+        "vocab_size": draw(vocab_size),
         "steps": draw(st.integers(1, 10**4)),
         "table_snapshots": draw(st.integers(1, 40)),
         "checkpoint_every": draw(st.integers(1, 10**4)),
@@ -116,6 +135,7 @@ def test_dictionary_round_trip(config):
     values = config.as_dict()
     assert set(values) == {field.name for field in dataclasses.fields(TrainConfig)}
     assert TrainConfig.from_dict(values) == config
+    assert (values["language"] is None) is (config.corpus != "two-role")
     through_json = TrainConfig.from_dict(json.loads(json.dumps(values)))
     assert through_json == config
     assert hash(through_json) == hash(config)
@@ -125,6 +145,51 @@ def test_dictionary_round_trip(config):
 def test_unknown_names_are_named():
     with pytest.raises(ValueError, match="learning, stepz"):
         TrainConfig.from_dict({"stepz": 3, "steps": 3, "learning": 1})
+    with pytest.raises(ValueError, match="^language: zip: no field of two_role.Settings"):
+        make(corpus="two-role", language={"zip": 1.0})
+
+
+def test_a_language_may_be_left_out_or_be_plain_values():
+    assert TrainConfig(corpus="two-role").language == two_role.Settings()
+    assert TrainConfig(corpus="two-role") == make(corpus="two-role", language={}) == make(corpus="two-role", language=SETTINGS)
+    plain = make(corpus="two-role", language={"classes": 8, "agreement": 1})
+    assert plain.language == two_role.Settings(classes=8, agreement=1.0)
+    assert plain.as_dict()["language"] == {
+        **TrainConfig(corpus="two-role").as_dict()["language"],
+        "classes": 8,
+        "agreement": 1.0,
+    }
+    assert TrainConfig().language is None and TrainConfig().as_dict()["language"] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"language": 3}, "^language: two_role.Settings or None is needed, got 3"),
+        ({"language": {"classes": 1}}, "^classes:"),
+        ({"language": {"classes": 15}}, "^vocab_size: 15 equal classes .* try 2040 or 2055 tokens"),
+        ({"vocab_size": 2049}, "^vocab_size: 16 equal classes .* try 2048 or 2064 tokens"),
+        ({"path": "a/folder"}, "^path: 'two-role'"),
+    ],
+)
+def test_bad_language_is_named(values, said):
+    with pytest.raises(ValueError, match=said):
+        make(corpus="two-role", **values)
+
+
+def test_a_vocabulary_below_the_bytes_is_for_the_two_role_language():
+    assert TrainConfig(corpus="two-role", vocab_size=32).vocab_size == 32
+
+
+def test_the_corpus_is_loaded_with_its_language(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(corpora, "load", lambda *names, **options: asked.append((*names, options)))
+    TrainConfig(corpus="text", path="a/folder", vocab_size=300).load_corpus()
+    TrainConfig(corpus="two-role", language=SETTINGS, vocab_size=32).load_corpus()
+    assert asked == [
+        ("text", {"vocab_size": 300, "path": "a/folder", "language": None}),
+        ("two-role", {"vocab_size": 32, "path": None, "language": SETTINGS}),
+    ]
 
 
 @settings(max_examples=60)
@@ -159,7 +224,7 @@ def test_equal_numbers_are_one_condition(whole, name):
 OTHER: dict[str, Any] = {"corpus": "wikitext-2", "arch": "gpt2", "tied": False, "device": "cpu", "dtype": "float32"}
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainConfig) if field.name != "path"])
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("path", "language")])
 def test_every_field_is_in_the_key(name):
     config = TrainConfig()
     value = getattr(config, name)
@@ -171,3 +236,11 @@ def test_the_text_is_in_the_key_and_its_place_is_not():
     here, there = (TrainConfig(corpus="text", path=path) for path in ("here", "there"))
     assert run_store.run_key(here, {"sha256": "a"}) == run_store.run_key(there, {"sha256": "a"})
     assert run_store.run_key(here, {"sha256": "a"}) != run_store.run_key(here, {"sha256": "b"})
+
+
+def test_every_setting_of_the_language_is_in_the_key():
+    changes = {"classes": 8, "temperature": 1.0, "zipf": 0.5, "agreement": 1.0, "length": 2000, "seed": 6}
+    assert set(changes) == {field.name for field in dataclasses.fields(two_role.Settings)}
+    languages = [SETTINGS, *(dataclasses.replace(SETTINGS, **{name: value}) for name, value in changes.items())]
+    keys = {run_store.run_key(TrainConfig(corpus="two-role", language=language), {}) for language in languages}
+    assert len(keys) == 7

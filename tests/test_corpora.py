@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import os
 import re
 import sys
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tying_utils import corpora
+from tying_utils import corpora, two_role
 from tying_utils.corpora import Corpus
 
 NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -39,6 +41,11 @@ def write(folder: Path, texts: dict[str, str]) -> Path:
 
 def refuse(*arguments: Any) -> Any:
     pytest.fail("the text was tokenised again")
+
+
+@pytest.fixture(autouse=True)
+def without_local_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TYING_TEXTS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -273,8 +280,39 @@ def test_wikitext_without_a_network_advises_a_folder(home, monkeypatch, name):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(ValueError, match=rf"^name: '{name}'.*ConnectionError.*path=, a folder"):
+    place = re.escape(str(home / "data" / "texts" / name))
+    with pytest.raises(ValueError, match=rf"^name: '{name}'.*ConnectionError.*path=, a folder.* at {place} \(\$TYING_TEXTS"):
         corpora.load(name, vocab_size=300)
+
+
+@pytest.mark.parametrize("place", ["data/texts", "$TYING_TEXTS"])
+def test_wikitext_is_read_from_a_folder_of_its_name(home, tmp_path, monkeypatch, grammar, place):
+    """And keyed by its content: wherever it lies, the fingerprint and the cache are the same."""
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    texts = home / "data" / "texts"
+    if place == "$TYING_TEXTS":
+        texts = tmp_path / "elsewhere" / ".hidden"
+        monkeypatch.setenv("TYING_TEXTS", str(texts))
+    parts = {"wiki.valid.raw": grammar(90), "wiki.test.raw": grammar(40, seed=1)}
+    folder = write(texts / "wikitext-2", parts)
+    corpus = corpora.load("wikitext-2", vocab_size=300)
+    assert corpus.name == "wikitext-2"
+    assert documents(corpus, "train") == [parts["wiki.valid.raw"]]
+    assert documents(corpus, "validation") == [parts["wiki.test.raw"]]
+    assert not any(str(tmp_path) in str(value) for value in corpus.fingerprint.values())
+    monkeypatch.setattr(corpora, "_tokenise", refuse)
+    moved = folder.rename(tmp_path / "moved")
+    again = corpora.load("wikitext-2", vocab_size=300, path=moved)
+    assert (again.fingerprint, again.folder) == (corpus.fingerprint, corpus.folder)
+
+
+def test_a_path_goes_before_the_folder_of_local_texts(home, tmp_path, monkeypatch, grammar):
+    monkeypatch.setenv("TYING_TEXTS", str(tmp_path))
+    write(tmp_path / "wikitext-2", {"train.txt": "not this", "valid.txt": "nor this"})
+    given = write(tmp_path / "given", {"train.txt": grammar(90), "valid.txt": grammar(20)})
+    assert documents(corpora.load("wikitext-2", vocab_size=300, path=given), "train") == [grammar(90)]
 
 
 def test_wikitext_through_datasets(home, monkeypatch, grammar):
@@ -328,3 +366,89 @@ def test_every_token_fits_its_dtype(home, text, monkeypatch, vocab_size, dtype):
         corpus = corpora.load("text", vocab_size=vocab_size, path=text)
         assert corpus.train.dtype == dtype
         assert corpus.train.tolist() == [1, vocab_size - 1, 0]
+
+
+LANGUAGE = two_role.Settings(length=2000, seed=5)
+
+
+def two_roles(**changes: Any) -> Corpus:
+    return corpora.load("two-role", vocab_size=64, language=dataclasses.replace(LANGUAGE, **changes))
+
+
+def test_two_role_tokens_are_samples_of_its_language(home):
+    corpus, language = two_roles(), two_role.Language(64, LANGUAGE)
+    assert (corpus.name, corpus.vocab_size) == ("two-role", 64)
+    for tokens, length in ((corpus.train, 2000), (corpus.validation, 100)):
+        assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16 and len(tokens) == length
+    assert np.array_equal(corpus.train, language.sample(2000, 0))
+    assert np.array_equal(corpus.validation, language.sample(100, 1))
+    assert corpus.counts.sum() == 2000
+    assert corpus.windows("validation", 3, 33).shape == (3, 33)
+
+
+def test_two_role_words_say_the_roles(home):
+    corpus, language = two_roles(), two_role.Language(64, LANGUAGE)
+    tokens = corpus.train[:20].tolist()
+    words = corpus.tokenizer.decode(tokens)
+    assert corpus.tokenizer.encode(words).ids == tokens
+    assert corpus.tokenizer.get_vocab_size() == 64
+    for token, word in zip(tokens, words.split(), strict=True):
+        assert word == f"s{language.source[token]:02d}t{language.target[token]:02d}.{token:04d}"
+
+
+def test_two_role_fingerprint_says_what_decides_the_tokens(home):
+    fingerprint = two_roles().fingerprint
+    assert re.fullmatch("[0-9a-f]{64}", fingerprint["sha256"])
+    expected = {"name": "two-role", **dataclasses.asdict(LANGUAGE), "bytes": 4200, "vocab_size": 64}
+    assert {name: value for name, value in fingerprint.items() if name != "sha256"} == expected
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+    assert two_roles().fingerprint == fingerprint
+
+
+def test_every_setting_is_in_the_two_role_fingerprint(home, monkeypatch):
+    changes = {"classes": 8, "temperature": 1.0, "zipf": 0.5, "agreement": 1.0, "length": 2001, "seed": 6}
+    assert set(changes) == {field.name for field in dataclasses.fields(two_role.Settings)}
+    found = [two_roles(), corpora.load("two-role", vocab_size=128, language=LANGUAGE)]
+    found += [two_roles(**{name: value}) for name, value in changes.items()]
+    monkeypatch.setattr(two_role, "FORMAT", two_role.FORMAT + 1)
+    found.append(two_roles())
+    assert len({corpus.folder for corpus in found}) == len({corpus.fingerprint["sha256"] for corpus in found}) == 9
+
+
+def test_two_role_has_a_default_language(home):
+    corpus = corpora.load("two-role", vocab_size=64)
+    assert corpus.folder == corpora.load("two-role", vocab_size=64, language=two_role.Settings()).folder
+    assert len(corpus.train) == two_role.Settings().length
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "train.bin", "validation.bin"])
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_a_damaged_two_role_file_is_kept_and_made_again(home, name, how, damaging, monkeypatch, recwarn):
+    folder = two_roles().folder
+    whole = contents(folder)
+    assert set(whole) == {"corpus.json", "tokenizer.json", "train.bin", "validation.bin"}
+    damaged = damaging(folder / name, how)
+    two_roles()
+    remade = contents(folder)
+    assert remade.pop(f"{name}.damaged-1", None) == damaged
+    assert remade == whole
+    if (name, how) != ("corpus.json", "missing"):
+        assert [str(folder / name) in str(warning.message) for warning in recwarn.list] == [True]
+    monkeypatch.setattr(corpora, "_generate", refuse)
+    two_roles()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("two-role", {"path": "a/folder"}, r"^path: 'two-role' is generated"),
+        ("two-role", {"language": {"seed": 1}}, r"^language: two_role.Settings or None is needed, got \{"),
+        ("two-role", {"vocab_size": 300}, r"^vocab_size: 16 equal classes .* try 288 or 304 tokens"),
+        ("two-role", {"vocab_size": 64.0}, r"^vocab_size: an integer"),
+        ("python", {"language": LANGUAGE}, r"^language: 'python' is text and takes none, got Settings"),
+        ("text", {"language": LANGUAGE, "path": "a/folder"}, r"^language: 'text' is text"),
+    ],
+)
+def test_a_bad_language_is_named(home, name, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        corpora.load(name, **{"vocab_size": 320, **arguments})

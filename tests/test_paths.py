@@ -9,8 +9,16 @@ from tying_utils import paths
 
 def test_home_is_taken_where_it_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TYING_HOME", str(tmp_path))
+    monkeypatch.delenv("TYING_TEXTS", raising=False)
     assert paths.root() == tmp_path.resolve()
-    assert paths.runs().parent == paths.corpora().parent == tmp_path.resolve() / "data"
+    assert paths.runs().parent == paths.corpora().parent == paths.texts().parent == tmp_path.resolve() / "data"
+
+
+def test_local_texts_are_taken_where_they_are_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TYING_TEXTS", str(tmp_path))
+    assert paths.texts() == tmp_path.resolve()
+    monkeypatch.setenv("TYING_TEXTS", "~/texts")
+    assert paths.texts() == (Path.home() / "texts").resolve()
 
 
 def test_the_checkout_that_the_package_lies_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

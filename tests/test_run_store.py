@@ -178,6 +178,24 @@ def test_a_run_is_found_by_its_content(finished, tiny, tmp_path):
     assert run_store.find(tiny(), {**finished.fingerprint, "sha256": "other"}) is None
 
 
+def test_keys_of_runs_on_text_are_what_they_were_before_there_was_a_language():
+    assert run_store.run_key(TrainConfig(), {"sha256": "a"}) == "803d29c1fa567bfa"
+    assert run_store.run_key(TrainConfig(corpus="two-role"), {}) != run_store.run_key(TrainConfig(), {})
+
+
+def test_a_run_on_the_two_role_language_is_found_again(home, tiny):
+    config = tiny(corpus="two-role", path=None, vocab_size=32, language={"length": 2000}, steps=2)
+    run = training.train(config, progress=False)
+    assert TrainConfig.from_dict(run.record["config"]) == config
+    assert run.fingerprint == config.load_corpus().fingerprint
+    found = run_store.find(config, run.fingerprint)
+    assert found is not None and found.folder == run.folder
+    (again,) = training.train_all([config], progress=False)
+    assert again.folder == run.folder
+    other = config.replace(language={"length": 2000, "agreement": 1.0})
+    assert run_store.find(other, other.load_corpus().fingerprint) is None
+
+
 def test_one_process_at_a_time_writes_a_run(home, tiny):
     entered = threading.Event()
 

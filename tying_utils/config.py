@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from tying_utils import corpora, models, tie
+from tying_utils import corpora, models, tie, two_role
+from tying_utils.corpora import Corpus
 from tying_utils.measures._checks import positive
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -24,6 +26,7 @@ class TrainConfig:
 
     corpus: str = "python"
     path: str | None = None  # of a local text; the run is keyed by the text's content, not by its place
+    language: two_role.Settings | None = None  # of the corpus "two-role", where None means the defaults; a mapping will do too
     vocab_size: int = 2048
     arch: str = "olmo"
     tied: bool = True
@@ -55,7 +58,11 @@ class TrainConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        corpora.check(self.corpus, self.vocab_size, self.path, argument="corpus")
+        if isinstance(self.language, Mapping):
+            object.__setattr__(self, "language", two_role.Settings.from_dict(self.language))
+        corpora.check(self.corpus, self.vocab_size, self.path, self.language, argument="corpus")
+        if self.corpus == "two-role" and self.language is None:
+            object.__setattr__(self, "language", two_role.Settings())
         if not isinstance(self.tied, bool):
             raise ValueError(f"tied: True or False is needed, got {self.tied!r}")
         sizes = {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
@@ -110,8 +117,12 @@ class TrainConfig:
         """Steps after which the whole model is kept: every `checkpoint_every`, and the last."""
         return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
 
+    def load_corpus(self) -> Corpus:
+        """The corpus that the run trains on and is keyed by. Raises ValueError as `corpora.load` does."""
+        return corpora.load(self.corpus, vocab_size=self.vocab_size, path=self.path, language=self.language)
+
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name, as plain values."""
+        """Every field by name, as plain values; the language as a dictionary of its own."""
         return dataclasses.asdict(self)
 
     @classmethod

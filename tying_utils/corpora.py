@@ -1,10 +1,14 @@
-"""Text to tokens: a corpus by name, split by file, byte-level BPE, memory-mapped, cached by content."""
+"""Text to tokens: a corpus by name, split by file, byte-level BPE, memory-mapped, cached by content.
 
+The two-role language (see `two_role`) comes as tokens already.
+"""
+
+import dataclasses
 import hashlib
 import json
 import platform
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +18,15 @@ import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tying_utils import files, paths
+from tying_utils import files, paths, two_role
 
 # Part of every cache key: raise it when the same text would give other tokens.
 FORMAT = 1
 SEPARATOR = "<|endoftext|>"
-NAMES = ("python", "text", "wikitext-2", "wikitext-103")
+NAMES = ("python", "two-role", "text", "wikitext-2", "wikitext-103")
 # Library folders that hold tests or other people's packages, not the standard library's own source.
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-_EVERY = 20  # every 20th file is held out
+_EVERY = 20  # every 20th file is held out, of the two-role language a twentieth
 _AT_ONCE = 32  # files that are tokenised together
 
 Documents = list[tuple[str, str]]  # (name, text)
@@ -33,7 +37,8 @@ class Corpus:
     """A tokenised corpus. `train` and `validation` are memory-mapped token arrays (n,), uint16 or uint32.
 
     `fingerprint` says what the text was: name, Python version (for "python"), files, bytes, sha256 of names and texts, and
-    vocabulary size. Every run records it.
+    vocabulary size; of "two-role" its settings, the bytes of its tokens, sha256 of what decides them, and vocabulary size.
+    Every run records it.
     """
 
     name: str
@@ -45,7 +50,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The byte-level BPE tokenizer (`tokenizers.Tokenizer`)."""
+        """The byte-level BPE tokenizer (`tokenizers.Tokenizer`); of "two-role" words that say the roles, as in s03t11.0007."""
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
@@ -73,23 +78,29 @@ class Corpus:
         return np.stack([tokens[i * length : (i + 1) * length] for i in picked]).astype(np.int64)
 
 
-def load(name: str, *, vocab_size: int, path: str | Path | None = None) -> Corpus:
+def load(name: str, *, vocab_size: int, path: str | Path | None = None, language: two_role.Settings | None = None) -> Corpus:
     """Load a corpus by name, tokenised with a byte-level BPE of `vocab_size` tokens that is trained on its training part.
 
     - "python": the standard library's own source of the running interpreter, tests and site-packages left out. Nothing is
       downloaded.
+    - "two-role": two samples of `two_role.Language(vocab_size, language or two_role.Settings())`, whose tokens need no BPE.
     - "text": `path`, a file or a folder of UTF-8 text (.txt, .md, .py and others; hidden files are left out).
-    - "wikitext-2", "wikitext-103": through `datasets` (arXiv 1609.07843), or from the local folder `path`.
+    - "wikitext-2", "wikitext-103" (arXiv 1609.07843): from the local folder `path`, else from the folder of that name under
+      data/texts or $TYING_TEXTS where there is one, else through `datasets`.
 
     Files come in a fixed order and are split whole: every 20th (at least the last) is validation. A single file is split by
     lines, the last twentieth held out. A folder with texts named train, valid or test (as in train.txt or wiki.train.raw) is
     split by those names and reads no others: train against valid, or, without a train file, valid against test. Tokens are
     cached under data/corpora by content.
 
-    Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, or a vocabulary that the text does
-    not support.
+    Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, a vocabulary that the text or the
+    language does not support, or a language where there is text.
     """
-    check(name, vocab_size, path)
+    check(name, vocab_size, path, language)
+    if name == "two-role":
+        return _two_role(two_role.Language(vocab_size, language or two_role.Settings()))
+    if path is None and name.startswith("wikitext") and (local := paths.texts() / name).is_dir():
+        path = local
     source: dict[str, Any] = {"name": name}
     if name == "python":
         source["python"] = platform.python_version()
@@ -112,13 +123,24 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None) -> Corpu
         "sha256": content.hexdigest(),
         "vocab_size": vocab_size,
     }
-    return _cached(train, validation, fingerprint)
+    return _cached(fingerprint, lambda folder: _tokenise(train, validation, fingerprint, folder))
 
 
-def check(name: str, vocab_size: int, path: str | Path | None, *, argument: str = "name") -> None:
+def check(
+    name: str, vocab_size: int, path: str | Path | None, language: two_role.Settings | None = None, *, argument: str = "name"
+) -> None:
     """Raise the ValueError that `load` raises for arguments that no text could serve; otherwise nothing."""
     if name not in NAMES:
         raise ValueError(f"{argument}: {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if name == "two-role":
+        if path is not None:
+            raise ValueError("path: 'two-role' is generated; use name='text' for a file or a folder")
+        if not isinstance(language, two_role.Settings | None):
+            raise ValueError(f"language: two_role.Settings or None is needed, got {language!r}")
+        two_role.Language(vocab_size, language or two_role.Settings())  # looks at the vocabulary and makes nothing yet
+        return
+    if language is not None:
+        raise ValueError(f"language: {name!r} is text and takes none, got {language!r}; use 'two-role' or leave it None")
     if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or not 257 <= vocab_size < 2**32:
         raise ValueError(f"vocab_size: an integer of at least 257 (the bytes and a separator) is needed, got {vocab_size!r}")
     if name == "python" and path is not None:
@@ -127,7 +149,8 @@ def check(name: str, vocab_size: int, path: str | Path | None, *, argument: str 
         raise ValueError(f"path: the path of a file or a folder of UTF-8 text is needed, got {path!r}")
 
 
-def _cached(train: Documents, validation: Documents, fingerprint: dict[str, Any]) -> Corpus:
+def _cached(fingerprint: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Corpus:
+    """The corpus with `fingerprint`; `make` writes it into a folder and returns its record where it is not there yet, whole."""
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     folder = paths.corpora() / f"{fingerprint['name']}-{fingerprint['vocab_size']}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +165,7 @@ def _cached(train: Documents, validation: Documents, fingerprint: dict[str, Any]
                     files.set_aside(folder / file_name, "it is missing or does not match its checksum")
                     record = None
         if record is None:
-            record = _tokenise(train, validation, fingerprint, folder)
+            record = make(folder)
     dtype = np.dtype(record["dtype"])
     return Corpus(
         name=fingerprint["name"],
@@ -174,7 +197,7 @@ def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, An
             f"vocab_size: the text supports {tokenizer.get_vocab_size()} tokens, fewer than {vocab_size}; "
             "ask for that many or give more text"
         )
-    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+    dtype = _dtype(vocab_size)
     separator: Any = tokenizer.token_to_id(SEPARATOR)
     written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
     for file_name, documents in (("train.bin", train), ("validation.bin", validation)):
@@ -187,9 +210,51 @@ def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, An
                     ids.append(separator)
                 bar.update(len(batch))
         written[file_name] = files.write_with(folder / file_name, np.asarray(ids, dtype=dtype).tofile)
+    return _record(fingerprint, dtype, written, folder)
+
+
+def _dtype(vocab_size: int) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def _record(fingerprint: dict[str, Any], dtype: np.dtype[Any], written: dict[str, str], folder: Path) -> dict[str, Any]:
     record = {"fingerprint": fingerprint, "dtype": dtype.name, "files": written}
     files.write_json(folder / "corpus.json", record)
     return record
+
+
+def _two_role(language: two_role.Language) -> Corpus:
+    settings = dataclasses.asdict(language.settings)
+    # The settings decide the tokens; the first of them stand witness that numpy draws here as elsewhere.
+    content = hashlib.sha256(json.dumps([two_role.FORMAT, language.vocab_size, settings], sort_keys=True).encode())
+    content.update(language.sample(1000).astype("<u4").tobytes())
+    fingerprint = {
+        "name": "two-role",
+        **settings,
+        "bytes": sum(_lengths(language.settings).values()) * _dtype(language.vocab_size).itemsize,
+        "sha256": content.hexdigest(),
+        "vocab_size": language.vocab_size,
+    }
+    return _cached(fingerprint, lambda folder: _generate(language, fingerprint, folder))
+
+
+def _lengths(settings: two_role.Settings) -> dict[str, int]:
+    return {"train.bin": settings.length, "validation.bin": settings.length // _EVERY}
+
+
+def _generate(language: two_role.Language, fingerprint: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    roles = zip(language.source.tolist(), language.target.tolist(), strict=True)
+    words = {f"s{source:02d}t{target:02d}.{token:04d}": token for token, (source, target) in enumerate(roles)}
+    tokenizer = Tokenizer(models.WordLevel(words))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
+    dtype = _dtype(language.vocab_size)
+    for seed, (file_name, length) in enumerate(_lengths(language.settings).items()):
+        tokens = language.sample(length, seed).astype(dtype)
+        written[file_name] = files.write_with(folder / file_name, tokens.tofile)
+    return _record(fingerprint, dtype, written, folder)
 
 
 def _standard_library() -> Iterator[tuple[str, str]]:
@@ -252,6 +317,7 @@ def _wikitext(name: str) -> tuple[Documents, Documents]:
     except Exception as error:  # whatever the hub client raises without a network
         raise ValueError(
             f"name: {name!r} could not be fetched from the Hugging Face hub ({type(error).__name__}); "
-            "give path=, a folder with its train, valid and test text"
+            f"give path=, a folder with its train, valid and test text, or put that folder at {paths.texts() / name} "
+            "($TYING_TEXTS moves it)"
         ) from error
     return tuple([(part, "".join(data[part]["text"]))] for part in ("train", "validation"))  # type: ignore[return-value]

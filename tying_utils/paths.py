@@ -28,6 +28,13 @@ def corpora() -> Path:
     return root() / "data" / "corpora"
 
 
+def texts() -> Path:
+    """Of local texts, a folder each, as wikitext-2: $TYING_TEXTS if it is set."""
+    if folder := os.environ.get("TYING_TEXTS"):
+        return Path(folder).expanduser().resolve()
+    return root() / "data" / "texts"
+
+
 def results(profile: str) -> Path:
     """Of a profile's tidy tables and their manifest."""
     return root() / "data" / "results" / profile

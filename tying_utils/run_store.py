@@ -40,6 +40,8 @@ FORMAT = 1
 def run_key(config: TrainConfig, fingerprint: dict[str, Any]) -> str:
     """16 hexadecimal digits of sha256 over the configuration, the corpus fingerprint and the format version."""
     values = {name: value for name, value in config.as_dict().items() if name != "path"}
+    if values["language"] is None:  # runs on text keep the keys they had before there was a language
+        del values["language"]
     return hashlib.sha256(json.dumps([FORMAT, values, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import corpora, models, run_store
+from tying_utils import models, run_store
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
@@ -113,8 +113,8 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     small models gain more from a core each than from all cores together. On a GPU they train one after another, here.
     Raises ValueError as `train` does, and RuntimeError with the worker's last words if one fails.
     """
-    fingerprints = {(c.corpus, c.path, c.vocab_size): _corpus(c).fingerprint for c in configs}
-    found = [run_store.find(c, fingerprints[c.corpus, c.path, c.vocab_size]) for c in configs]
+    fingerprints = {(c.corpus, c.path, c.vocab_size, c.language): _corpus(c).fingerprint for c in configs}
+    found = [run_store.find(c, fingerprints[c.corpus, c.path, c.vocab_size, c.language]) for c in configs]
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
     missing = list(dict.fromkeys(missing))
     if workers is None:
@@ -162,7 +162,7 @@ def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool
 
 
 def _corpus(config: TrainConfig) -> Corpus:
-    corpus = corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path)
+    corpus = config.load_corpus()
     for part, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         if len(tokens) < config.context + 1:
             raise ValueError(
