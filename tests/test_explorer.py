@@ -6,7 +6,8 @@ import pytest
 from ipywidgets import HTML, Image, SelectionSlider
 from test_figures import synthetic
 
-from tying_utils import claims, explorer, profiles
+from tying_utils import claims, explorer
+from tying_utils.profiles import SCALES
 
 
 @pytest.fixture
@@ -19,17 +20,17 @@ def test_it_starts_at_the_ordinary_tied_arm(parts: Any) -> None:
     slider, words, _ = parts
     assert slider.value == 1.0 and "input scale 1</b>" in words.value
     assert not slider.continuous_update, "a drag would queue a picture for every pixel"
-    assert [label for label, _ in slider.options] == [f"{scale:g}" for scale in profiles.SCALES]
+    assert [label for label, _ in slider.options] == [f"{scale:g}" for scale in SCALES]
 
 
 def test_each_stop_shows_its_own_numbers(parts: Any) -> None:
     slider, words, _ = parts
     seen = set()
-    for scale in profiles.SCALES:
+    for scale in SCALES:
         slider.value = scale
         assert f"input scale {scale:g}</b>" in words.value
         seen.add(words.value)
-    assert len(seen) == len(profiles.SCALES)
+    assert len(seen) == len(SCALES)
 
 
 def test_state_is_the_mean_over_seeds_of_the_tables() -> None:

@@ -16,21 +16,22 @@ from PIL import Image
 
 from tying_utils import claims, figures, files, paths, profiles
 from tying_utils.measures import statistics
-from tying_utils.profiles import SCALED, SHARED_START, TIED, UNTIED
+from tying_utils.profiles import EQUAL, PYTHON, SCALES, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
 
 matplotlib.use("Agg")
 LAYERS, STEPS = 4, 120
+SCALED = tuple(scaled(scale) for scale in SCALES if scale != 1)
 
 
 @functools.cache
 def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
-    """Tidy tables of the shape that `study.Study` gives, with plausible values."""
+    """Tidy tables of the shape that `study.Study` gives, with plausible values, the two-role language's among them."""
     rng = np.random.default_rng(0)
-    scales = {profiles.scaled(scale): scale for scale in profiles.SCALES} | {UNTIED: 1.0, SHARED_START: 1.0}
+    scales = {scaled(scale): scale for scale in SCALES} | {UNTIED: 1.0, SHARED_START: 1.0, EQUAL: 1.0}
     rows: dict[str, list] = {}
 
-    def add(name: str, arm: str, seed: int, **values) -> None:
-        labels = {"arm": arm, "input_scale": scales[arm], "seed": seed}
+    def add(name: str, arm: str, seed: int, corpus: str = PYTHON, **values) -> None:
+        labels = {"corpus": corpus, "arm": arm, "input_scale": scales[arm], "seed": seed}
         rows.setdefault(name, []).append(pd.DataFrame(labels | values, index=None if _long(values) else [0]))
 
     def near(value: float, spread: float = 0.008) -> float:
@@ -45,7 +46,8 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
             value = near(value)
             chances = {"chance": chance, "chance_low": chance - 0.004, "chance_high": chance + 0.004}
             corrected = (value - chance) / (1 - chance)
-            add(name, arm, seed, source=source, target=target, kind=kind, value=value, **chances, corrected=corrected)
+            chances |= {"held_out": value - chance, "corrected": corrected}
+            add(name, arm, seed, source=source, target=target, kind=kind, value=value, **chances)
 
     for seed in range(seeds):
         for arm in (UNTIED, TIED, *SCALED, SHARED_START):
@@ -59,19 +61,19 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
             for prefix in names:
                 for source, target, value in pairs:
                     alignment(f"{prefix}alignment", arm, seed, source, target, value)
-                    overlap = {"k": 10, "value": near(value - 0.2), "chance": 0.005}
+                    overlap = {"k": 10, "value": near(value - 0.2), "chance": 0.005, "corrected": near(value - 0.2)}
                     add(f"{prefix}neighbors", arm, seed, source=source, target=target, **overlap)
-            scaled = "scaling_" if arm in SCALED else ""
+            prefix = "scaling_" if arm in SCALED else ""
             if arm == SHARED_START:
                 continue
             losses = {"validation_loss": near(4 + (arm != UNTIED) * (0.2 + 0.1 * abs(log))), "parameters": 1_000_000}
-            add(f"{scaled}losses", arm, seed, training_loss=losses["validation_loss"] - 0.1, **losses)
+            add(f"{prefix}losses", arm, seed, training_loss=losses["validation_loss"] - 0.1, **losses)
             layer = np.arange(LAYERS + 1)
             curve = (1.0 if arm == UNTIED else 1.7 - 0.6 * log) * (1 - layer / LAYERS) ** 1.5
             for kind, indexing, high in (("tuned", "matched", 0), ("tuned", "published", 2), ("logit", "matched", 1)):
                 bits = np.abs(curve + high * (layer > 0) * (kind == "tuned" or layer < LAYERS) + near(0, 0.03))
-                add(f"{scaled}lens", arm, seed, lens=kind, indexing=indexing, layer=layer, kl_bits=bits)
-            if not scaled:
+                add(f"{prefix}lens", arm, seed, lens=kind, indexing=indexing, layer=layer, kl_bits=bits)
+            if not prefix:
                 for steps in (50, 100, 400):
                     bits = near(1 + (arm == TIED) * 40 / steps) - layer / LAYERS
                     add("lens_budget", arm, seed, steps=steps, layer=layer, kl_bits=bits)
@@ -87,8 +89,8 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
                 "output_update_share": 0.4 + 0.05 * rng.standard_normal(STEPS),
                 "published_output_share": norms["output_norm"] / (norms["published_input_norm"] + norms["output_norm"]),
             }
-            add(f"{scaled}gradients", arm, seed, step=step, **norms, **shares, loss=7 - step / 50)
-            if scaled:
+            add(f"{prefix}gradients", arm, seed, step=step, **norms, **shares, loss=7 - step / 50)
+            if prefix:
                 continue
             for source, target, value in pairs:
                 cosine = np.linspace(-0.2375, 0.9875, 50)
@@ -104,6 +106,26 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
                 norm = {"input": 0.6, "output": 1.5, "tied": 1.6}[table] + 0.1 * count * (1 + near(0, 0.1))
                 spread = {"norm_std": 0.1 + 0.02 * count, "tokens": 100, "spearman": near(0.6)}
                 add("frequency", arm, seed, table=table, log10_count=count, norm_mean=norm, **spread)
+        for width, cost in ((32, 0.3), (128, 0.1)):
+            for arm, layers, gap in ((UNTIED, 4, 0.0), (TIED, 4, cost), (EQUAL, 5, cost / 2)):
+                tables = width * 2048 * (1 + (arm == UNTIED))
+                weights = {"parameters": layers * 16 * width**2 + tables, "table_parameters": tables}
+                add("sizes", arm, seed, d_model=width, n_layers=layers, validation_loss=near(4 + gap), **weights)
+        for arm in (UNTIED, TIED, *SCALED):
+            for table in ("input", "output") if arm == UNTIED else ("tied",):
+                for agreement in (0.0, 1.0) if arm in (UNTIED, TIED) else (0.0,):
+                    lean = {"input": -0.4, "output": 0.4, "tied": 0.2 - 0.1 * np.log10(scales[arm])}[table]
+                    over = near(0.2 + 0.1 * (arm != UNTIED) * (1 - agreement))
+                    for role, sign in (("source", -1), ("target", 1)):
+                        values = {"purity": near(0.45 + sign * lean / 2), "chance": 0.06, "over_floor": over}
+                        values |= {"output_scale": 1.0, "agreement": agreement, "tied": arm != UNTIED}
+                        name = arm if agreement == 0 else f"{arm}, agreement 1"
+                        scales[name] = scales[arm]
+                        add("roles", name, seed, TWO_ROLE, table=table, role=role, **values)
+    for source in range(4):
+        add("language", UNTIED, 0, TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
+    rank = np.arange(1, 65)
+    add("unigrams", UNTIED, 0, TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
 
 
@@ -117,18 +139,20 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 class OnDisk(dict):
-    """What `figures` asks of a `study.Study`: tables, a profile, and a manifest of their checksums."""
+    """What `figures` asks of a `study.Study`: tables, a profile, and their checksums."""
 
-    def __init__(self, tables: dict[str, pd.DataFrame], profile: str) -> None:
+    def __init__(self, tables: dict[str, pd.DataFrame], profile: str, corpus: str = PYTHON) -> None:
         super().__init__(tables)
-        self.profile = profiles.get(profile)
-        folder = paths.results(profile)
+        self.profile = profiles.get(profile, corpus)
+        folder = paths.results(profile) / corpus
         folder.mkdir(parents=True)
         entries = {}
+        made = {"date": "2020-01-01", "python": "3.11", "device": "cpu"}
         for name, table in tables.items():
-            entries[name] = {"sha256": files.write_with(folder / f"{name}.csv", lambda p, t=table: t.to_csv(p, index=False))}
-        self.manifest = {"tables": entries}
-        files.write_json(folder / "manifest.json", self.manifest)
+            digest = files.write_with(folder / f"{name}.csv", lambda p, t=table: t.to_csv(p, index=False))
+            entries[name] = {"sha256": digest, "made": made}
+        self.checksums = {f"{corpus}/{name}": entry["sha256"] for name, entry in entries.items()}
+        files.write_json(folder / "manifest.json", {"tables": entries, "runs": {}, "corpora": {}})
 
 
 @pytest.fixture
@@ -148,13 +172,17 @@ FEW = [(name, seeds) for name in ("00_overview", "01_control", "03_lens") for se
 def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     drawn = figures.draw(name, {table: synthetic(seeds)[table] for table in figures.FIGURES[name].needs})
     assert drawn.get_figwidth() in (figures.ONE_COLUMN, figures.TWO_COLUMNS)
-    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in drawn.axes)
-    assert drawn.get_supxlabel().startswith(f"n = {seeds} seed")
+    if name == "00_verdicts":  # a forest: the titles say what is across, the legend what is up
+        assert all(ax.get_title() for ax in drawn.axes)
+    else:
+        assert all(ax.get_ylabel() and (ax.get_xlabel() or ax.get_label() == "<colorbar>") for ax in drawn.axes)
+    if name != "06_language":  # one language, nothing averaged
+        assert f"n = {seeds} seed" in drawn.get_supxlabel()
     assert not plt.get_fignums()
     drawn.draw_without_rendering()
     titles, labels = [ax.title for ax in drawn.axes if ax.get_title()], [ax.yaxis.label for ax in drawn.axes]
     texts = [*drawn.legends[0].get_texts(), *drawn.texts, *titles, *labels, *(ax.xaxis.label for ax in drawn.axes)]
-    for box in (text.get_window_extent() for text in texts):  # nothing leaves the page
+    for box in (text.get_window_extent() for text in texts if text.get_text()):  # nothing leaves the page
         assert drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 and drawn.bbox.y0 <= box.y0 and box.y1 <= drawn.bbox.y1
     assert not any(title.get_window_extent().overlaps(label.get_window_extent()) for title in titles for label in labels)
 
@@ -164,7 +192,7 @@ def test_means_and_intervals_are_those_of_the_seeds(tables: dict[str, pd.DataFra
     panel = figures.draw("00_overview", tables).axes[3]
     mean = next(line for line in panel.lines if line.get_marker() == figures.LOOKS[TIED].marker)
     expected = [statistics.mean_interval(rows["output_bias"]) for _, rows in bias.groupby("input_scale")]
-    assert np.allclose(np.asarray(mean.get_xdata()), profiles.SCALES)
+    assert np.allclose(np.asarray(mean.get_xdata()), SCALES)
     assert np.allclose(np.asarray(mean.get_ydata()), [interval.mean for interval in expected])
     bars = np.array([segment for c in panel.containers for segment in c[2][0].get_segments()])[:, :, 1]
     assert np.allclose(bars, [(interval.low, interval.high) for interval in expected])
@@ -183,19 +211,25 @@ def test_a_notebook_shows_a_figure_once(tables: dict[str, pd.DataFrame]):
 
 def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFrame], home: Path):
     study = OnDisk(tables, "smoke")
-    pdf, png = figures.save(figures.draw("01_control", study), "01_control", "smoke", study)
+    pdf, png = figures.save(figures.draw("01_control", study), "01_control", study)
     assert (pdf, png) == tuple(home / "figures" / "smoke" / f"01_control.{kind}" for kind in ("pdf", "png"))
     with Image.open(png) as image:
         assert [round(value) for value in image.info["dpi"]] == [300, 300]
         assert image.width == pytest.approx(300 * figures.ONE_COLUMN, abs=1)
-    sources = {name: study.manifest["tables"][name]["sha256"] for name in ("alignment", "control_alignment")}
+    sources = {f"python/{name}": study.checksums[f"python/{name}"] for name in ("alignment", "control_alignment")}
     assert figures.source(png) == sources
-    assert sources["alignment"].encode() in pdf.read_bytes()
+    assert sources["python/alignment"].encode() in pdf.read_bytes()
     before = pdf.read_bytes(), png.read_bytes()
-    figures.save(figures.draw("01_control", study), "01_control", "smoke", study)
+    figures.save(figures.draw("01_control", study), "01_control", study)
     assert (pdf.read_bytes(), png.read_bytes()) == before
-    figures.save(figures.draw("01_control", tables), "01_control", "smoke", tables)
+    Image.new("RGB", (4, 4)).save(png)
     assert figures.source(png) == {}
+
+
+def test_a_figure_of_another_corpus_than_its_home_lies_below(tables: dict[str, pd.DataFrame], home: Path):
+    study = OnDisk(tables, "smoke", TWO_ROLE)
+    assert figures.save(figures.draw("01_cosines", study), "01_cosines", study)[0].parent == home / "figures/smoke/two-role"
+    assert figures.save(figures.draw("06_roles", study), "06_roles", study)[0].parent == home / "figures/smoke"
 
 
 def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(tables: dict[str, pd.DataFrame], home: Path):
@@ -205,10 +239,10 @@ def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(tables: dic
     kept.write_bytes(kept.read_bytes() + b"as it was committed")
     figures.publish("01_control", study)
     assert kept.read_bytes().endswith(b"as it was committed")
-    study.manifest["tables"]["alignment"]["sha256"] = "another"
+    study.checksums["python/alignment"] = "another"
     figures.publish("01_control", study)
     assert not kept.read_bytes().endswith(b"as it was committed")
-    assert figures.source(kept)["alignment"] == "another"
+    assert figures.source(kept)["python/alignment"] == "another"
 
 
 def test_publish_always_writes_where_nothing_is_committed(tables: dict[str, pd.DataFrame], home: Path):
@@ -222,21 +256,24 @@ def test_publish_always_writes_where_nothing_is_committed(tables: dict[str, pd.D
 def test_render_draws_what_the_profile_allows_and_never_trains(
     tables: dict[str, pd.DataFrame], home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    few = {name: figures.FIGURES[name] for name in ("01_cosines", "01_control", "05_drift")}
+    few = {name: figures.FIGURES[name] for name in ("01_cosines", "06_roles", "05_drift")}
+    few["00_none"] = figures.Drawing(lambda tables: pytest.fail("drawn"), ("no such table",), PYTHON)
     monkeypatch.setattr(figures, "FIGURES", few)
     with pytest.raises(ValueError, match="make reproduce PROFILE=smoke"):
         figures.render("smoke", progress=False)
-    OnDisk(tables, "smoke")
+    for corpus in (PYTHON, TWO_ROLE):
+        OnDisk(tables, "smoke", corpus)
     written = figures.render("smoke", progress=False)
-    assert [path.name for path in written] == ["01_cosines.pdf", "01_cosines.png", "05_drift.pdf", "05_drift.png"]
+    names = [path.name for path in written]
+    assert names == [f"{name}.{kind}" for name in ("01_cosines", "06_roles", "05_drift") for kind in ("pdf", "png")]
     assert not paths.runs().exists()
-    (paths.results("smoke") / "drift.csv").write_text("damaged")
+    (paths.results("smoke") / PYTHON / "drift.csv").write_text("damaged")
     with pytest.raises(ValueError, match=r"drift\.csv: missing, or not as its manifest says"):
         figures.render("smoke", progress=False)
 
 
 def test_the_slider_shows_every_scale_within_the_same_limits(tables: dict[str, pd.DataFrame]):
-    views = [figures.scale_view(tables, scale) for scale in profiles.SCALES]
+    views = [figures.scale_view(tables, scale) for scale in SCALES]
     assert len({tuple(ax.get_ylim() for ax in view.axes) for view in views}) == 1
     assert not plt.get_fignums()
 
@@ -250,14 +287,3 @@ def test_the_readers_own_settings_stay_as_they_are():
 
 def test_importing_the_package_leaves_matplotlib_alone():
     assert run("import sys, tying_utils; print('matplotlib' in sys.modules)") == "False"
-
-
-@pytest.mark.parametrize("profile", profiles.COMMITTED)
-def test_committed_figures_belong_to_the_committed_tables(profile: str):
-    manifest = files.read_json(paths.results(profile) / "manifest.json")
-    drawn = sorted(paths.figures(profile).glob("*.png"))
-    if manifest is None or not drawn:
-        pytest.skip(f"no figures of {profile} are here")
-    for path in drawn:
-        needs = figures.FIGURES[path.stem].needs
-        assert figures.source(path) == {table: manifest["tables"][table]["sha256"] for table in needs}, path.name

@@ -1,6 +1,6 @@
 """Tidy tables to verdicts: what each claim says, what was measured, and whether the interval lies on the claimed side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 
 from tying_utils.measures import statistics
-from tying_utils.profiles import TIED, UNTIED
-
-CLAIMS = ("C1", "C2", "C3", "C4", "C6")
+from tying_utils.profiles import EQUAL, TIED, UNTIED
 
 
 class Tables(Protocol):
-    """Tidy tables by name: a `study.Study`, or a plain dict of DataFrames."""
+    """Tidy tables by name: a `study.Study`, a `study.Results`, or a plain dict of DataFrames."""
 
     def __getitem__(self, name: str, /) -> pd.DataFrame: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
+Side = Literal["above", "below"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,22 @@ class _Row:
     statistic: str
     values: pd.Series  # one a seed
     null: float
-    claimed: Literal["above", "below"]
-    published: str
+    claimed: Side
+    published: str = "not measured"
+
+
+class _OfCorpus:
+    """The rows of one corpus in every table."""
+
+    def __init__(self, tables: Tables | Mapping[str, pd.DataFrame], corpus: str) -> None:
+        self.tables, self.corpus = tables, corpus
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        table = self.tables[name]
+        return table[table["corpus"] == self.corpus]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tables
 
 
 def output_bias(alignment: pd.DataFrame, column: str = "corrected") -> pd.DataFrame:
@@ -36,7 +53,7 @@ def output_bias(alignment: pd.DataFrame, column: str = "corrected") -> pd.DataFr
     the column "output_bias". Above 0 the table is nearer to U than to E.
     """
     tied = alignment[alignment["target"] == "tied"]
-    keys = [key for key in ("arm", "input_scale", "seed", "kind") if key in tied.columns]
+    keys = [key for key in ("corpus", "arm", "input_scale", "seed", "kind") if key in tied.columns]
     wide = tied.pivot_table(index=keys, columns="source", values=column)
     return (wide["output"] - wide["input"]).rename("output_bias").reset_index()
 
@@ -78,105 +95,217 @@ def with_scaling(results: Tables, name: str) -> pd.DataFrame:
     return pd.concat([results[name], results[f"scaling_{name}"]], ignore_index=True).drop_duplicates()
 
 
-def _rows(results: Tables, claims: set[str]) -> list[_Row]:
+def purity_gap(roles: pd.DataFrame) -> pd.DataFrame:
+    """Purity in the target role less that in the source role, a row for each arm, seed and table, as "purity_gap".
+
+    Above 0 the table's neighbourhoods say after what a token may come (what an output table is for), below 0 what may follow
+    it (what an input table is for).
+    """
+    keys = ["corpus", "arm", "input_scale", "output_scale", "agreement", "seed", "table"]
+    wide = roles.pivot_table(index=keys, columns="role", values="purity")
+    return (wide["target"] - wide["source"]).rename("purity_gap").reset_index()
+
+
+def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
+    """What tying costs, by size and seed: validation loss of the tied model less that of the untied one, nats a token.
+
+    A row for each corpus, d_model, n_layers (of the untied model) and seed: parameters (untied), share (of the untied model's
+    parameters that its two tables hold), equal_shape (the tied model has the same layers), equal_parameters (it has more, and
+    as many weights), parameters_ratio (of that tied model to the untied one).
+    """
     rows = []
-
-    def row(
-        claim: str, statistic: str, values: pd.Series, null: float, claimed: Literal["above", "below"], published: str
-    ) -> None:
-        rows.append(_Row(claim, statistic, values, null, claimed, published))
-
-    if "C1" in claims:
-        for kind, published in (("orthogonal", "0.669 - 0.420 = 0.249"), ("linear", "0.719 - 0.525 = 0.194")):
-            bias = output_bias(results["alignment"].query("kind == @kind"))
-            values = bias[bias["arm"] == TIED].set_index("seed")["output_bias"]
-            row("C1", f"output bias, {kind}, chance-corrected", values, 0, "above", f"{published}, uncorrected")
-        bias = output_bias(results["neighbors"], "value")
-        values = bias[bias["arm"] == TIED].set_index("seed")["output_bias"]
-        row("C1", "output bias, KNN@10 overlap", values, 0, "above", "0.733 - 0.496 = 0.237")
-    if "C2" in claims:
-        gradients = results["gradients"]
-        early = "0.703 over 1,000 steps, unlike norms"
-        row("C2", "output share of the gradient, first tenth", share_over(gradients, 0, 0.1), 0.5, "above", early)
-        late = "0.624 at 10,000 steps, unlike norms"
-        row("C2", "output share of the gradient, last tenth", share_over(gradients, 0.9, 1), 0.5, "above", late)
-        update = share_over(gradients, 0, 0.1, "output_update_share")
-        row("C2b", "output share of the Adam update, first tenth", update, 0.5, "above", "not measured")
-        update = share_over(gradients, 0.9, 1, "output_update_share")
-        row("C2b", "output share of the Adam update, last tenth", update, 0.5, "above", "not measured")
-    if "C3" in claims:
-        lens, published = results["lens"], {0: "8.86 - 7.01 = 1.85"}
-        half = max(1, int(lens["layer"].max()) // 2)
-        for layer in range(half):
-            gap = tied_less_untied(_tuned(lens, layer), "kl_bits")
-            where = "the input" if layer == 0 else f"layer {layer}"
-            row("C3", f"lens KL at {where}, tied - untied, bits", gap, 0, "above", published.get(layer, "one layer off"))
-        budget = results["lens_budget"].query("layer == 0")
-        steps = budget["steps"].min()
-        gap = tied_less_untied(budget[budget["steps"] == steps], "kl_bits")
-        row("C3 lens", f"the same at the input, lens stopped after {steps} steps", gap, 0, "above", "8.86 - 7.01 = 1.85")
-        share = tied_less_untied(early_layers(results["residual"]), "share")
-        row("C3", "early blocks' share of the residual norm, tied - untied", share, 0, "below", "not measured")
-    if "C4" in claims:
-        bias = output_bias(with_scaling(results, "alignment").query("kind == 'orthogonal'"))
-        published = "x5: 0.168 to 0.147, one run"
-        row(
-            "C4",
-            "output bias, orthogonal, per decade of input scale",
-            per_decade(bias, "output_bias"),
-            0,
-            "below",
-            published,
-        )
-        curve = _tuned(with_scaling(results, "lens"), 0)
-        row("C4", "lens KL at the input, bits per decade", per_decade(curve, "kl_bits"), 0, "below", "not measured")
-        losses = with_scaling(results, "losses")
-        published = "WikiText-2 perplexity 35.71 to 36.64"
-        slope = per_decade(losses, "validation_loss")
-        row("C4 price", "validation loss, nats per decade of input scale", slope, 0, "above", published)
-    if "C6" in claims:
-        drift = results["drift"].query("arm == @UNTIED")
-        last = drift["step"].max()
-        for when, step in (("a tenth of training", drift["step"][drift["step"] <= last / 10].max()), ("training", last)):
-            wide = drift[drift["step"] == step].pivot_table(index="seed", columns="table", values="to_start")
-            published = "0.8654 - 0.5609 = 0.305 at 20,000 steps" if step == last else "0.9906 - 0.9583 = 0.032 at 2,000 steps"
-            gap = wide["input"] - wide["output"]
-            row("C6", f"cosine to the start after {when}, input - output table", gap, 0, "above", published)
-    return rows
+    for (corpus, seed), part in sizes.groupby(["corpus", "seed"], sort=False):
+        arms = {kind: part[part["arm"].str.startswith(kind)] for kind in (UNTIED, TIED, EQUAL)}
+        for untied in arms[UNTIED].to_dict("records"):
+            shape = {name: untied[name] for name in ("d_model", "n_layers")}
+            tied = _where(arms[TIED], **shape).iloc[0]
+            equal = arms[EQUAL].loc[(arms[EQUAL]["parameters"] - untied["parameters"]).abs().idxmin()]
+            rows.append(
+                {
+                    "corpus": corpus,
+                    **shape,
+                    "seed": seed,
+                    "parameters": untied["parameters"],
+                    "share": untied["table_parameters"] / untied["parameters"],
+                    "equal_shape": tied["validation_loss"] - untied["validation_loss"],
+                    "equal_parameters": equal["validation_loss"] - untied["validation_loss"],
+                    "parameters_ratio": equal["parameters"] / untied["parameters"],
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ...] = CLAIMS) -> pd.DataFrame:
-    """A row a statistic of each claim of arXiv 2603.26663, judged at the scale that `results` were measured at.
+def _c1(tables: Tables) -> Iterator[_Row]:
+    for kind, published in (("orthogonal", "0.669 - 0.420 = 0.249"), ("linear", "0.719 - 0.525 = 0.194")):
+        rows = _where(tables["alignment"], arm=TIED, kind=kind)
+        words = f"{published}, uncorrected"
+        yield _Row("C1", f"output bias, {kind}, chance-corrected", _by_seed(output_bias(rows)), 0, "above", words)
+        held_out = _by_seed(output_bias(rows, "held_out"))
+        yield _Row("C1", f"output bias, {kind}, held-out tokens", held_out, 0, "above", f"{published}, in-sample")
+    bias = _by_seed(output_bias(_where(tables["neighbors"], arm=TIED)))
+    yield _Row("C1", "output bias, KNN@10, chance-corrected", bias, 0, "above", "0.733 - 0.496 = 0.237")
 
-    Columns: claim, statistic, estimate (mean over seeds), low, high (95 % t interval over seeds), seeds, verdict, published.
-    A verdict is "supported" where the interval lies on the claimed side of the null (0; a share: 1/2), "refuted" where it
-    lies on the other, "open" where it covers it or where one seed gives no interval. C1: the tied table is nearer to the
-    untied output table. C2: output gradients dominate (C2b: Adam updates). C3: early layers of a tied model are further from
-    its prediction, and contribute less. C4: a larger input scale reduces both; its price is the loss. C6: an untied model's
-    output table moves further from its start than its input table. (C5 is about sizes, which one profile does not vary.)
 
-    `results` needs the tables alignment, neighbors (C1), gradients (C2), lens, lens_budget, residual (C3), drift (C6), and
-    for C4 beside them scaling_alignment, scaling_lens, losses and scaling_losses.
+def _c2(tables: Tables) -> Iterator[_Row]:
+    gradients = tables["gradients"]
+    parts = {"first": (0, 0.1, "0.703 over 1,000 steps"), "last": (0.9, 1, "0.624 at 10,000 steps")}
+    for claim, column, what in (("C2", "output_share", "gradient"), ("C2b", "output_update_share", "Adam update")):
+        for part, (first, last, published) in parts.items():
+            share = share_over(gradients, first, last, column)
+            words = f"{published}, unlike norms" if claim == "C2" else "not measured"
+            yield _Row(claim, f"output share of the {what}, {part} tenth", share, 0.5, "above", words)
+
+
+def _c3(tables: Tables) -> Iterator[_Row]:
+    lens, published = tables["lens"], {0: "8.86 - 7.01 = 1.85"}
+    for layer in range(max(1, int(lens["layer"].max()) // 2)):
+        gap = tied_less_untied(_tuned(lens, layer), "kl_bits")
+        where = "the input" if layer == 0 else f"layer {layer}"
+        yield _Row("C3", f"lens KL at {where}, tied - untied, bits", gap, 0, "above", published.get(layer, "one layer off"))
+    budget = _where(tables["lens_budget"], layer=0)
+    steps = budget["steps"].min()
+    gap = tied_less_untied(_where(budget, steps=steps), "kl_bits")
+    yield _Row("C3 lens", f"the same at the input, lens stopped after {steps} steps", gap, 0, "above", published[0])
+    share = tied_less_untied(early_layers(tables["residual"]), "share")
+    yield _Row("C3", "early blocks' share of the residual norm, tied - untied", share, 0, "below")
+
+
+def _c4(tables: Tables) -> Iterator[_Row]:
+    bias = output_bias(_where(with_scaling(tables, "alignment"), kind="orthogonal"))
+    slope, published = per_decade(bias, "output_bias"), "x5: 0.168 to 0.147, one run"
+    yield _Row("C4", "output bias, orthogonal, per decade of input scale", slope, 0, "below", published)
+    slope = per_decade(_tuned(with_scaling(tables, "lens"), 0), "kl_bits")
+    yield _Row("C4", "lens KL at the input, bits per decade", slope, 0, "below")
+    slope, published = per_decade(with_scaling(tables, "losses"), "validation_loss"), "WikiText-2 perplexity 35.71 to 36.64"
+    yield _Row("C4 price", "validation loss, nats per decade of input scale", slope, 0, "above", published)
+
+
+def _c5(tables: Tables) -> Iterator[_Row]:
+    gaps = loss_gaps(tables["sizes"])
+    # The profile's own size is the one that stands first.
+    own = gaps[(gaps["d_model"] == gaps["d_model"].iloc[0]) & (gaps["n_layers"] == gaps["n_layers"].iloc[0])].set_index("seed")
+    for column, words in (("equal_shape", "equal shape"), ("equal_parameters", "equal parameters")):
+        yield _Row("C5", f"validation loss, tied - untied, {words}, nats", own[column], 0, "above")
+    if gaps["parameters"].nunique() > 1:
+        gaps = gaps.assign(decades=np.log10(gaps["parameters"]))
+        by_seed = gaps.groupby("seed")[["decades", "share", "equal_shape", "equal_parameters"]]
+        for column, words in (
+            ("share", "the untied tables' share of all parameters"),
+            ("equal_shape", "loss gap at equal shape"),
+            ("equal_parameters", "loss gap at equal parameters"),
+        ):
+            slope = by_seed.apply(lambda rows, y=column: statistics.slope(rows["decades"], rows[y]))
+            side: Side = "below" if column == "share" else "above"
+            yield _Row("C5", f"{words}, per decade of parameters", slope, 0, side)
+
+
+def _c6(tables: Tables) -> Iterator[_Row]:
+    drift = _where(tables["drift"], arm=UNTIED)
+    last = drift["step"].max()
+    early = drift["step"][drift["step"] <= last / 10].max()
+    for when, step, published in (
+        ("a tenth of training", early, "0.9906 - 0.9583 = 0.032 at 2,000 steps"),
+        ("training", last, "0.8654 - 0.5609 = 0.305 at 20,000 steps"),
+    ):
+        wide = _where(drift, step=step).pivot_table(index="seed", columns="table", values="to_start")
+        gap = wide["input"] - wide["output"]
+        yield _Row("C6", f"cosine to the start after {when}, input - output table", gap, 0, "above", published)
+
+
+def _roles(tables: Tables) -> Iterator[_Row]:
+    gaps = purity_gap(tables["roles"])
+    alike = _where(gaps, agreement=0.0)
+    plain = _where(alike, input_scale=1.0, output_scale=1.0)
+    for table, claim, words in (
+        ("input", "roles", "untied input"),
+        ("output", "roles", "untied output"),
+        ("tied", "C1 roles", "tied"),
+    ):
+        values = _where(plain, table=table).set_index("seed")["purity_gap"]
+        side: Side = "below" if table == "input" else "above"
+        yield _Row(claim, f"purity of the {words} table, target - source role", values, 0, side)
+    slope = per_decade(_where(alike, table="tied", output_scale=1.0), "purity_gap")
+    yield _Row("C4 roles", "the tied table's target - source purity per decade of input scale", slope, 0, "below")
+    losses = tables["roles"].groupby(["arm", "tied", "agreement", "seed"], as_index=False)["over_floor"].first()
+    losses = losses[losses["arm"].str.startswith((UNTIED, TIED))]
+    cost = losses.pivot_table(index=["agreement", "seed"], columns="tied", values="over_floor")
+    cost = (cost[True] - cost[False]).unstack("agreement")
+    if len(cost.columns) > 1:
+        top = cost.columns.max()
+        yield _Row("C5 roles", "loss, tied - untied, nats, where the roles are independent", cost[0.0], 0, "above")
+        yield _Row("C5 roles", f"the same where they agree ({top:g}) less that", cost[top] - cost[0.0], 0, "below")
+
+
+# Each claim with the table that it cannot do without, and what judges it on one corpus.
+_CLAIMS: dict[str, tuple[str, Callable[[Tables], Iterator[_Row]]]] = {
+    "C1": ("alignment", _c1),
+    "C2": ("gradients", _c2),
+    "C3": ("lens", _c3),
+    "C4": ("scaling_alignment", _c4),
+    "C5": ("sizes", _c5),
+    "C6": ("drift", _c6),
+    "roles": ("roles", _roles),
+}
+CLAIMS = tuple(_CLAIMS)
+
+# Of each claim the statistics that stand for it, in the words of `verdicts`, and what a figure calls them.
+HEADLINES = {
+    "output bias, orthogonal, chance-corrected": "C1: output bias of W",
+    "output share of the gradient, first tenth": "C2: output share, first tenth",
+    "output share of the Adam update, first tenth": "C2b: of the Adam update",
+    "lens KL at the input, tied - untied, bits": "C3: lens KL, input (bits)",
+    "output bias, orthogonal, per decade of input scale": "C4: output bias per decade",
+    "validation loss, nats per decade of input scale": "C4: loss per decade",
+    "validation loss, tied - untied, equal shape, nats": "C5: loss, same shape",
+    "validation loss, tied - untied, equal parameters, nats": "C5: loss, same size",
+}
+
+
+def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ...] | None = None) -> pd.DataFrame:
+    """A row a statistic and corpus of each claim of arXiv 2603.26663, judged at the scale that `results` were measured at.
+
+    Columns: claim, statistic, corpus, estimate (mean over seeds), low, high (95 % t interval over seeds), seeds, scale (in
+    words, where `results` know it), verdict, published. A verdict is "supported" where the interval lies on the claimed side
+    of the null (0; a share: 1/2), "refuted" where it lies on the other, "open" where it covers it or where one seed gives no
+    interval. C1: the tied table is nearer to the untied output table. C2: output gradients dominate (C2b: Adam updates). C3:
+    early layers of a tied model are further from its prediction, and contribute less. C4: a larger input scale reduces both;
+    its price is the loss. C5: tables hold a smaller share of a larger model, and a tied model loses to an untied one of equal
+    shape, and of equal parameters. C6: an untied model's output table moves further from its start than its input table.
+    "roles": the same in a language whose right answer is known (`two_role`).
+
+    `results` needs, for the `claims` asked for (default: all whose first table is there), the tables alignment, neighbors
+    (C1), gradients (C2), lens, lens_budget, residual (C3), drift (C6), sizes (C5), roles, and for C4 scaling_alignment,
+    scaling_lens, scaling_losses with their unscaled likes, each with the columns corpus and seed.
 
     Raises ValueError for an unknown claim, KeyError for a missing table.
     """
-    if unknown := set(claims) - set(CLAIMS):
+    if unknown := set(claims or ()) - set(CLAIMS):
         raise ValueError(f"claims: {sorted(unknown)} unknown; choose from {', '.join(CLAIMS)}")
+    scales = getattr(results, "scales", {})
     rows = []
-    for row in _rows(results, set(claims)):
-        interval = statistics.mean_interval(row.values.to_numpy())
-        rows.append(
-            {
-                "claim": row.claim,
-                "statistic": row.statistic,
-                "estimate": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
-                "seeds": interval.n,
-                "verdict": statistics.verdict(interval, null=row.null, claimed=row.claimed),
-                "published": row.published,
-            }
-        )
+    for claim in claims or [claim for claim in CLAIMS if _CLAIMS[claim][0] in results]:
+        table, judge = _CLAIMS[claim]
+        of_claim = []
+        for corpus in results[table]["corpus"].unique():
+            for row in judge(_OfCorpus(results, corpus)):
+                interval = statistics.mean_interval(row.values.to_numpy())
+                of_claim.append(
+                    {
+                        "claim": row.claim,
+                        "statistic": row.statistic,
+                        "corpus": corpus,
+                        "estimate": interval.mean,
+                        "low": interval.low,
+                        "high": interval.high,
+                        "seeds": interval.n,
+                        "scale": scales.get(corpus, ""),
+                        "verdict": statistics.verdict(interval, null=row.null, claimed=row.claimed),
+                        "published": row.published,
+                    }
+                )
+        # Of each statistic the corpora stand together.
+        order = list(dict.fromkeys(row["statistic"] for row in of_claim))
+        rows += sorted(of_claim, key=lambda row: order.index(row["statistic"]))
     return pd.DataFrame(rows)
 
 
@@ -186,7 +315,17 @@ def sentence(verdicts: pd.DataFrame, profile: str) -> str:
     for row in verdicts.to_dict("records"):
         interval = f"95 % interval {row['low']:.3f} to {row['high']:.3f}" if row["seeds"] > 1 else "one seed, no interval"
         lines.append(
-            f"- **{row['claim']} {row['verdict']}** at {profile} scale: {row['statistic']} = {row['estimate']:.3f} "
-            f"({interval}, n = {row['seeds']}; published: {row['published']})"
+            f"- **{row['claim']} {row['verdict']}** at {profile} scale, {row['corpus']}: {row['statistic']} = "
+            f"{row['estimate']:.3f} ({interval}, n = {row['seeds']}; published: {row['published']})"
         )
     return "\n".join(lines)
+
+
+def _where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def _by_seed(bias: pd.DataFrame) -> pd.Series:
+    return bias.set_index("seed")["output_bias"]

@@ -30,8 +30,9 @@ def scale_slider(tables: Tables) -> widgets.VBox:
 
     `tables` needs alignment, lens and losses and the three scaling tables beside them (a `study.Study` has them all).
     """
+    scales = sorted(claims.with_scaling(tables, "losses")["input_scale"].unique())
     slider = widgets.SelectionSlider(
-        options=[(f"{scale:g}", scale) for scale in profiles.SCALES],
+        options=[(f"{scale:g}", scale) for scale in scales],
         value=1.0,
         description="input scale",
         continuous_update=False,

@@ -28,7 +28,7 @@ from matplotlib.transforms import offset_copy
 from tying_utils import claims, files, paths, profiles, published
 from tying_utils.claims import Tables
 from tying_utils.measures import statistics
-from tying_utils.profiles import SHARED_START, TIED, UNTIED
+from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, WIKITEXT
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches
@@ -59,9 +59,6 @@ LOOKS = {
     TIED: Look("tied", BLACK, "D"),
     UNTIED: Look("untied", GREEN, "^", DASHED),
 }
-for _place, (_scale, _marker) in enumerate(zip(profiles.SCALES, "vD<>PX", strict=True)):
-    _shade = to_hex(colormaps["plasma"](0.05 + 0.8 * _place / (len(profiles.SCALES) - 1)))
-    LOOKS.setdefault(profiles.scaled(_scale), Look(f"input ×{_scale:g}", _shade, _marker))
 _TABLES = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": replace(LOOKS[TIED], label="tied W")}
 _W_WITH = {name: replace(LOOKS[name], label=f"W with {LOOKS[name].label}") for name in ("input", "output")}
 _PAIRS = {
@@ -70,6 +67,12 @@ _PAIRS = {
     ("input", "output"): Look("E–U", GREY, "^"),
 }
 _CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
+_ROLE_LOOKS = {"source": Look("source role", BLUE, "o"), "target": Look("target role", ORANGE, "s")}
+_CORPORA = {
+    PYTHON: Look("Python source", BLUE, "o", "none"),
+    WIKITEXT: Look("WikiText-2", GREEN, "^", "none"),
+    TWO_ROLE: Look("two-role language", ORANGE, "s", "none"),
+}
 
 
 class Picture(Figure):
@@ -88,18 +91,19 @@ Draw = Callable[[Tables], Figure]
 
 @dataclass(frozen=True)
 class Drawing:
-    """What draws a figure, and the tables that it reads."""
+    """What draws a figure, the tables that it reads, and the corpus that it is at home in (None: it is of all corpora)."""
 
     function: Draw
     needs: tuple[str, ...]
+    corpus: str | None
 
 
 FIGURES: dict[str, Drawing] = {}
 
 
-def _reads(name: str, *needs: str) -> Callable[[Draw], Draw]:
+def _reads(name: str, *needs: str, corpus: str | None = PYTHON) -> Callable[[Draw], Draw]:
     def register(function: Draw) -> Draw:
-        FIGURES[name] = Drawing(function, needs)
+        FIGURES[name] = Drawing(function, needs, corpus)
         return function
 
     return register
@@ -116,7 +120,7 @@ def _panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[P
     """A figure with a panel for each title, lettered where there are several."""
     figure = Picture(figsize=(width, height), layout="constrained")
     panels = list(figure.subplots(rows, len(titles) // rows, squeeze=False).flat)
-    for letter, ax, title in zip("abcdef", panels, titles, strict=False):
+    for letter, ax, title in zip("abcdefgh", panels, titles, strict=False):
         ax.set_title(title)
         if len(titles) > 1:
             ax.set_title(letter, loc="left", fontweight="bold")
@@ -211,18 +215,29 @@ def _layers(ax: Axes, first: str, last: str, count: int) -> None:
 
 
 def _lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
-    curves = _where(lens, lens=kind, indexing=indexing)
+    curves, looks = _where(lens, lens=kind, indexing=indexing), _scale_looks(lens)
     for arm in arms:
-        _curve(ax, _where(curves, arm=arm), "layer", "kl_bits", LOOKS[arm], bars=True)
+        _curve(ax, _where(curves, arm=arm), "layer", "kl_bits", looks[arm], bars=True)
     _layers(ax, "input", "output", lens["layer"].max())
     ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
 
 
-def _scales(ax: Axes, ylabel: str) -> None:
-    ax.set_xticks(profiles.SCALES, [f"{scale:g}" for scale in profiles.SCALES])
+def _scales(ax: Axes, scales: Iterable[float], ylabel: str, path: str = "input") -> None:
+    places = sorted(set(scales))
+    ax.set_xticks(places, [f"{scale:g}" for scale in places])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.axvline(1, color=GREY, linewidth=0.6, linestyle=DOTTED)
-    ax.set(xlabel="input scale (1: ordinary tied)", ylabel=ylabel)
+    ax.set(xlabel=f"{path} scale (1: ordinary tied)", ylabel=ylabel)
+
+
+def _scale_looks(table: pd.DataFrame) -> dict[str, Look]:
+    """The looks of the scaled arms in `table`: darker for a smaller scale."""
+    scales = sorted(table.loc[table["arm"] != UNTIED, "input_scale"].unique())
+    looks = dict(LOOKS)
+    for place, scale in enumerate(scales):
+        shade = to_hex(colormaps["plasma"](0.05 + 0.8 * place / max(1, len(scales) - 1)))
+        looks.setdefault(profiles.scaled(scale), Look(f"input ×{scale:g}", shade, "vD<>PX*hp"[place % 9]))
+    return looks
 
 
 def _alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
@@ -231,7 +246,7 @@ def _alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
         rows = _where(alignment, kind="orthogonal", target="tied", source=source)
         _curve(ax, rows, "input_scale", "corrected", look, bars=True)
     _level(ax, 0)
-    _scales(ax, "alignment, chance-corrected")
+    _scales(ax, rows["input_scale"], "alignment, chance-corrected")
 
 
 def _reference(ax: Axes, values: pd.Series, look: Look) -> None:
@@ -248,8 +263,9 @@ def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
     """The tied arms against their scale; the untied one, which has none, as level lines."""
     ax.set_xscale("log")
     _reference(ax, _where(table, arm=UNTIED)[column], LOOKS[UNTIED])
-    _curve(ax, table[table["arm"] != UNTIED], "input_scale", column, LOOKS[TIED], bars=True)
-    _scales(ax, ylabel)
+    tied = table[table["arm"] != UNTIED]
+    _curve(ax, tied, "input_scale", column, LOOKS[TIED], bars=True)
+    _scales(ax, tied["input_scale"], ylabel)
 
 
 def _share(ax: Axes, tied: pd.DataFrame, column: str, look: Look) -> None:
@@ -287,7 +303,7 @@ def overview(tables: Tables) -> Figure:
     d.set_xscale("log")
     bias = claims.output_bias(_where(claims.with_scaling(tables, "alignment"), kind="orthogonal"))
     _curve(d, bias, "input_scale", "output_bias", LOOKS[TIED], bars=True)
-    _scales(d, "alignment with U − with E")
+    _scales(d, bias["input_scale"], "alignment with U − with E")
     _level(a, 0)
     _level(d, 0)
     note = f"b: rolling mean of {WINDOW} steps. d: orthogonal map, chance-corrected. Dotted: chance (a), equal norms (b), "
@@ -439,10 +455,11 @@ def scaling(tables: Tables) -> Figure:
 def scaled_lens(tables: Tables) -> Figure:
     """Lens curves by input scale, and the untied one."""
     table = claims.with_scaling(tables, "lens")
-    arms = [UNTIED, *(profiles.scaled(scale) for scale in profiles.SCALES)]
+    arms = table.sort_values("input_scale")["arm"].unique()
+    arms = [UNTIED, *(arm for arm in arms if arm != UNTIED)]
     figure, (ax,) = _panels(ONE_COLUMN, 3.0, "")
     _lens_curves(ax, table, arms)
-    looks = LOOKS | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
+    looks = _scale_looks(table) | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
     return _finish(figure, table, [looks[arm] for arm in arms], columns=3)
 
 
@@ -481,10 +498,162 @@ def frequency(tables: Tables) -> Figure:
     return _finish(figure, tables["frequency"], looks, "Wide band: one standard deviation of the tokens in a bin.")
 
 
+@_reads("06_language", "language", "unigrams", corpus=TWO_ROLE)
+def language(tables: Tables) -> Figure:
+    """The two-role language: which target classes follow which source classes, and how often tokens occur."""
+    figure, (left, right) = _panels(TWO_COLUMNS, 2.9, "What follows what", "How often")
+    wide = tables["language"].pivot_table(index="source", columns="target", values="log_ratio")
+    bound = np.abs(wide.to_numpy()).max()
+    image = left.imshow(wide.to_numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal")
+    left.grid(visible=False)
+    left.set(xlabel="target class of the next token", ylabel="source class of this token")
+    figure.colorbar(image, ax=left, label="log of P(next) over its base rate (nats)", shrink=0.9)
+    unigrams = tables["unigrams"].sort_values("rank")
+    right.set(xscale="log", yscale="log", xlabel="rank of the token (by weight)", ylabel="probability")
+    right.plot(unigrams["rank"], unigrams["unigram"], ".", color=GREY, markersize=2.5)
+    right.plot(unigrams["rank"], unigrams["weight"], color=BLACK)
+    looks = [Look("weight p (Zipf)", BLACK), Look("stationary probability", GREY, ".", "none")]
+    figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=2)
+    return figure
+
+
+@_reads("06_roles", "roles", corpus=TWO_ROLE)
+def roles(tables: Tables) -> Figure:
+    """What each table is for: how pure its neighbourhoods are in either role."""
+    rows = _where(tables["roles"], agreement=0.0, input_scale=1.0, output_scale=1.0)
+    figure, (ax,) = _panels(ONE_COLUMN, 2.6, "")
+    for place, table in enumerate(_TABLES):
+        for shift, (role, look) in zip((-0.18, 0.18), _ROLE_LOOKS.items(), strict=True):
+            own = _where(rows, table=table, role=role)
+            _chance(ax, place + shift, own, 0.16)
+            _point(ax, place + shift, own["purity"], look)
+    _categories(ax, [look.label for look in _TABLES.values()])
+    ax.set(xlabel="table", ylabel="purity of 10 neighbours (fraction)", ylim=(0, None))
+    looks = [replace(look, line="none") for look in _ROLE_LOOKS.values()]
+    return _finish(figure, rows, [*looks, replace(_CHANCE, label="chance")])
+
+
+@_reads("06_scaling", "roles", corpus=TWO_ROLE)
+def role_scaling(tables: Tables) -> Figure:
+    """What the tied table serves, and its loss above the language's own, by the scale of either path's gradient."""
+    rows = _where(tables["roles"], agreement=0.0)
+    titles = "Input path scaled", "Loss", "Output path scaled", "Loss"
+    figure, panels = _panels(TWO_COLUMNS, 4.9, *titles, rows=2)
+    for path, other, (left, right) in (("input", "output", panels[:2]), ("output", "input", panels[2:])):
+        tied = _where(rows, table="tied", **{f"{other}_scale": 1.0})
+        for ax in (left, right):
+            ax.set_xscale("log")
+        for role, look in _ROLE_LOOKS.items():
+            _curve(left, _where(tied, role=role), f"{path}_scale", "purity", look, bars=True)
+        _level(left, tied["chance"].mean())
+        _scales(left, tied[f"{path}_scale"], "purity of 10 neighbours (fraction)", path)
+        left.set_ylim(0, None)
+        untied = _where(rows, table="input", role="source", arm=UNTIED)
+        _reference(right, untied["over_floor"], LOOKS[UNTIED])
+        _curve(right, _where(tied, role="source"), f"{path}_scale", "over_floor", LOOKS[TIED], bars=True)
+        _scales(right, tied[f"{path}_scale"], "loss over the floor (nats per token)", path)
+    looks = [*_ROLE_LOOKS.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker="")]
+    return _finish(
+        figure, rows, looks, "Dotted: chance, and the ordinary tied arm. Floor: the language's own loss on the same text."
+    )
+
+
+@_reads("06_measures", "alignment", "scaling_alignment", "roles", corpus=TWO_ROLE)
+def measures(tables: Tables) -> Figure:
+    """Resemblance against purpose: output bias towards an untied pair, and the purity gap that needs no other model."""
+    bias = claims.output_bias(_where(claims.with_scaling(tables, "alignment"), kind="orthogonal"))
+    gaps = claims.purity_gap(_where(tables["roles"], table="tied", agreement=0.0, output_scale=1.0))
+    both = bias.merge(gaps, on=["arm", "input_scale", "seed"])
+    figure, (ax,) = _panels(ONE_COLUMN, 2.9, "")
+    looks = _scale_looks(both) | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
+    arms = list(both.sort_values("input_scale")["arm"].unique())
+    for arm in arms:
+        own, look = _where(both, arm=arm), looks[arm]
+        ax.plot(own["purity_gap"], own["output_bias"], ".", color=look.colour, markersize=3, alpha=0.6)
+        ax.plot(own["purity_gap"].mean(), own["output_bias"].mean(), color=look.colour, marker=look.marker, markersize=5)
+    _level(ax, 0)
+    ax.axvline(0, color=GREY, linewidth=1, linestyle=DOTTED)
+    ax.set(xlabel="purity, target − source role (fraction)", ylabel="output bias (orthogonal, corrected)")
+    rho = np.mean([part["output_bias"].corr(part["purity_gap"], method="spearman") for _, part in both.groupby("seed")])
+    note = f"Large: means. Spearman ρ over scales, mean of the seeds: {rho:.2f}.".replace("-", "−")
+    return _finish(figure, both, [replace(looks[arm], line="none") for arm in arms], note, columns=3)
+
+
+@_reads("06_agreement", "roles", corpus=TWO_ROLE)
+def agreement(tables: Tables) -> Figure:
+    """What tying costs by how far the two roles of a token agree."""
+    rows = _where(tables["roles"], input_scale=1.0, output_scale=1.0)
+    figure, (left, right) = _panels(TWO_COLUMNS, 2.7, "Tied table", "Loss over the floor")
+    tied = _where(rows, table="tied")
+    for role, look in _ROLE_LOOKS.items():
+        _curve(left, _where(tied, role=role), "agreement", "purity", look, bars=True)
+    _level(left, tied["chance"].mean())
+    left.set(ylabel="purity of 10 neighbours (fraction)", ylim=(0, None))
+    for value, arm in ((False, UNTIED), (True, TIED)):
+        own = rows[(rows["tied"] == value) & (rows["role"] == "source") & (rows["table"] != "output")]
+        _curve(right, own, "agreement", "over_floor", LOOKS[arm], bars=True)
+    right.set(ylabel="loss over the floor (nats per token)", ylim=(0, None))
+    for ax in (left, right):
+        places = sorted(rows["agreement"].unique())
+        ax.set_xticks(places, [f"{place:g}" for place in places])
+        ax.set_xlabel("tokens whose two roles agree (fraction)")
+    return _finish(figure, rows, [*_ROLE_LOOKS.values(), LOOKS[UNTIED], LOOKS[TIED]], "Dotted: chance.")
+
+
+@_reads("00_sizes", "sizes")
+def sizes(tables: Tables) -> Figure:
+    """C5: what share of all parameters the tables take, and what tying costs, by size."""
+    gaps = claims.loss_gaps(tables["sizes"]).sort_values("parameters")
+    figure, (left, right) = _panels(TWO_COLUMNS, 2.7, "Tables' share of parameters", "What tying costs")
+    one = gaps.groupby("parameters")["share"].first()
+    left.set_xscale("log")
+    left.plot(one.index, one, color=BLACK, marker="o", markersize=4)
+    left.plot(*published.shape_share(), color=BLACK, marker="d", markerfacecolor="white", linestyle="none")
+    left.set(xlabel="parameters of the untied model", ylabel="share of both tables (fraction)", ylim=(0, 1))
+    looks = {"equal_shape": Look("equal shape", BLACK, "D"), "equal_parameters": Look("equal parameters", BLUE, "o", DASHED)}
+    right.set_xscale("log")
+    for column, look in looks.items():
+        _curve(right, gaps, "parameters", column, look, bars=True)
+    _level(right, 0)
+    right.set(xlabel="parameters of the untied model", ylabel="loss, tied − untied (nats per token)")
+    hollow = Look("OLMo-1B, by its shape", BLACK, "d", "none", hollow=True)
+    return _finish(figure, gaps, [hollow, *looks.values()], "b: above the dotted line the tied model is worse.")
+
+
+@_reads(
+    "00_verdicts",
+    *("alignment", "neighbors", "gradients", "lens", "lens_budget", "residual", "losses"),
+    *("scaling_alignment", "scaling_lens", "scaling_losses", "sizes"),
+    corpus=None,
+)
+def verdicts(tables: Tables) -> Figure:
+    """Every claim on every corpus: estimate, 95 % interval over seeds, and the value that would be no effect."""
+    table = claims.verdicts(tables, ("C1", "C2", "C3", "C4", "C5"))
+    corpora = [corpus for corpus in _CORPORA if corpus in set(table["corpus"])]
+    figure, panels = _panels(TWO_COLUMNS, 3.4, *claims.HEADLINES.values(), rows=2)
+    for ax, statistic in zip(panels, claims.HEADLINES, strict=True):
+        for place, corpus in enumerate(corpora):
+            for row in _where(table, statistic=statistic, corpus=corpus).to_dict("records"):
+                look = _CORPORA[corpus]
+                ax.plot(row["estimate"], -place, marker=look.marker, color=look.colour, markersize=4.5)
+                if row["seeds"] > 1:
+                    ax.plot([row["low"], row["high"]], [-place, -place], color=look.colour, linewidth=1.2)
+                ax.annotate(row["verdict"], (0.99, -place + 0.16), xycoords=("axes fraction", "data"), ha="right", fontsize=6)
+        ax.axvline(0.5 if "share" in statistic else 0, color=GREY, linewidth=1, linestyle=DOTTED)
+        ax.set(ylim=(0.6 - len(corpora), 0.6), yticks=[])
+        ax.grid(visible=False, axis="y")
+    figure.legend(handles=[_CORPORA[corpus].handle() for corpus in corpora], loc="outside upper center", ncols=len(corpora))
+    words = f"Mean and 95 % t interval over n = {table['seeds'].max()} seeds. Dotted: no effect (of a share: one half). "
+    words += "C3, C5: tied less untied. Losses in nats, bits and nats a token."
+    figure.supxlabel(textwrap.fill(words, round(22 * figure.get_figwidth())), x=0.01, ha="left", color="#555555")
+    return figure
+
+
 def scale_view(tables: Tables, scale: float) -> Figure:
-    """What the slider shows of one of `profiles.SCALES`: its place among the others, its lens curve, its loss."""
+    """What the slider shows of one swept scale: its place among the others, its lens curve, its loss."""
     arm = profiles.scaled(scale)
     lens = claims.with_scaling(tables, "lens")
+    looks = _scale_looks(lens)
     with _style():
         figure, (left, middle, right) = _panels(TWO_COLUMNS, 2.6, "Alignment of W", "Tuned lens", "Validation loss")
         _alignment_by_scale(left, claims.with_scaling(tables, "alignment"))
@@ -492,8 +661,8 @@ def scale_view(tables: Tables, scale: float) -> Figure:
         middle.set_ylim(0, 1.1 * _where(lens, lens="tuned", indexing="matched")["kl_bits"].max())  # at every stop the same
         _by_scale(right, claims.with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
         for ax in (left, right):
-            ax.axvline(scale, color=LOOKS[arm].colour, linewidth=6, alpha=0.25)
-        return _finish(figure, lens, [*_W_WITH.values(), *(LOOKS[name] for name in dict.fromkeys((UNTIED, TIED, arm)))])
+            ax.axvline(scale, color=looks[arm].colour, linewidth=6, alpha=0.25)
+        return _finish(figure, lens, [*_W_WITH.values(), *(looks[name] for name in dict.fromkeys((UNTIED, TIED, arm)))])
 
 
 # Drawing and keeping them
@@ -507,16 +676,22 @@ def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:
         return FIGURES[name].function(tables)
 
 
-def save(figure: Figure, name: str, profile: str, tables: Any) -> list[Path]:
-    """Write figures/<profile>/<name>.pdf and .png (300 dots an inch) whole, and return their paths.
+def folder(name: str, profile: str, corpus: str | None) -> Path:
+    """Where the figure `name`, drawn from `corpus`, is kept: figures/<profile>; below it if it is at home in another corpus."""
+    home = FIGURES[name].corpus
+    return paths.figures(profile) if corpus in (None, home) else paths.figures(profile) / corpus
 
-    Equal input gives equal bytes. Where `tables` has a manifest (`study.Study`), the checksums of the tables that the figure
-    reads stand in the files' metadata: see `source`.
+
+def save(figure: Figure, name: str, tables: Any) -> list[Path]:
+    """Write NAME.pdf and NAME.png (300 dots an inch) whole into the `folder` of `tables`, and return their paths.
+
+    `tables` is the `study.Study` or `study.Results` that the figure was drawn from: the checksums of the tables that it reads
+    stand in the files' metadata (see `source`). Equal input gives equal bytes.
     """
     belongs = json.dumps(_source(name, tables), sort_keys=True)
     written = []
     for kind, metadata in (("pdf", {"Keywords": belongs, "CreationDate": None}), ("png", {"Source": belongs})):
-        path = paths.figures(profile) / f"{name}.{kind}"
+        path = _folder_of(name, tables) / f"{name}.{kind}"
         with _style(), files.replacing(path) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
         written.append(path)
@@ -524,7 +699,7 @@ def save(figure: Figure, name: str, profile: str, tables: Any) -> list[Path]:
 
 
 def source(path: Path) -> dict[str, str]:
-    """The sha256 of each table that a saved PNG was drawn from, by name; empty if it names none or cannot be read."""
+    """The sha256 of each table that a saved PNG was drawn from, by corpus/name; empty if it names none or cannot be read."""
     from PIL import Image
 
     try:
@@ -535,46 +710,36 @@ def source(path: Path) -> dict[str, str]:
 
 
 def _source(name: str, tables: Any) -> dict[str, str]:
-    entries = (getattr(tables, "manifest", None) or {}).get("tables", {})
-    return {table: entries[table]["sha256"] for table in FIGURES[name].needs if table in entries}
+    return {key: digest for key, digest in tables.checksums.items() if key.partition("/")[2] in FIGURES[name].needs}
+
+
+def _folder_of(name: str, tables: Any) -> Path:
+    profile = tables.profile
+    return folder(name, profile.name, profile.corpus if FIGURES[name].corpus else None)
 
 
 def publish(name: str, study: Any) -> Figure:
-    """Draw a figure from a `study.Study` and save it, unless a committed profile's files belong to these tables already."""
-    figure, profile = draw(name, study), study.profile.name
-    kept = [paths.figures(profile) / f"{name}.{kind}" for kind in ("pdf", "png")]
-    current = profile in profiles.COMMITTED and kept[0].is_file() and source(kept[1]) == _source(name, study)
+    """Draw a figure from a `study.Study` (or `Results`) and save it, unless a committed file belongs to these tables."""
+    figure = draw(name, study)
+    kept = [_folder_of(name, study) / f"{name}.{kind}" for kind in ("pdf", "png")]
+    current = study.profile.name in profiles.COMMITTED and kept[0].is_file() and source(kept[1]) == _source(name, study)
     if not current:
-        save(figure, name, profile, study)
+        save(figure, name, study)
     return figure
 
 
-class _OnDisk:
-    """The tables of a profile as its folder holds them: unlike `study.Study` it makes none."""
-
-    def __init__(self, profile: str) -> None:
-        self.profile, self.folder = profiles.get(profile), paths.results(profile)
-        self.manifest = files.read_json(self.folder / "manifest.json") or {"tables": {}}
-
-    def __getitem__(self, name: str) -> pd.DataFrame:
-        path, entry = self.folder / f"{name}.csv", self.manifest["tables"].get(name)
-        if entry is None or not files.intact(path, entry["sha256"]):
-            raise ValueError(f"{path}: missing, or not as its manifest says; run `make reproduce PROFILE={self.profile.name}`")
-        return pd.read_csv(path)
-
-
 def render(profile: str, progress: bool = True) -> list[Path]:
-    """Draw and save every figure that the arms of `profile` allow, from its tables on disk alone; the paths written.
+    """Draw and save every figure of `profile` from its tables on disk alone, on the corpus it is at home in; the paths written.
 
     Raises ValueError if one of those tables is missing or damaged.
     """
     from tqdm.auto import tqdm
 
-    from tying_utils.study import TABLES
+    from tying_utils.study import Results
 
-    tables, written = _OnDisk(profile), []
-    arms = set(tables.profile.arms)
-    names = [name for name, drawing in FIGURES.items() if all(arms.issuperset(TABLES[t][1]) for t in drawing.needs)]
-    for name in tqdm(names, desc=f"drawing {profile}", disable=not progress, leave=False):
-        written += save(draw(name, tables), name, profile, tables)
+    results, written = Results(profile, only_read=True), []
+    for name, drawing in tqdm(FIGURES.items(), desc=f"drawing {profile}", disable=not progress, leave=False):
+        tables = results if drawing.corpus is None else results.studies.get(drawing.corpus)
+        if tables is not None and all(table in tables for table in drawing.needs):
+            written += save(draw(name, tables), name, tables)
     return written

@@ -1,5 +1,6 @@
 """Run the numbered notebooks top to bottom, each in a fresh kernel, with its parameters replaced."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,16 +69,23 @@ def _set_parameters(notebook: object, path: Path, parameters: Mapping[str, str])
 def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress: bool = True) -> Path:
     """Run every notebook on `profile` and draw its figures; returns the folder of the executed copies.
 
-    A committed profile is measured afresh: reading back what is committed would reproduce nothing.
+    A committed profile is measured afresh first: reading back what is committed would reproduce nothing. A corpus whose text
+    is not to be had here keeps its committed tables, with a warning that says how to give it.
     """
-    profiles.get(profile)
+    from tying_utils import figures
+    from tying_utils.study import Results
+
+    results = Results(profile, fresh=profile in profiles.COMMITTED, progress=progress)
+    if profile in profiles.COMMITTED:
+        for corpus, study in results.studies.items():
+            try:
+                study.profile.config(profiles.TIED, study.profile.seeds[0]).load_corpus()
+            except ValueError as error:
+                warnings.warn(f"{corpus}: its tables stay as they were committed. {error}", stacklevel=2)
+            else:
+                study.complete()
     target = paths.root() / "build" / "notebooks" / profile
     for path in notebooks or numbered():
-        parameters = {"PROFILE": repr(profile)}
-        if not path.name.startswith("00"):
-            parameters["FRESH"] = repr(profile in profiles.COMMITTED)
-        run(path, target / path.name, parameters, progress=progress)
-    from tying_utils import figures
-
+        run(path, target / path.name, {"PROFILE": repr(profile)}, progress=progress)
     figures.render(profile, progress=progress)
     return target

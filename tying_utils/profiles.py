@@ -1,109 +1,252 @@
-"""One dial for scale: how large the models are, how many seeds there are, and which arms are trained."""
+"""One dial for scale: how large the models are, what they train on, how many seeds there are, and which arms are trained."""
 
+import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tying_utils.config import TrainConfig
+from tying_utils.two_role import Settings
 
-UNTIED, TIED, SHARED_START = "untied", "tied", "shared start"
-SCALES = (0.1, 1.0, 2.0, 5.0, 10.0, 20.0)  # on the input path; 1 is the ordinary tied arm
+PYTHON, WIKITEXT, TWO_ROLE = "python", "wikitext-2", "two-role"
+UNTIED, TIED = "untied", "tied"
+PAIR = (UNTIED, TIED)
+SHARED_START = "shared start"
+EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
 
 
 def scaled(scale: float) -> str:
-    """The name of the arm that multiplies the input path's gradient by `scale`."""
+    """The name of the arm that multiplies the input path's gradient by `scale`; 1 is the ordinary tied arm."""
     return TIED if scale == 1 else f"input x{scale:g}"
 
 
-SCALED = tuple(scaled(scale) for scale in SCALES if scale != 1)
+def output_scaled(scale: float) -> str:
+    """The same of the output path."""
+    return TIED if scale == 1 else f"output x{scale:g}"
+
+
+def agreeing(arm: str, agreement: float) -> str:
+    """The name of `arm` in the two-role language whose roles agree for the fraction `agreement` of its tokens."""
+    return arm if agreement == 0 else f"{arm}, agreement {agreement:g}"
 
 
 @dataclass(frozen=True)
+class Size:
+    """A trunk for the tied and untied arms, and the number of layers that makes a tied model as large as the untied one."""
+
+    d_model: int
+    n_layers: int
+    n_layers_equal: int
+
+    def named(self, arm: str) -> str:
+        """The name of `arm` at this size."""
+        return f"{arm}, d {self.d_model}, {self.n_layers} layers"
+
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """What each of the size's arms changes, by name."""
+        width, own = {"d_model": self.d_model}, {"d_model": self.d_model, "n_layers": self.n_layers}
+        return {
+            self.named(UNTIED): own | {"tied": False},
+            self.named(TIED): own,
+            self.named(EQUAL): width | {"n_layers": self.n_layers_equal},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A scale to run the notebooks at. `training` holds the fields of TrainConfig that differ from its defaults."""
+    """A scale to run the notebooks at, on one corpus. `training` holds what differs from TrainConfig's defaults."""
 
     name: str
     purpose: str
+    corpus: str
     seeds: tuple[int, ...]
-    arms: tuple[str, ...]
     training: dict[str, Any] = field(default_factory=dict)
+    input_scales: tuple[float, ...] = (1.0,)  # 1 is the ordinary tied arm
+    output_scales: tuple[float, ...] = (1.0,)
+    agreements: tuple[float, ...] = (0.0,)  # of the two roles; the two-role language alone
+    shared_start: bool = True
+    equal: dict[str, Any] = field(default_factory=dict)  # fields of the arm `EQUAL`
+    sizes: tuple[Size, ...] = ()  # beside the profile's own
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
     lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
     evaluation_windows: int = 64  # of the held-out text, for lenses and the residual stream
-    permutations: int = 20  # of rows, for chance
+    permutations: int = 100  # of rows, for chance
+
+    @cached_property
+    def scaled(self) -> tuple[str, ...]:
+        """The arms whose input path is scaled."""
+        return tuple(scaled(scale) for scale in self.input_scales if scale != 1)
+
+    @cached_property
+    def output_scaled(self) -> tuple[str, ...]:
+        """The arms whose output path is scaled."""
+        return tuple(output_scaled(scale) for scale in self.output_scales if scale != 1)
+
+    @cached_property
+    def agreeing(self) -> tuple[str, ...]:
+        """The pairs of arms in a language whose roles agree in part."""
+        return tuple(agreeing(arm, agreement) for agreement in self.agreements if agreement for arm in PAIR)
+
+    @cached_property
+    def sized(self) -> tuple[str, ...]:
+        """The arms that compare losses at equal shape and at equal parameters, at every size."""
+        own = (*PAIR, EQUAL) if self.equal else ()
+        return (*own, *(name for size in self.sizes for name in size.changes()))
+
+    @cached_property
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """Every arm of the profile: its name, and the fields of TrainConfig that set it apart from the tied arm."""
+        arms: dict[str, dict[str, Any]] = {UNTIED: {"tied": False}, TIED: {}}
+        if self.shared_start:
+            arms[SHARED_START] = {}
+        if self.equal:
+            arms[EQUAL] = self.equal
+        arms |= {scaled(scale): {"input_scale": scale} for scale in self.input_scales if scale != 1}
+        arms |= {output_scaled(scale): {"output_scale": scale} for scale in self.output_scales if scale != 1}
+        for agreement in self.agreements:
+            if agreement:
+                arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
+        for size in self.sizes:
+            arms |= size.changes()
+        return arms
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         """The training condition of one arm and seed.
 
         Tied and untied arms start independently; scaled arms start where the tied one does, so that they differ in the scale
         alone; "shared start" is the control: a tied arm that starts from the untied arm's input table and trunk. The data
-        come in one order for all arms of a seed.
+        come in one order for all arms of a seed; a two-role language is drawn anew for each seed.
         """
-        if arm not in (UNTIED, TIED, SHARED_START, *SCALED):
-            raise ValueError(f"arm: {arm!r} is unknown; choose one of {(UNTIED, TIED, SHARED_START, *SCALED)}")
-        scales = {scaled(scale): scale for scale in SCALES}
-        return TrainConfig(
-            **self.training,
-            tied=arm != UNTIED,
-            input_scale=scales.get(arm, 1.0),
-            init_seed=1000 + seed if arm in (UNTIED, SHARED_START) else seed,
-            data_seed=seed,
-        )
+        if arm not in self.arms:
+            raise ValueError(f"arm: {arm!r} is unknown to the profile {self.name!r} on {self.corpus!r}; it has {[*self.arms]}")
+        values: dict[str, Any] = {"corpus": self.corpus, **self.training, **self.arms[arm]}
+        if self.corpus == TWO_ROLE:
+            own = {"seed": seed, "agreement": values.pop("agreement", 0.0)}
+            values["language"] = dataclasses.replace(values.get("language", Settings()), **own)
+        tied = values.setdefault("tied", True)
+        apart = not tied or arm == SHARED_START
+        return TrainConfig(**values, init_seed=1000 + seed if apart else seed, data_seed=seed)
 
+
+SCALES = (0.1, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 # The other sizes are TrainConfig's defaults: 4 layers, d 128, V 2048, 400 steps. 512 tokens a step leave time for a second
 # seed; a warmup over the first quarter spares the untied arm the early spikes that set it back by half a nat on some seeds.
 _SMALL = {"context": 64, "batch_size": 8, "warmup_steps": 100}
-
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            "smoke",
-            "for the tests: every step of every notebook, at a size that shows nothing",
-            seeds=(0, 1),
-            arms=(UNTIED, TIED, *SCALED),
-            training={
-                "vocab_size": 384,
-                "d_model": 32,
-                "n_layers": 2,
-                "n_heads": 2,
-                "context": 32,
-                "batch_size": 4,
-                "steps": 20,
-                "warmup_steps": 5,
-                "table_snapshots": 6,
-                "checkpoint_every": 10,
-                "validation_every": 10,
-                "validation_sequences": 8,
-            },
-            lens={"steps": 5},
-            lens_budgets=(2, 4),
-            lens_windows=16,
-            evaluation_windows=8,
-            permutations=5,
-        ),
-        Profile(
-            "quick",
-            "two CPU cores, about ten minutes for all notebooks",
-            seeds=(0, 1),
-            arms=(UNTIED, TIED, *SCALED),
-            training=_SMALL,
-        ),
-        Profile(
-            "laptop",
-            "two CPU cores, about half an hour; the committed results",
-            seeds=(0, 1, 2),
-            arms=(UNTIED, TIED, *SCALED, SHARED_START),
-            training=_SMALL,
-        ),
-    )
+# One of these layers holds 16 d^2 weights, so a table of V = 2048 rows is 128 / d layers: the arms are equal to the weight.
+_EQUAL = {"n_layers": 5}
+_SMOKE = {
+    "d_model": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "context": 32,
+    "batch_size": 4,
+    "steps": 20,
+    "warmup_steps": 5,
+    "table_snapshots": 6,
+    "checkpoint_every": 10,
+    "validation_every": 10,
+    "validation_sequences": 8,
 }
+_SMOKE_MEASURES: dict[str, Any] = {
+    "lens": {"steps": 5},
+    "lens_budgets": (2, 4),
+    "lens_windows": 16,
+    "evaluation_windows": 8,
+    "permutations": 5,
+}
+# A run takes seconds, so that a notebook has room for five seeds of every arm.
+_ROLES: dict[str, Any] = {
+    "corpus": TWO_ROLE,
+    "seeds": (0, 1, 2, 3, 4),
+    "training": {
+        "vocab_size": 512,
+        "d_model": 64,
+        "n_layers": 2,
+        "n_heads": 2,
+        "context": 32,
+        "batch_size": 16,
+        "steps": 200,
+        "learning_rate": 4e-3,
+        "warmup_steps": 60,
+        "table_snapshots": 6,
+        "checkpoint_every": 200,
+        "validation_every": 100,
+        "language": Settings(),
+    },
+    "input_scales": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+    "output_scales": (0.01, 0.1, 1.0, 10.0),
+    "agreements": (0.0, 0.5, 1.0),
+    "equal": {"d_model": 72},  # within 3 % of the untied model's weights: half a layer more there is not
+}
+
+PROFILES: dict[str, dict[str, Profile]] = {}
+for _profile in (
+    Profile(
+        name="smoke",
+        purpose="for the tests: every step of every notebook, at a size that shows nothing",
+        corpus=PYTHON,
+        seeds=(0, 1),
+        training={**_SMOKE, "vocab_size": 384},
+        input_scales=(1.0, 5.0, 20.0),
+        equal={"n_layers": 3},
+        sizes=(Size(16, 1, 2),),
+        **_SMOKE_MEASURES,
+    ),
+    Profile(
+        name="smoke",
+        purpose="the same",
+        corpus=TWO_ROLE,
+        seeds=(0, 1),
+        training={**_SMOKE, "vocab_size": 96, "language": Settings(classes=4, length=5000)},
+        input_scales=(1.0, 10.0, 100.0),
+        output_scales=(0.1, 1.0),
+        agreements=(0.0, 1.0),
+        equal={"n_layers": 3},
+        **_SMOKE_MEASURES,
+    ),
+    Profile(
+        name="quick",
+        purpose="two CPU cores, under fifteen minutes for all notebooks",
+        corpus=PYTHON,
+        seeds=(0, 1),
+        training=_SMALL,
+        input_scales=(0.1, 1.0, 5.0, 20.0),
+        equal=_EQUAL,
+        sizes=(Size(64, 4, 6),),
+    ),
+    Profile(name="quick", purpose="the language whose right answer is known", **_ROLES),
+    Profile(
+        name="laptop",
+        purpose="two CPU cores, about an hour; the committed results",
+        corpus=PYTHON,
+        seeds=(0, 1, 2, 3, 4),
+        training=_SMALL,
+        input_scales=SCALES,
+        equal=_EQUAL,
+        sizes=(Size(32, 4, 8), Size(64, 4, 6), Size(128, 8, 9)),
+    ),
+    Profile(
+        name="laptop",
+        purpose="English: trained on WikiText-2's validation text, evaluated on its test text",
+        corpus=WIKITEXT,
+        seeds=(0, 1, 2, 3, 4),
+        training=_SMALL,
+        input_scales=SCALES,
+        equal=_EQUAL,
+    ),
+    Profile(name="laptop", purpose="the language whose right answer is known", **_ROLES),
+):
+    PROFILES.setdefault(_profile.name, {})[_profile.corpus] = _profile
 COMMITTED = ("laptop",)
 
 
-def get(name: str) -> Profile:
-    """The profile called `name`; ValueError with the names there are otherwise."""
+def get(name: str, corpus: str | None = None) -> Profile:
+    """The profile called `name` on `corpus` (default: its first); ValueError with the names there are otherwise."""
     if name not in PROFILES:
         raise ValueError(f"PROFILE: {name!r} is unknown; choose one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    there = PROFILES[name]
+    if corpus is not None and corpus not in there:
+        raise ValueError(f"CORPUS: {corpus!r} is no corpus of the profile {name!r}; choose one of {', '.join(there)}")
+    return there[corpus or next(iter(there))]

@@ -115,6 +115,17 @@ def scaling() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", "condition", "scale", "reference", "value"])
 
 
+def shape_share() -> tuple[int, float]:
+    """Parameters of an untied OLMo-1B, and its two tables' share of them, counted from its published shape.
+
+    A layer holds 16 d^2 weights (attention 4 d^2, SwiGLU of width 4 d 12 d^2), its LayerNorm none.
+    """
+    layers, width, rows = 16, 2048, load()["training_setup"]["vocabulary_padded"]
+    tables = 2 * rows * width
+    parameters = tables + layers * 16 * width**2
+    return parameters, tables / parameters
+
+
 def _pairs(table: dict) -> pd.DataFrame:
     rows = [
         (models, *pair.split(" vs "), value)

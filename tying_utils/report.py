@@ -1,16 +1,18 @@
 """The numbers in README.md and METHODS.md: blocks between markers, written from the committed tables alone."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import pandas as pd
 
 from tying_utils import claims, files, paths
 from tying_utils.measures import statistics
-from tying_utils.profiles import SHARED_START, TIED
-from tying_utils.study import Study
+from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
+from tying_utils.study import Results
 
 PROFILE, DOCUMENTS = "laptop", ("README.md", "METHODS.md")
+_NAMES = {PYTHON: "Python source", "wikitext-2": "WikiText-2", TWO_ROLE: "two-role language"}
 _MARKER = "<!-- {edge} {name}: written by `make figures PROFILE=laptop` -->"
 
 
@@ -24,57 +26,97 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def verdicts(study: Study) -> str:
-    """Every claim with its interval, its verdict and the published value."""
-    rows = [
-        (
-            str(row["claim"]),
-            str(row["statistic"]),
-            f"{row['estimate']:.3f}",
-            f"{row['low']:.3f} to {row['high']:.3f}",
-            f"**{row['verdict']}**",
-            str(row["published"]),
-        )
-        for row in claims.verdicts(study).to_dict("records")
-    ]
-    return _table(("Claim", "Statistic", "Mean", "95 % interval", "Verdict here", "Published"), rows)
-
-
-def conditions(study: Study) -> str:
-    """What the committed results were measured on."""
-    manifest = study.manifest or {}
-    profile, corpus, runs = manifest["profile"], manifest["corpus"], list(manifest["runs"].values())
-    config = runs[0]["config"]
-    minutes = sum(run["made"]["seconds"] for run in runs) / 60
-    return (
-        f"Measured on {len(profile['seeds'])} seeds of each arm: OLMo with {config['n_layers']} layers, "
-        f"d = {config['d_model']}, V = {config['vocab_size']}, {config['steps']} steps of "
-        f"{config['batch_size'] * config['context']} tokens; the source of "
-        f"Python {corpus['python']}'s standard library ({corpus['bytes'] / 1e6:.1f} MB). {len(runs)} runs, "
-        f"{minutes:.0f} minutes of training in all, a {runs[0]['made']['device']} core each, "
-        f"torch {manifest['packages']['torch']}."
-    )
-
-
-def chance(study: Study) -> str:
-    """Alignment beside the chance of the pair at hand."""
+def _verdicts(results: Results, statistics: Collection[str] | None = None) -> str:
+    table = claims.verdicts(results)
+    corpora = list(table["corpus"].unique())
     rows = []
-    for (source, target, kind), part in study["alignment"].groupby(["source", "target", "kind"]):
+    for (claim, statistic), part in table.groupby(["claim", "statistic"], sort=False):
+        if statistics is None or statistic in statistics:
+            own = part.set_index("corpus")
+            cells = [_judged(own.loc[corpus]) if corpus in own.index else "" for corpus in corpora]
+            rows.append((str(claim), str(statistic), *cells, str(part["published"].iloc[0])))
+    return _table(("Claim", "Statistic", *(_NAMES[corpus] for corpus in corpora), "Published"), rows)
+
+
+def _judged(row: pd.Series) -> str:
+    return f"**{row['verdict']}** {row['estimate']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def verdicts(results: Results) -> str:
+    """Of every claim the statistics that stand for it: verdict, mean and 95 % interval by corpus, and the published value."""
+    shown = {*claims.HEADLINES, "output bias, linear, held-out tokens"}
+    return _verdicts(results, shown)
+
+
+def all_verdicts(results: Results) -> str:
+    """Every statistic of every claim."""
+    return _verdicts(results)
+
+
+def ground_truth(results: Results) -> str:
+    """What the tables are for in the language whose right answer is known."""
+    table = claims.verdicts(results, ("roles",))
+    rows = [(str(row["claim"]), str(row["statistic"]), _judged(pd.Series(row))) for row in table.to_dict("records")]
+    return _table(("Claim", "Statistic", "Verdict, mean (95 % interval)"), rows)
+
+
+def conditions(results: Results) -> str:
+    """What the committed results were measured on."""
+    lines = []
+    for corpus, study in results.studies.items():
+        manifest = study.manifest or {}
+        runs, fingerprints = list(manifest["runs"].values()), list(manifest["corpora"].values())
+        minutes = sum(run["made"]["seconds"] for run in runs) / 60
+        text = {
+            PYTHON: f"the source of Python {fingerprints[0].get('python')}'s standard library ({_size(fingerprints)})",
+            TWO_ROLE: f"{len(fingerprints)} languages, one for each seed and agreement of the roles",
+        }.get(corpus, f"its validation text, evaluated on its test text ({_size(fingerprints)})")
+        lines.append(
+            f"- **{_NAMES[corpus]}**: {text}; OLMo with {study.scales[corpus]}; {len(manifest['profile']['seeds'])} seeds, "
+            f"{len(runs)} runs, {minutes:.0f} minutes of training in all, a {runs[0]['made']['device']} core each, "
+            f"torch {manifest['packages']['torch']}."
+        )
+    return "\n".join(lines)
+
+
+def _size(fingerprints: list[dict[str, Any]]) -> str:
+    return f"{fingerprints[0]['bytes'] / 1e6:.1f} MB"
+
+
+def chance(results: Results) -> str:
+    """Alignment beside the chance of the pair at hand, the Gaussian formula, and the score on held-out tokens."""
+    rows = []
+    for (source, target, kind), part in results.studies[PYTHON]["alignment"].groupby(["source", "target", "kind"]):
         if kind != "identity":
-            rows.append((f"{source} → {target}", str(kind), _value(part["value"]), _value(part["chance"], 3)))
-    return _table(("Tables", "Fit", "Value", "Chance (rows permuted)"), rows)
+            levels = (_value(part["value"]), _value(part["chance"], 3), f"{part['gaussian'].mean():.3f}")
+            rows.append((f"{source} → {target}", str(kind), *levels, _value(part["corrected"]), _value(part["held_out"])))
+    header = "Tables", "Fit", "Value", "Chance (rows permuted)", "Gaussian formula", "Corrected", "Held-out tokens"
+    return _table(header, rows)
 
 
-def shared_start(study: Study) -> str:
+def sizes(results: Results) -> str:
+    """C5: the tables' share of all parameters and what tying costs, by size."""
+    rows = []
+    gaps = claims.loss_gaps(results["sizes"])
+    for (corpus, _, width, layers), part in gaps.groupby(["corpus", "parameters", "d_model", "n_layers"], sort=False):
+        one = part.iloc[0]
+        shape = f"d {width}, {layers} layers", f"{one['parameters'] / 1e6:.2f} M", f"{one['share']:.3f}"
+        costs = _value(part["equal_shape"], 3), _value(part["equal_parameters"], 3), f"{one['parameters_ratio']:.3f}"
+        rows.append((_NAMES[str(corpus)], *shape, *costs))
+    header = "Corpus", "Untied model", "Parameters", "Share of its tables"
+    return _table((*header, "Loss, tied − untied, equal shape", "at equal parameters", "their ratio"), rows)
+
+
+def shared_start(results: Results) -> str:
     """What a shared start adds to alignment with the input table."""
     rows = []
     for name, arm in (("alignment", TIED), ("control_alignment", SHARED_START)):
-        part = study[name].query("arm == @arm and kind == 'orthogonal'").groupby("source")["value"]
+        part = results.studies[PYTHON][name].query("arm == @arm and kind == 'orthogonal'").groupby("source")["value"]
         rows.append((arm, _value(part.get_group("input")), _value(part.get_group("output"))))
     return _table(("Tied arm", "orthogonal, W with E", "orthogonal, W with U"), rows)
 
 
-def conventions(study: Study) -> str:
+def conventions(results: Results) -> str:
     """Output share early and late, by what is compared with what."""
     rows = []
     for label, column in (
@@ -82,34 +124,37 @@ def conventions(study: Study) -> str:
         ("as published (activation gradient of the input)", "published_output_share"),
         ("Adam update", "output_update_share"),
     ):
-        parts = (claims.share_over(study["gradients"], *span, column) for span in ((0, 0.1), (0.9, 1)))
+        parts = (claims.share_over(results.studies[PYTHON]["gradients"], *span, column) for span in ((0, 0.1), (0.9, 1)))
         rows.append((label, *(_value(part) for part in parts)))
     return _table(("Output share of the tied table", "first tenth of training", "last tenth"), rows)
 
 
-def lens_indexing(study: Study) -> str:
+def lens_indexing(results: Results) -> str:
     """The tied-untied gap by layer, read right and one layer off."""
     rows = []
-    tuned = study["lens"].query("lens == 'tuned'")
+    tuned = results.studies[PYTHON]["lens"].query("lens == 'tuned'")
     for layer, part in tuned.groupby("layer"):
         gaps = [claims.tied_less_untied(part[part["indexing"] == indexing], "kl_bits") for indexing in ("matched", "published")]
         rows.append(("input" if layer == 0 else str(layer), *(_value(gap) for gap in gaps)))
     return _table(("Point", "tied − untied, bits, matched", "the same, read as published"), rows)
 
 
-def lens_budget(study: Study) -> str:
+def lens_budget(results: Results) -> str:
     """The tied-untied gap at the input by how long the lens was trained."""
     rows = [
         (f"identity, {steps} steps", _value(claims.tied_less_untied(part, "kl_bits")))
-        for steps, part in study["lens_budget"].query("layer == 0").groupby("steps")
+        for steps, part in results.studies[PYTHON]["lens_budget"].query("layer == 0").groupby("steps")
     ]
-    converged = study["lens"].query("lens == 'tuned' and indexing == 'matched' and layer == 0")
+    converged = results.studies[PYTHON]["lens"].query("lens == 'tuned' and indexing == 'matched' and layer == 0")
     rows.append(("least squares, then polished", _value(claims.tied_less_untied(converged, "kl_bits"))))
     return _table(("Lens: start and training", "tied − untied at the input, bits"), rows)
 
 
-BLOCKS: dict[str, Callable[[Study], str]] = {
+BLOCKS: dict[str, Callable[[Results], str]] = {
     "verdicts": verdicts,
+    "all-verdicts": all_verdicts,
+    "ground-truth": ground_truth,
+    "sizes": sizes,
     "conditions": conditions,
     "chance": chance,
     "shared-start": shared_start,
@@ -119,7 +164,7 @@ BLOCKS: dict[str, Callable[[Study], str]] = {
 }
 
 
-def filled(text: str, study: Study) -> str:
+def filled(text: str, results: Results) -> str:
     """`text` with every block between a begin and an end marker written anew; ValueError for a block that has no writer."""
     pattern = re.compile(r"<!-- begin ([\w-]+): [^>]*-->.*?<!-- end \1: [^>]*-->", re.DOTALL)
 
@@ -128,7 +173,7 @@ def filled(text: str, study: Study) -> str:
         if name not in BLOCKS:
             raise ValueError(f"text: the block {name!r} is unknown; choose one of {', '.join(BLOCKS)}")
         begin, end = (_MARKER.format(edge=edge, name=name) for edge in ("begin", "end"))
-        return f"{begin}\n{BLOCKS[name](study)}\n{end}"
+        return f"{begin}\n{BLOCKS[name](results)}\n{end}"
 
     return pattern.sub(block, text)
 
@@ -137,10 +182,10 @@ def refresh_documents(profile: str) -> None:
     """Write the blocks of README.md and METHODS.md anew, if `profile` is the one that they report."""
     if profile != PROFILE:
         return
-    study = Study(profile)
+    results = Results(profile, only_read=True)
     for name in DOCUMENTS:
         path = paths.root() / name
         if path.exists():
-            text = filled(path.read_text(encoding="utf-8"), study)
+            text = filled(path.read_text(encoding="utf-8"), results)
             with files.replacing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A profile's runs, measured: tidy tables under data/results, made when they are missing and read when they are there."""
+"""A profile's runs on one corpus, measured: tidy tables under data/results, made when missing and read when they are there."""
 
 import dataclasses
 import platform
@@ -16,15 +16,17 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tying_utils import corpora, files, paths, profiles, run_store
+from tying_utils import files, paths, profiles, run_store
+from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
-from tying_utils.profiles import SCALED, SHARED_START, TIED, UNTIED, Profile
+from tying_utils.profiles import PAIR, SHARED_START, TWO_ROLE, UNTIED, Profile
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware, train_all
+from tying_utils.two_role import Language
 
 # Part of every table's record: raise it when a measure would give other numbers.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,44 +40,63 @@ class Arm:
 
     @property
     def labels(self) -> dict[str, Any]:
-        return {"arm": self.name, "input_scale": self.run.config.input_scale, "seed": self.seed}
+        scale = self.run.config.input_scale
+        return {"corpus": self.corpus.name, "arm": self.name, "input_scale": scale, "seed": self.seed}
+
+    @cached_property
+    def used(self) -> torch.Tensor:
+        """The tokens that occur in the training text: the others' rows are no embeddings, and all untrained rows look alike."""
+        return torch.from_numpy(self.corpus.counts.nonzero()[0])
+
+    def tables(self, step: int | None = None) -> dict[str, torch.Tensor]:
+        """Rows of the used tokens by table: "tied", or "input" and "output"."""
+        tables = self.run.tables(step)
+        named = {"tied": tables.table} if tables.tied else {"input": tables.input, "output": tables.output}
+        return {name: table[self.used] for name, table in named.items()}
+
+    @cached_property
+    def language(self) -> Language | None:
+        """The two-role language that the run was trained on; None for a text."""
+        config = self.run.config
+        return Language(config.vocab_size, config.language) if config.language else None
 
 
 Measure = Callable[[Sequence[Arm], Profile, "tqdm[Any]"], pd.DataFrame]
 
 
-def _reference(arms: Sequence[Arm], seed: int) -> Run:
-    return next(arm.run for arm in arms if arm.name == UNTIED and arm.seed == seed)
-
-
 def _pairs(arms: Sequence[Arm]) -> list[tuple[dict[str, Any], str, str, torch.Tensor, torch.Tensor]]:
     """Each tied table beside the untied pair of its seed, and that pair itself: labels, source, target, their tables."""
+    untied = {arm.seed: arm.tables() for arm in arms if arm.name == UNTIED}
     pairs = []
     for arm in arms:
-        untied = _reference(arms, arm.seed).tables()
+        reference = untied[arm.seed]
         if arm.name == UNTIED:
-            pairs.append((arm.labels, "input", "output", untied.input, untied.output))
+            pairs.append((arm.labels, "input", "output", reference["input"], reference["output"]))
         else:
-            tied = arm.run.tables().table
-            pairs.append((arm.labels, "input", "tied", untied.input, tied))
-            pairs.append((arm.labels, "output", "tied", untied.output, tied))
+            tied = arm.tables()["tied"]
+            pairs += [(arm.labels, source, "tied", table, tied) for source, table in reference.items()]
     return pairs
+
+
+def _scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
+    return {
+        "value": score.value,
+        "low": score.interval.low,
+        "high": score.interval.high,
+        "chance": score.chance,
+        "chance_low": score.chance_range.low,
+        "chance_high": score.chance_range.high,
+        "corrected": score.corrected,
+    }
 
 
 def _alignment(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     rows = []
     for labels, source, target, a, b in _pairs(arms):
         for kind in ("identity", "orthogonal", "linear"):
-            value = alignment.align(a, b, kind)
-            chance = alignment.chance(a, b, kind, permutations=profile.permutations)
-            corrected = alignment.corrected(value, chance.mean)
-            rows.append({**labels, "source": source, "target": target, "kind": kind, "value": value})
-            rows[-1] |= {
-                "chance": chance.mean,
-                "chance_low": chance.low,
-                "chance_high": chance.high,
-                "corrected": corrected,
-            }
+            score = alignment.alignment(a, b, kind, permutations=profile.permutations)
+            rows.append({**labels, "source": source, "target": target, "kind": kind, **_scores(score)})
+            rows[-1] |= {"held_out": score.held_out, "gaussian": score.gaussian, "tokens": score.tokens}
         bar.update()
     return pd.DataFrame(rows)
 
@@ -83,8 +104,8 @@ def _alignment(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Da
 def _neighbors(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     rows = []
     for labels, source, target, a, b in _pairs(arms):
-        value, chance = neighbors.knn_overlap(a, b, k=10), neighbors.knn_chance(len(a), 10)
-        rows.append({**labels, "source": source, "target": target, "k": 10, "value": value, "chance": chance})
+        score = neighbors.overlap(a, b, k=10, permutations=profile.permutations)
+        rows.append({**labels, "source": source, "target": target, "k": 10, **_scores(score)})
         bar.update()
     return pd.DataFrame(rows)
 
@@ -102,14 +123,58 @@ def _cosines(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Data
 
 
 def _losses(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """Loss, the floor where the language is known, and how many weights the model spends on its tables."""
     rows = []
     for arm in arms:
-        metrics = arm.run.metrics
-        rows.append({**arm.labels, "validation_loss": metrics["validation_loss"].iloc[-1]})
-        rows[-1] |= {
-            "training_loss": metrics["loss"].tail(20).mean(),
-            "parameters": arm.run.record["made"]["parameters"],
-        }
+        config, metrics = arm.run.config, arm.run.metrics
+        tables = config.vocab_size * config.d_model * (1 if config.tied else 2)
+        rows.append(
+            {
+                **arm.labels,
+                "d_model": config.d_model,
+                "n_layers": config.n_layers,
+                "validation_loss": metrics["validation_loss"].iloc[-1],
+                "floor": _floor(arm),
+                "training_loss": metrics["loss"].tail(20).mean(),
+                "parameters": arm.run.record["made"]["parameters"],
+                "table_parameters": tables,
+            }
+        )
+        bar.update()
+    return pd.DataFrame(rows)
+
+
+def _floor(arm: Arm) -> float:
+    """What the language itself scores on the run's held-out windows, nats a token; nan for a text, whose floor nobody knows."""
+    if arm.language is None:
+        return float("nan")
+    config = arm.run.config
+    return arm.language.loss(arm.corpus.windows("validation", config.validation_sequences, config.context + 1))
+
+
+def _roles(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """How pure each table's neighbourhoods are in each hidden role, and the loss above the language's own."""
+    rows = []
+    for arm in arms:
+        language, config = arm.language, arm.run.config
+        assert language is not None
+        over = arm.run.metrics["validation_loss"].iloc[-1] - _floor(arm)
+        for name, table in arm.tables().items():
+            for role, labels in (("source", language.source), ("target", language.target)):
+                own = labels[arm.used.numpy()]
+                rows.append(
+                    {
+                        **arm.labels,
+                        "output_scale": config.output_scale,
+                        "agreement": language.settings.agreement,
+                        "tied": config.tied,
+                        "table": name,
+                        "role": role,
+                        "purity": neighbors.purity(table, own),
+                        "chance": neighbors.purity_chance(own),
+                        "over_floor": over,
+                    }
+                )
         bar.update()
     return pd.DataFrame(rows)
 
@@ -178,15 +243,10 @@ def _residual(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Dat
     return table[[*arms[0].labels, *(c for c in table.columns if c not in arms[0].labels)]]
 
 
-def _own_tables(arm: Arm, step: int | None = None) -> dict[str, torch.Tensor]:
-    tables = arm.run.tables(step)
-    return {"tied": tables.table} if tables.tied else {"input": tables.input, "output": tables.output}
-
-
 def _drift(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     rows = []
     for arm in arms:
-        kept = {step: _own_tables(arm, step) for step in arm.run.checkpoints}
+        kept = {step: arm.tables(step) for step in arm.run.checkpoints}
         for name in kept[0]:
             frame = drift.drift({step: tables[name] for step, tables in kept.items()})
             rows.append(frame.assign(**arm.labels, table=name))
@@ -197,14 +257,36 @@ def _drift(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFr
 def _frequency(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     rows = []
     for arm in arms:
-        for name, table in _own_tables(arm).items():
-            frame = frequency.norm_by_frequency(table, arm.corpus.counts)
+        for name, table in arm.tables().items():
+            frame = frequency.norm_by_frequency(table, arm.corpus.counts[arm.used.numpy()])
             binned = frequency.binned(frame)
             rows.append(binned.assign(**arm.labels, table=name, spearman=frequency.spearman(frame)))
         bar.update()
     table = pd.concat(rows, ignore_index=True)
     first = [*arms[0].labels, "table", "spearman"]
     return table[[*first, *(c for c in table.columns if c not in first)]]
+
+
+def _language(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """How much likelier a target class is after a source class than at large, for the first seed's language."""
+    language = arms[0].language
+    assert language is not None
+    after = np.stack([language.transition[:, language.target == c].sum(1) for c in range(language.settings.classes)], axis=1)
+    base = np.bincount(language.target, language.unigram)
+    ratio = np.log(after / base)
+    bar.update(len(arms))
+    rows = [{"source": s, "target": t, "log_ratio": ratio[s, t]} for s, t in np.ndindex(ratio.shape)]
+    return pd.DataFrame(rows).assign(corpus=profile.corpus, seed=arms[0].seed, entropy_rate=language.entropy_rate)
+
+
+def _unigrams(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """The Zipfian weight of each token of the first seed's language, and how often it occurs in the long run."""
+    language = arms[0].language
+    assert language is not None
+    order = np.argsort(-language.weights, kind="stable")
+    bar.update(len(arms))
+    columns = {"rank": np.arange(1, len(order) + 1), "weight": language.weights[order], "unigram": language.unigram[order]}
+    return pd.DataFrame(columns).assign(corpus=profile.corpus, seed=arms[0].seed)
 
 
 def _side_by_side(function: Callable[[Arm], Any], arms: Sequence[Arm], device: torch.device) -> list[Any]:
@@ -216,42 +298,83 @@ def _side_by_side(function: Callable[[Arm], Any], arms: Sequence[Arm], device: t
         return list(pool.map(function, arms))
 
 
-# Each table with what makes it and the arms that it needs.
-_PAIR = (UNTIED, TIED)
-TABLES: dict[str, tuple[Measure, tuple[str, ...]]] = {
-    "alignment": (_alignment, _PAIR),
-    "neighbors": (_neighbors, _PAIR),
-    "cosines": (_cosines, _PAIR),
-    "control_alignment": (_alignment, (UNTIED, SHARED_START)),
-    "losses": (_losses, _PAIR),
-    "gradients": (_gradients, _PAIR),
-    "lens": (_lens, _PAIR),
-    "lens_budget": (_lens_budget, _PAIR),
-    "residual": (_residual, _PAIR),
-    "scaling_alignment": (_alignment, (UNTIED, *SCALED)),
-    "scaling_neighbors": (_neighbors, (UNTIED, *SCALED)),
-    "scaling_losses": (_losses, SCALED),
-    "scaling_lens": (_lens, SCALED),
-    "drift": (_drift, _PAIR),
-    "frequency": (_frequency, _PAIR),
+def _pair(profile: Profile) -> tuple[str, ...]:
+    return PAIR
+
+
+def _with_untied(arms: tuple[str, ...]) -> tuple[str, ...]:
+    return (UNTIED, *arms) if arms else ()
+
+
+def _role_arms(profile: Profile) -> tuple[str, ...]:
+    return (*PAIR, *profile.scaled, *profile.output_scaled, *profile.agreeing) if profile.corpus == TWO_ROLE else ()
+
+
+# Each table with what makes it and the arms of a profile that it needs: none where the profile has no such table.
+TABLES: dict[str, tuple[Measure, Callable[[Profile], tuple[str, ...]]]] = {
+    "alignment": (_alignment, _pair),
+    "neighbors": (_neighbors, _pair),
+    "cosines": (_cosines, _pair),
+    "control_alignment": (_alignment, lambda profile: (UNTIED, SHARED_START) if profile.shared_start else ()),
+    "losses": (_losses, _pair),
+    "sizes": (_losses, lambda profile: profile.sized),
+    "gradients": (_gradients, _pair),
+    "lens": (_lens, _pair),
+    "lens_budget": (_lens_budget, _pair),
+    "residual": (_residual, _pair),
+    "scaling_alignment": (_alignment, lambda profile: _with_untied(profile.scaled)),
+    "scaling_neighbors": (_neighbors, lambda profile: _with_untied(profile.scaled)),
+    "scaling_losses": (_losses, lambda profile: profile.scaled),
+    "scaling_lens": (_lens, lambda profile: profile.scaled),
+    "drift": (_drift, _pair),
+    "frequency": (_frequency, _pair),
+    "roles": (_roles, _role_arms),
+    "language": (_language, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
+    "unigrams": (_unigrams, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
 }
 
 
 class Study:
-    """The tidy tables of one profile, by name (see `TABLES`).
+    """The tidy tables of one profile on one of its corpora, by name (see `TABLES`). Every table has the column "corpus".
 
     A table that is there and intact is read: on a committed profile as it was committed, elsewhere if it was made from the
     runs that the profile means today. Otherwise its runs are trained, or loaded where they are finished, and measured.
-    `fresh` measures anew from the runs in any case. `origin` says in words, for each table asked for, where it came from.
+    `fresh` measures anew from the runs in any case; `only_read` never does: what is missing or damaged is a ValueError.
+    `origin` says in words, for each table asked for, where it came from. Raises ValueError for an unknown profile, or a corpus
+    that it does not have.
     """
 
-    def __init__(self, profile: str, *, fresh: bool = False, progress: bool = True) -> None:
-        self.profile = profiles.get(profile)
-        self.fresh, self.progress = fresh, progress
-        self.folder = paths.results(profile)
+    def __init__(
+        self,
+        profile: str,
+        corpus: str | None = None,
+        *,
+        fresh: bool = False,
+        only_read: bool = False,
+        progress: bool = True,
+    ) -> None:
+        self.profile = profiles.get(profile, corpus)
+        self.fresh, self.only_read, self.progress = fresh, only_read, progress
+        self.folder = paths.results(profile) / self.profile.corpus
         self.origin: dict[str, str] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         self._runs: dict[tuple[str, int], Run] = {}
+        self._corpora: dict[Any, Corpus] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tables that this profile has on this corpus."""
+        return [name for name, (_, arms) in TABLES.items() if arms(self.profile)]
+
+    @property
+    def scales(self) -> dict[str, str]:
+        """What the corpus was trained at, in words."""
+        c = self.profile.config(UNTIED, self.profile.seeds[0])
+        tokens = c.steps * c.batch_size * c.context
+        return {c.corpus: f"{c.n_layers} layers, d {c.d_model}, V {c.vocab_size}, {tokens / 1000:.0f}k tokens"}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
 
     def table(self, *names: str) -> pd.DataFrame:
         """The tables called `names`, one below the other. Raises ValueError for a name that is unknown."""
@@ -260,11 +383,11 @@ class Study:
         # The untied pair stands in every table that compares with it; once is enough.
         return table.drop_duplicates(ignore_index=True)
 
-    @cached_property
-    def corpus(self) -> Corpus:
-        """What every arm trains on."""
-        config = self.profile.config(TIED, self.profile.seeds[0])
-        return corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path)
+    def complete(self) -> "Study":
+        """Make or read every table, training whatever is missing, and return the study."""
+        for name in self.names:
+            self._table(name)
+        return self
 
     def runs(self, *arms: str) -> list[Arm]:
         """The finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
@@ -272,14 +395,23 @@ class Study:
         if missing := [pair for pair in wanted if pair not in self._runs]:
             finished = train_all([self.profile.config(*pair) for pair in missing], progress=self.progress)
             self._runs |= dict(zip(missing, finished, strict=True))
-        return [Arm(arm, seed, self._runs[arm, seed], self.corpus) for arm, seed in wanted]
+        return [Arm(arm, seed, run := self._runs[arm, seed], self._corpus(run.config)) for arm, seed in wanted]
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.table(name)
 
+    def _corpus(self, config: TrainConfig) -> Corpus:
+        key = config.vocab_size, config.language
+        if key not in self._corpora:
+            self._corpora[key] = config.load_corpus()
+        return self._corpora[key]
+
     def _table(self, name: str) -> pd.DataFrame:
         if name not in TABLES:
             raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(TABLES)}")
+        if name not in self:
+            here = f"the profile {self.profile.name!r} on {self.profile.corpus!r}"
+            raise ValueError(f"name: {name!r} needs arms that {here} leaves out; it has {', '.join(self.names)}")
         if name not in self._tables:
             read = None if self.fresh else self._read(name)
             self._tables[name] = self._measure(name) if read is None else read
@@ -291,10 +423,11 @@ class Study:
             return None
         path = self.folder / f"{name}.csv"
         if not files.intact(path, entry["sha256"]):
-            files.set_aside(path, "it is missing or does not match its checksum")
+            if not self.only_read:
+                files.set_aside(path, "it is missing or does not match its checksum")
             return None
-        committed = self.profile.name in profiles.COMMITTED
-        if not committed and (entry["format"] != FORMAT or entry["runs"] != self._keys(name)):
+        as_it_is = self.only_read or self.profile.name in profiles.COMMITTED
+        if not as_it_is and (entry["format"] != FORMAT or entry["runs"] != self._keys(name)):
             return None
         made = entry["made"]
         self.origin[name] = f"read from {path.name}, measured on {made['date']} (Python {made['python']}, {made['device']})"
@@ -309,16 +442,24 @@ class Study:
             files.set_aside(path, "its content does not match its checksum")
         return manifest
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """sha256 of each table on disk, by corpus/name."""
+        tables = (self.manifest or {}).get("tables", {})
+        return {f"{self.profile.corpus}/{name}": entry["sha256"] for name, entry in tables.items()}
+
     def _keys(self, name: str) -> list[str]:
         """Of the runs that the table is made from, as the profile means them today."""
-        configs = [self.profile.config(arm, seed) for seed in self.profile.seeds for arm in TABLES[name][1]]
-        return [run_store.run_key(config, self.corpus.fingerprint) for config in configs]
+        arms = TABLES[name][1](self.profile)
+        configs = [self.profile.config(arm, seed) for seed in self.profile.seeds for arm in arms]
+        return [run_store.run_key(config, self._corpus(config).fingerprint) for config in configs]
 
     def _measure(self, name: str) -> pd.DataFrame:
+        if self.only_read:
+            path = self.folder / f"{name}.csv"
+            raise ValueError(f"{path}: missing, or not as its manifest says; run `make reproduce PROFILE={self.profile.name}`")
         measure, needed = TABLES[name]
-        if missing := [arm for arm in needed if arm not in self.profile.arms]:
-            raise ValueError(f"name: {name!r} needs the arm {missing[0]!r}, which the profile {self.profile.name!r} leaves out")
-        arms = self.runs(*needed)
+        arms = self.runs(*needed(self.profile))
         began = time.monotonic()
         total = len(_pairs(arms)) if measure in (_alignment, _neighbors, _cosines) else len(arms)
         with tqdm(total=total, desc=f"measuring {name}", disable=not self.progress, leave=False) as bar:
@@ -333,21 +474,22 @@ class Study:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             digest = files.write_with(path, lambda p: table.to_csv(p, index=False, float_format="%.6g", lineterminator="\n"))
-            manifest = self.manifest or {"tables": {}, "runs": {}}
+            manifest = self.manifest or {"tables": {}, "runs": {}, "corpora": {}}
             made = arms[0].run.record["made"]
             manifest |= {
                 "profile": dataclasses.asdict(self.profile),
-                "corpus": arms[0].run.fingerprint,
                 "packages": {p: version(p) for p in ("torch", "transformers", "transformer-lens", "tuned-lens", "numpy")},
             }
             for arm in arms:
-                entry = {
+                fingerprint = arm.run.fingerprint
+                manifest["corpora"][fingerprint["sha256"]] = fingerprint
+                manifest["runs"][arm.run.key] = {
                     "arm": arm.name,
                     "seed": arm.seed,
+                    "corpus": fingerprint["sha256"],
                     "config": arm.run.config.as_dict(),
                     "made": arm.run.record["made"],
                 }
-                manifest["runs"][arm.run.key] = entry
             manifest["tables"][name] = {
                 "sha256": digest,
                 "rows": len(table),
@@ -363,4 +505,35 @@ class Study:
             }
             in_use = {key for entry in manifest["tables"].values() for key in entry["runs"]}
             manifest["runs"] = {key: value for key, value in manifest["runs"].items() if key in in_use}
+            trained_on = {run["corpus"] for run in manifest["runs"].values()}
+            manifest["corpora"] = {key: value for key, value in manifest["corpora"].items() if key in trained_on}
             files.write_json(self.folder / "manifest.json", manifest)
+
+
+class Results:
+    """A profile's studies on all of its corpora as one: each table is the corpora's, one below the other.
+
+    `studies` holds them by corpus. A table is made of the corpora that have it; asking for one that none has is a ValueError.
+    """
+
+    def __init__(self, profile: str, **options: bool) -> None:
+        """`options` are those of `Study`."""
+        self.profile = profiles.get(profile)
+        self.studies = {corpus: Study(profile, corpus, **options) for corpus in profiles.PROFILES[profile]}
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """sha256 of each table on disk, by corpus/name."""
+        return {key: digest for study in self.studies.values() for key, digest in study.checksums.items()}
+
+    @property
+    def scales(self) -> dict[str, str]:
+        """What each corpus was trained at, in words."""
+        return {corpus: words for study in self.studies.values() for corpus, words in study.scales.items()}
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in study for study in self.studies.values())
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        having = [study for study in self.studies.values() if name in study] or [next(iter(self.studies.values()))]
+        return pd.concat([study[name] for study in having], ignore_index=True)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from tying_utils.measures import alignment as module
 from tying_utils.measures.alignment import (
+    Kind,
     align,
+    alignment,
     chance,
     corrected,
     fit,
@@ -18,7 +20,8 @@ from tying_utils.measures.alignment import (
     token_cosines,
 )
 
-KINDS = ["identity", "orthogonal", "linear"]
+KINDS: list[Kind] = ["identity", "orthogonal", "linear"]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 shapes = st.tuples(st.integers(1, 6), st.integers(8, 40), st.integers(0, 2**31))  # d, V, seed
 
 
@@ -28,6 +31,26 @@ def gaussian(V, d, seed=0):
 
 def rotation(d, seed=1):
     return torch.linalg.qr(gaussian(d, d, seed)).Q
+
+
+def folds_of(V, folds, seed=0):
+    return torch.randperm(V, generator=torch.Generator().manual_seed(seed)).tensor_split(folds)
+
+
+def naively_held_out(source, target, kind, folds, seed=0):
+    """The cross-validated score with everything fitted anew for each fold, on whole matrices."""
+    found = []
+    for rows in folds_of(len(source), folds, seed):
+        others = torch.ones(len(source), dtype=torch.bool).index_fill(0, rows, False)
+        s_mean, t_mean = source[others].mean(0), target[others].mean(0)
+        s, t = source[others] - s_mean, target[others] - t_mean
+        if kind == "linear":
+            matrix = torch.from_numpy(np.linalg.lstsq(s.numpy(), t.numpy(), rcond=1e-9)[0])
+        else:
+            u, _, vh = torch.linalg.svd(s.T @ t)
+            matrix = u @ vh
+        found.append(torch.cosine_similarity((source[rows] - s_mean) @ matrix, target[rows] - t_mean))
+    return float(torch.cat(found).mean())
 
 
 def by_lstsq(source, target):
@@ -126,7 +149,7 @@ def test_fit_and_token_cosines_agree_with_align(kind):
         torch.testing.assert_close(mapped.norm(dim=1), (source - source.mean(0)).norm(dim=1))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_dtype_is_computed_in_float64(dtype, kind):
     source, target = gaussian(50, 6).to(dtype), gaussian(50, 6, 1).to(dtype)
@@ -210,3 +233,301 @@ def test_bad_permutations_and_sizes():
         gaussian_chance(10, 20, "linear")
     with pytest.raises(ValueError, match="kind"):
         gaussian_chance(20, 10, "affine")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_a_rotated_copy_aligns_wholly_and_so_do_its_held_out_tokens(kind):
+    source = gaussian(200, 6)
+    result = alignment(source, 3 * source @ rotation(6) + 1, kind, permutations=20, bootstrap=50)
+    scores = (result.value, result.held_out, result.corrected, *result.interval, *result.held_out_interval)
+    assert scores == pytest.approx((1,) * 7)
+    assert result.chance == pytest.approx(gaussian_chance(200, 6, kind), abs=0.03)
+    assert (result.tokens, result.permutations) == (200, 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_independent_tables_score_nothing_once_corrected_or_held_out(kind):
+    inside = 0
+    for seed in range(12):
+        tables = gaussian(900, 18, seed), gaussian(900, 18, seed + 100)
+        result = alignment(*tables, kind, permutations=60, bootstrap=100, seed=seed)
+        assert result.gaussian == gaussian_chance(900, 18, kind)
+        assert result.chance == pytest.approx(result.gaussian, abs=0.008)
+        assert abs(result.corrected) < 0.035  # four standard deviations of a mean of 900 cosines in 18 dimensions
+        assert abs(result.held_out) < 0.035
+        inside += result.chance_range.low <= result.value <= result.chance_range.high
+    assert inside >= 9
+
+
+def test_identity_fits_nothing_and_so_holds_nothing_out():
+    result = alignment(gaussian(60, 5), gaussian(60, 5, 1), "identity", permutations=5, bootstrap=50)
+    assert result.held_out == result.value == align(gaussian(60, 5), gaussian(60, 5, 1), "identity")
+    assert result.held_out_interval == result.interval
+    assert result.gaussian == 0
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_held_out_recovers_a_known_noise_level(kind, noise):
+    source = gaussian(6000, 40)
+    target = source @ rotation(40) + noise * gaussian(6000, 40, 2)
+    result = alignment(source, target, kind, permutations=3, bootstrap=200)
+    assert result.held_out == pytest.approx(1 / math.sqrt(1 + noise**2), abs=0.015)  # the cosine in many dimensions
+    assert result.held_out_interval.low < result.held_out < result.held_out_interval.high
+    assert result.held_out < result.value
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7, 50])
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_held_out_equals_a_refit_of_every_fold(kind, folds):
+    source, target = gaussian(50, 5) * torch.logspace(-2, 2, 5) + 10, gaussian(50, 5, 1) - 3
+    target += source @ gaussian(5, 5, 2) / 100
+    result = alignment(source, target, kind, folds=folds, permutations=1, bootstrap=1, seed=4)
+    assert result.held_out == pytest.approx(naively_held_out(source, target, kind, folds, seed=4), abs=1e-8)
+
+
+def test_held_out_of_columns_that_are_constant_or_repeated_where_it_is_fitted():
+    source, target = gaussian(40, 4), gaussian(40, 3, 1)
+    once = torch.zeros(40, 1, dtype=torch.float64)
+    once[7] = 5.0  # varies in no training part but those that hold token 7
+    wide = torch.cat((source, once, source[:, :2], torch.full_like(once, 0.1)), 1)
+    result = alignment(wide, target, "linear", folds=4, permutations=1, bootstrap=1)
+    assert result.held_out == pytest.approx(naively_held_out(wide, target, "linear", 4), abs=1e-6)
+
+
+def test_blocks_do_not_change_held_out_or_chance(monkeypatch):
+    source, target = gaussian(60, 5), gaussian(60, 4, 1)
+    whole = alignment(source, target, "linear", permutations=5, bootstrap=20)
+    monkeypatch.setattr(module, "_BLOCK", 20)
+    parts = alignment(source, target, "linear", permutations=5, bootstrap=20)
+    for a, b in zip(dataclasses.astuple(whole), dataclasses.astuple(parts), strict=True):
+        assert a == pytest.approx(b, abs=1e-7)
+
+
+def test_alignment_agrees_with_align_and_chance_and_is_fixed_by_its_seed():
+    source, target = gaussian(80, 4), gaussian(80, 4, 1)
+    result = alignment(source, target, "orthogonal", permutations=20, bootstrap=30, seed=3)
+    null = chance(source, target, "orthogonal", permutations=20, seed=3)
+    assert result.value == align(source, target, "orthogonal")
+    assert (result.chance, *result.chance_range) == (null.mean, null.low, null.high)
+    assert result.corrected == corrected(result.value, null.mean)
+    assert result == alignment(source, target, "orthogonal", permutations=20, bootstrap=30, seed=3)
+    other = alignment(source, target, "orthogonal", permutations=20, bootstrap=30, seed=4)
+    assert other.value == result.value
+    assert other.held_out != result.held_out
+    assert other.chance != result.chance
+    assert other.interval != result.interval
+
+
+def test_polar_factors_by_products_are_those_of_the_svd():
+    def expected(cross):
+        u, _, vh = torch.linalg.svd(cross)
+        return u @ vh
+
+    for d in (1, 2, 7, 40):
+        torch.testing.assert_close(module._polar_by_products(gaussian(d, d)), expected(gaussian(d, d)), atol=1e-5, rtol=0)
+    decaying = rotation(40) * torch.logspace(0, -8, 40) @ rotation(40, 2)
+    carried = (module._polar_by_products(decaying) * decaying).sum() / torch.linalg.svdvals(decaying).sum()
+    assert 1 - 1e-3 < carried <= 1
+    assert module._polar_by_products(torch.zeros(3, 3)).tolist() == torch.zeros(3, 3).tolist()
+    singular = gaussian(6, 5) @ gaussian(5, 6, 1)  # the one direction that it lacks stays out
+    u, _, vh = torch.linalg.svd(singular)
+    torch.testing.assert_close(module._polar_by_products(singular), u[:, :5] @ vh[:5], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_the_null_of_rank_deficient_tables_is_the_score_of_permuted_rows(kind):
+    full, flat = gaussian(50, 5), torch.cat((gaussian(50, 3, 1), torch.ones(50, 2, dtype=torch.float64)), 1)
+    for source, target in ((full, flat), (flat, full), (flat, flat)):
+        generator = torch.Generator().manual_seed(2)
+        scores = [align(source[torch.randperm(50, generator=generator)], target, kind) for _ in range(6)]
+        null = module._null(module._Pair(source, target, kind), 6, seed=2)
+        assert null.tolist() == pytest.approx(scores, abs=1e-5)
+
+
+def test_dealt_permutations_are_permutations_with_their_own_cross_products():
+    source, target = gaussian(75, 5), gaussian(75, 3, 1)  # 16 blocks of 4 and 11 left over
+    drawn = list(module._dealt(source, target, 30, torch.Generator().manual_seed(0)))
+    assert len({tuple(t_rows.tolist()) for _, t_rows, _ in drawn}) == 30
+    for s_rows, t_rows, cross in drawn:
+        assert s_rows.sort().values.tolist() == t_rows.sort().values.tolist() == list(range(75))
+        torch.testing.assert_close(cross, source[s_rows].T @ target[t_rows])
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_the_null_of_dealt_blocks_is_that_of_whole_permutations(kind, monkeypatch):
+    # Uneven norms and spectra. 300 scores give a spread to 4 %; the draw of 500 of 600 tokens to score adds about 10 %.
+    spectrum = torch.logspace(0, -1, 12)
+    size = torch.logspace(0, 1, 600, dtype=torch.float64)[torch.randperm(600, generator=torch.Generator().manual_seed(5))]
+    source, target = gaussian(600, 12) * spectrum * size[:, None] + 1, gaussian(600, 12, 1) * spectrum
+    whole = module._null(module._Pair(source, target, kind), 300, seed=0)
+    monkeypatch.setattr(module, "_WHOLE", 500)
+    dealt = module._null(module._Pair(source, target, kind), 300, seed=1)
+    assert float(dealt.mean()) == pytest.approx(float(whole.mean()), abs=5 * float(whole.std()) / math.sqrt(300))
+    assert 0.85 < float(dealt.std() / whole.std()) < 1.3
+    monkeypatch.setattr(module, "_MEMORY", 4 * 12 * 12 * 100)  # three deals of 100 each
+    grouped = module._null(module._Pair(source, target, kind), 300, seed=2)
+    assert float(grouped.mean()) == pytest.approx(float(whole.mean()), abs=5 * float(whole.std()) / math.sqrt(300))
+    assert 0.85 < float(grouped.std() / whole.std()) < 1.3
+
+
+def test_uneven_norms_lower_the_null_and_leave_corrected_and_held_out_at_zero():
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.empty(2, 800, 1, dtype=torch.float64).log_normal_(0, 0.75, generator=generator)
+    for kind in ("orthogonal", "linear"):
+        result = alignment(gaussian(800, 16) * sizes[0], gaussian(800, 16, 1) * sizes[1], kind, permutations=60, bootstrap=50)
+        assert result.chance_range.high < 0.95 * result.gaussian
+        assert abs(result.corrected) < 0.04
+        assert abs(result.held_out) < 0.04
+
+
+@settings(deadline=None, max_examples=15)
+@given(shapes, st.sampled_from(KINDS), st.sampled_from(DTYPES), st.booleans())
+def test_every_shape_dtype_and_layout_gives_scores_in_range(shape, kind, dtype, transposed):
+    d, V, seed = shape
+    V += 2 * d  # enough for a linear fit to four fifths of the tokens
+    source, target = gaussian(V, d, seed).to(dtype), gaussian(V, d, seed + 1).to(dtype)
+    source[::5, 0], source[3], target[5] = 1, 0, target[4]  # repeated entries, a zero row, a repeated row
+    if transposed:
+        laid = source.T.contiguous().T, torch.stack((target, target), 2)[:, :, 0]
+        assert d == 1 or not (laid[0].is_contiguous() or laid[1].is_contiguous())
+    else:
+        laid = source, target
+    result = alignment(*laid, kind, permutations=4, bootstrap=10, seed=1)
+    assert result.value == pytest.approx(align(source, target, kind), abs=1e-9)
+    ranges = (*result.chance_range, *result.interval, *result.held_out_interval)
+    for score in (result.value, result.held_out, result.chance, *ranges):
+        assert -1 <= score <= 1 + 1e-12
+    assert result.chance_range.low <= result.chance <= result.chance_range.high
+    assert result.interval.low <= result.interval.high
+
+
+@settings(deadline=None, max_examples=15)
+@given(shapes, st.sampled_from(["orthogonal", "linear"]))
+def test_value_and_held_out_are_blind_to_rotation_scale_shift_and_a_common_order(shape, kind):
+    d, V, seed = shape
+    V += 2 * d
+    source, target = gaussian(V, d, seed), gaussian(V, d, seed + 1)
+    order = torch.randperm(V, generator=torch.Generator().manual_seed(seed))
+    expected = alignment(source, target, kind, permutations=2, bootstrap=2)
+    turned = 1e3 * source @ rotation(d, seed) - 2, 1e-3 * target @ rotation(d, seed + 2) + 1
+    moved = alignment(*turned, kind, permutations=2, bootstrap=2)
+    assert (moved.value, moved.held_out) == pytest.approx((expected.value, expected.held_out), abs=1e-7)
+    assert moved.chance == pytest.approx(expected.chance, abs=1e-4)
+    assert alignment(source[order], target[order], kind, permutations=1, bootstrap=1).value == pytest.approx(expected.value)
+
+
+def test_singular_sources_constant_tables_and_few_tokens():
+    base, target = gaussian(60, 4), gaussian(60, 6, 1)
+    wide = torch.cat((base, base[:, :1], torch.full_like(base[:, :1], 0.1)), 1)
+    expected = alignment(base, target, "linear", permutations=8, bootstrap=20)
+    result = alignment(wide, target, "linear", permutations=8, bootstrap=20)
+    for name in ("value", "held_out", "chance", "corrected"):
+        assert getattr(result, name) == pytest.approx(getattr(expected, name), abs=1e-5)
+    flat = alignment(torch.ones(60, 6), target, "linear", permutations=3, bootstrap=3)
+    assert (flat.value, flat.held_out, flat.chance, flat.corrected) == (0, 0, 0, 0)
+    few = alignment(gaussian(4, 6), gaussian(4, 6, 1), "orthogonal", folds=2, permutations=3, bootstrap=3)  # V < d
+    assert math.isnan(few.gaussian)
+    assert 0 < few.value <= 1
+    two = alignment(gaussian(2, 6), gaussian(2, 6, 1), "orthogonal", folds=2, permutations=3, bootstrap=3)
+    assert two.value == pytest.approx(1)  # two centred rows always turn onto two others
+    assert math.isnan(two.corrected)
+    assert alignment(gaussian(4, 6), gaussian(4, 6, 1), "identity", folds=2, permutations=1, bootstrap=1).gaussian == 0
+
+
+def test_extreme_scales_do_not_overflow_the_null():
+    source, target = gaussian(60, 4), gaussian(60, 4, 1)
+    for kind in KINDS:
+        expected = chance(source, target, kind, permutations=3)
+        result = chance(1e30 * source, 1e-30 * target, kind, permutations=3)
+        assert dataclasses.astuple(result) == pytest.approx(dataclasses.astuple(expected), abs=1e-6)
+
+
+def coverage(truth, intervals):
+    return sum(low <= truth <= high for low, high in intervals) / len(intervals)
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_intervals_of_the_identity_cover_the_population_cosine(noise):
+    def draw(V, seed):
+        source = gaussian(V, 4, 2 * seed)
+        return source, source + noise * gaussian(V, 4, 2 * seed + 1)
+
+    truth = float(row_cosines(*draw(200_000, 9999)).mean())
+    results = [alignment(*draw(150, s), "identity", permutations=1, bootstrap=500, seed=s) for s in range(600)]
+    assert 0.92 <= coverage(truth, [result.interval for result in results]) <= 0.98
+    assert 0.92 <= coverage(truth, [result.held_out_interval for result in results]) <= 0.98
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_held_out_intervals_cover_the_population_cosine(kind):
+    turn = rotation(3)
+
+    def draw(V, seed):
+        source = gaussian(V, 3, 2 * seed)
+        return source, source @ turn + 0.5 * gaussian(V, 3, 2 * seed + 1)
+
+    source, target = draw(200_000, 9999)
+    truth = float(row_cosines(source @ turn, target).mean())  # by the best map, which 200 tokens all but find
+    results = [alignment(*draw(200, s), kind, permutations=1, bootstrap=300, seed=s) for s in range(500)]
+    assert 0.92 <= coverage(truth, [result.held_out_interval for result in results]) <= 0.98
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_the_held_out_interval_of_unrelated_tables_is_too_narrow_as_documented(kind):
+    pairs = ((gaussian(300, 12, 2 * seed), gaussian(300, 12, 2 * seed + 1)) for seed in range(150))
+    results = [alignment(*pair, kind, permutations=1, bootstrap=200) for pair in pairs]
+    assert abs(np.mean([result.held_out for result in results])) < 0.005
+    assert 0.7 <= coverage(0, [result.held_out_interval for result in results]) <= 0.92
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": 1}, "folds: from 2 to V = 30"),
+        ({"folds": 31}, "no more folds than tokens"),
+        ({"folds": 2.0}, "folds: an integer"),
+        ({"permutations": 0}, "permutations: an integer of at least 1"),
+        ({"bootstrap": 0}, "bootstrap: an integer of at least 1"),
+        ({"seed": -1}, "seed: an integer of at least 0"),
+        ({"seed": 0.5}, "seed: an integer of at least 0"),
+        ({"seed": True}, "seed: an integer of at least 0"),
+        ({"kind": "affine"}, "kind: one of"),
+        ({"target": torch.randn(29, 4)}, "V = 30 and V = 29"),
+        ({"source": torch.randn(30, 28)}, "folds: 5 folds of V = 30 tokens leave 24 to fit.*d = 28.*more folds"),
+        ({"source": torch.randn(30, 29)}, "perfect by construction"),
+    ],
+)
+def test_bad_arguments_of_alignment_are_named(changes, message):
+    arguments = {"source": gaussian(30, 4), "target": gaussian(30, 4, 1), "kind": "linear", "permutations": 1, **changes}
+    with pytest.raises(ValueError, match=message):
+        alignment(**arguments)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, 2**63])
+def test_a_bad_seed_of_chance_is_named(seed):
+    with pytest.raises(ValueError, match="seed"):
+        chance(gaussian(9, 2), gaussian(9, 2), "identity", seed=seed)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cuda_device_gives_the_same(kind, monkeypatch):
+    monkeypatch.setattr(module, "_WHOLE", 500)
+    source, target = gaussian(600, 8), gaussian(600, 8, 1)
+    expected = dataclasses.astuple(alignment(source, target, kind, permutations=20, bootstrap=20))
+    result = dataclasses.astuple(alignment(source.cuda(), target.cuda(), kind, permutations=20, bootstrap=20))
+    for a, b in zip(expected, result, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "value"), [("orthogonal", 0.171), ("linear", 0.202)])
+def test_independent_tables_at_the_paper_s_size(kind, value):
+    generator = torch.Generator().manual_seed(0)
+    source, target = torch.randn(2, 50_280, 2_048, generator=generator)
+    result = alignment(source, target, kind, permutations=3)
+    assert result.value == pytest.approx(value, abs=0.002)
+    assert result.gaussian == pytest.approx(value, abs=0.001)
+    assert abs(result.corrected) < 0.01
+    assert abs(result.held_out) < 0.01

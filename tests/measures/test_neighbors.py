@@ -1,9 +1,14 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tying_utils.measures.neighbors import knn_chance, knn_overlap, nearest
+from tying_utils.measures.neighbors import knn_chance, knn_overlap, nearest, overlap, purity, purity_chance
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
 def gaussian(V, d, seed=0):
@@ -72,3 +77,138 @@ def test_bad_arguments_are_named():
         knn_overlap(a, a, 2, block=0)
     with pytest.raises(ValueError, match="V = 9 and V = 8"):
         knn_overlap(a, a[:8], 2)
+
+
+def test_overlap_of_a_rotated_copy_and_of_independent_tables():
+    a = gaussian(300, 8)
+    same = overlap(a, 3 * a @ torch.linalg.qr(gaussian(8, 8, 1)).Q, 5, permutations=20, bootstrap=50)
+    assert (same.value, same.corrected, *same.interval) == (1, 1, 1, 1)
+    assert (same.chance, same.tokens, same.permutations, same.k) == (5 / 299, 300, 20, 5)
+    inside = 0
+    for seed in range(10):
+        b = gaussian(300, 8, seed + 1)
+        result = overlap(a, b, 5, permutations=60, bootstrap=50, seed=seed)
+        assert result.value == knn_overlap(a, b, 5)
+        assert result.corrected == pytest.approx((result.value - 5 / 299) / (1 - 5 / 299))
+        assert abs(result.corrected) < 0.015
+        assert result.chance_range.low < result.chance < result.chance_range.high
+        inside += result.chance_range.low <= result.value <= result.chance_range.high
+    assert inside >= 8
+
+
+def test_the_overlap_null_is_that_of_permuted_rows():
+    a, b = gaussian(40, 3), gaussian(40, 4, 1)
+    b = torch.cat((b[:20], b[:20] + 0.01 * gaussian(20, 4, 2)))  # pairs of near copies, which many tokens do not choose
+    generator = torch.Generator().manual_seed(6)
+    scores = []
+    for _ in range(30):
+        order = torch.randperm(40, generator=generator)
+        permuted = torch.empty_like(b)
+        permuted[order] = b
+        scores.append(knn_overlap(a, permuted, 3))
+    result = overlap(a, b, 3, permutations=30, bootstrap=5, seed=6)
+    assert result.chance_range == pytest.approx(tuple(np.quantile(scores, (0.025, 0.975))))
+    assert result.chance == pytest.approx(np.mean(scores), abs=5 * float(np.std(scores)) / math.sqrt(30))
+
+
+def test_the_overlap_interval_is_that_of_shares_over_tokens():
+    # Tokens come in pairs of equal rows; in b half of the pairs swap partners, so that half of the tokens share theirs.
+    pairs = torch.eye(100).repeat_interleave(2, 0)
+    swapped = pairs.clone()
+    swapped[0:100:2] = pairs[0:100:2].roll(1, 0)
+    result = overlap(pairs, swapped, 1, permutations=1, bootstrap=4000)
+    half = 1.96 * math.sqrt(0.25 / 200)
+    assert result.value == 0.5
+    assert result.interval == pytest.approx((0.5 - half, 0.5 + half), abs=0.006)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(3, 40), st.integers(1, 6), st.sampled_from(DTYPES), st.data())
+def test_overlap_of_every_shape_dtype_and_layout(V, d, dtype, data):
+    k = data.draw(st.integers(1, V - 1))
+    a, b = gaussian(V, d, V).to(dtype), gaussian(V, d + 1, k).to(dtype)
+    a[0] = 0
+    result = overlap(a, b, k, permutations=5, bootstrap=5)
+    assert result == overlap(a.T.contiguous().T, torch.stack((b, b), 2)[:, :, 0], k, permutations=5, bootstrap=5, block=7)
+    assert result.value == knn_overlap(a, b, k)
+    for score in (result.value, *result.chance_range, *result.interval):
+        assert 0 <= score <= 1 + 1e-12
+    assert math.isnan(result.corrected) == (k == V - 1)
+
+
+def test_overlap_is_fixed_by_its_seed():
+    a, b = gaussian(60, 4), gaussian(60, 4, 1)
+    result = overlap(a, b, 3, bootstrap=50, seed=1)
+    assert result == overlap(a, b, 3, bootstrap=50, seed=1)
+    assert result.interval != overlap(a, b, 3, bootstrap=50, seed=2).interval
+
+
+def test_purity_of_classes_and_of_chance():
+    labels = torch.arange(120) % 4
+    onehot = torch.eye(4)[labels]
+    assert purity(onehot, labels, 10) == 1
+    assert purity(onehot, labels.numpy(), 10) == purity(onehot, labels.tolist(), 10) == 1
+    assert purity(onehot, 7 - 3 * labels, 10, block=13) == 1  # any integers name the classes
+    assert purity_chance(labels) == pytest.approx(29 / 119)
+    assert purity(onehot, labels, 119) == pytest.approx(29 / 119)  # everyone is a neighbour
+    uneven = torch.randint(5, (600,), generator=torch.Generator().manual_seed(0)).square()
+    assert purity(gaussian(600, 8), uneven, 10) == pytest.approx(purity_chance(uneven), abs=0.025)
+
+
+def test_purity_by_hand():
+    # Nearest: 0 -> 10, 10 -> 0, 30 -> 10, 90 -> 30.
+    assert purity(at(0, 10, 30, 90), [0, 0, 0, 1], 1) == 0.75
+    assert purity(at(0, 10, 30, 90), [0, 1, 1, 1], 1) == 0.5
+    assert purity_chance([0, 0, 0, 1]) == 0.5
+    assert purity_chance([0, 1, 2]) == 0
+    assert purity_chance([5, 5]) == 1
+
+
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=30), st.integers(0, 2**31))
+def test_purity_chance_is_the_mean_over_all_pairs(labels, seed):
+    pairs = [x == y for i, x in enumerate(labels) for j, y in enumerate(labels) if i != j]
+    assert purity_chance(labels) == pytest.approx(sum(pairs) / len(pairs))
+    table = gaussian(len(labels), 3, seed)
+    assert purity(table, labels, len(labels) - 1) == pytest.approx(purity_chance(labels))
+    assert 0 <= purity(table, labels, 1) <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 9}, "k: at most V - 1 = 8"),
+        ({"k": -1}, "k: an integer of at least 1"),
+        ({"permutations": 0}, "permutations: an integer of at least 1"),
+        ({"bootstrap": 0}, "bootstrap: an integer of at least 1"),
+        ({"seed": -1}, "seed: an integer of at least 0"),
+        ({"block": 0}, "block: an integer of at least 1"),
+        ({"b": torch.randn(8, 3)}, "V = 9 and V = 8"),
+    ],
+)
+def test_bad_arguments_of_overlap_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        overlap(**{"a": gaussian(9, 3), "b": gaussian(9, 3, 1), "k": 2, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": [0] * 8}, "labels: one label a row is needed, 9, got 8"),
+        ({"labels": [0.5] * 9}, "labels: integers are needed, got float64"),
+        ({"labels": torch.zeros(9)}, "labels: integers are needed, got float32"),
+        ({"labels": ["a"] * 9}, "labels: integers are needed"),
+        ({"labels": [True] * 9}, "labels: integers are needed, got bool"),
+        ({"labels": torch.zeros(9, 1, dtype=torch.int64)}, r"labels: a sequence .* got shape \(9, 1\)"),
+        ({"labels": []}, r"labels: a sequence .* got shape \(0,\)"),
+        ({"k": -1}, "k: an integer of at least 1"),
+        ({"k": 9}, "k: at most V - 1 = 8"),
+        ({"block": 0}, "block: an integer of at least 1"),
+        ({"table": torch.full((9, 3), math.nan)}, "table: 27 entries"),
+    ],
+)
+def test_bad_arguments_of_purity_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        purity(**{"table": gaussian(9, 3), "labels": [0] * 9, "k": 2, **changes})
+    if "labels" in changes and len(changes["labels"]) != 8:
+        with pytest.raises(ValueError, match=message):
+            purity_chance(changes["labels"])

@@ -3,10 +3,20 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tying_utils.measures.statistics import Interval, mean_interval, rolling_mean, slope, verdict
+from tying_utils.measures import statistics as module
+from tying_utils.measures.statistics import (
+    Interval,
+    bootstrap_interval,
+    central_range,
+    mean_interval,
+    rolling_mean,
+    slope,
+    verdict,
+)
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -25,6 +35,107 @@ def test_one_seed_gives_no_interval():
     assert math.isnan(result.low)
     assert math.isnan(result.high)
     assert verdict(result) == "open"
+
+
+def test_fewer_seeds_than_an_interval_needs():
+    with pytest.raises(ValueError, match="values: at least 2 seeds are needed, one value each, got 1; run more seeds"):
+        mean_interval([0.3], at_least=2)
+    assert mean_interval([0.3, 0.4], at_least=2) == mean_interval([0.3, 0.4])
+    with pytest.raises(ValueError, match="at_least"):
+        mean_interval([0.3], at_least=0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_intervals_over_seeds_cover_a_known_effect(n):
+    seeds = np.random.default_rng(n).normal(0.3, 0.02, size=(4000, n))
+    intervals = [mean_interval(values) for values in seeds]
+    assert 0.94 <= np.mean([x.low <= 0.3 <= x.high for x in intervals]) <= 0.96  # 0.95 give or take three deviations
+
+
+def test_bootstrap_interval_is_that_of_the_normal_for_many_values():
+    values = np.random.default_rng(0).normal(2, 3, 5000)
+    half = 1.96 * values.std() / math.sqrt(5000)
+    result = bootstrap_interval(values, draws=4000)
+    assert result == pytest.approx((values.mean() - half, values.mean() + half), abs=0.06 * half)
+    narrower = bootstrap_interval(values, draws=4000, level=0.5)
+    assert narrower.high - narrower.low == pytest.approx((result.high - result.low) * 0.6745 / 1.96, rel=0.06)
+
+
+def test_bootstrap_interval_by_enumeration():
+    # Two values resampled: means 0, 1/2, 1 with chances 1/4, 1/2, 1/4, so the middle 40 % are all 1/2.
+    assert bootstrap_interval([0, 1], draws=2000, level=0.4) == (0.5, 0.5)
+    assert bootstrap_interval([0, 1], draws=2000) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "draw", "mean"),
+    [
+        ("normal", lambda random: random.normal(1, 2, 200), 1.0),
+        ("skewed", lambda random: random.exponential(1, 200), 1.0),
+        ("bounded, at an edge", lambda random: random.beta(8, 1, 200), 8 / 9),
+    ],
+)
+def test_bootstrap_intervals_cover_a_known_mean(name, draw, mean):
+    random = np.random.default_rng(1)
+    ranges = [bootstrap_interval(draw(random), draws=400, seed=seed) for seed in range(1500)]
+    covered = np.mean([low <= mean <= high for low, high in ranges])
+    assert 0.92 <= covered <= 0.98, name
+
+
+def test_bootstrap_interval_is_fixed_by_its_seed_and_blind_to_the_container(monkeypatch):
+    values = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    result = bootstrap_interval(values, draws=100, seed=3)
+    assert result == bootstrap_interval(values, draws=100, seed=3)
+    assert result != bootstrap_interval(values, draws=100, seed=4)
+    assert result == bootstrap_interval(torch.tensor(values, requires_grad=True), draws=100, seed=3)
+    assert result == bootstrap_interval(values.tolist(), draws=100, seed=3)
+    assert bootstrap_interval(torch.tensor(values).bfloat16()) == pytest.approx(bootstrap_interval(values), abs=0.01)
+    monkeypatch.setattr(module, "_ENTRIES", 120)  # two draws at a time
+    assert bootstrap_interval(values, draws=101, seed=3) == pytest.approx(result, abs=0.05)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(2, 20))
+def test_bootstrap_interval_of_equal_values_has_no_width(value, n):
+    low, high = bootstrap_interval([value] * n, draws=5)
+    assert low == high == pytest.approx(value)
+
+
+@given(st.lists(numbers, min_size=2, max_size=30), numbers)
+def test_bootstrap_interval_lies_in_the_values_and_moves_with_them(values, shift):
+    low, high = bootstrap_interval(values, draws=20)
+    slack = 1e-9 * (1 + max(map(abs, values)))
+    assert min(values) - slack <= low <= high <= max(values) + slack
+    moved = bootstrap_interval([value + shift for value in values], draws=20)
+    assert moved == pytest.approx((low + shift, high + shift), abs=1e-6)
+
+
+def test_central_range():
+    assert central_range(range(101)) == pytest.approx((2.5, 97.5))
+    assert central_range(torch.arange(101.0), level=0.5) == pytest.approx((25, 75))
+    with pytest.raises(ValueError, match="level"):
+        central_range([1, 2], level=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"values": [1.0]}, "values: at least 2 are needed"),
+        ({"values": []}, "values: a sequence"),
+        ({"values": [1, math.nan]}, "values: finite"),
+        ({"values": torch.ones(2, 2)}, r"got shape \(2, 2\)"),
+        ({"draws": 0}, "draws: an integer of at least 1"),
+        ({"draws": 10.0}, "draws: an integer of at least 1"),
+        ({"seed": -1}, "seed: an integer of at least 0"),
+        ({"seed": 1.5}, "seed: an integer of at least 0"),
+        ({"level": 0}, "level: a confidence between 0 and 1"),
+        ({"level": 1}, "level: a confidence between 0 and 1"),
+        ({"level": 95}, "level: a confidence between 0 and 1"),
+        ({"level": math.nan}, "level: a confidence between 0 and 1"),
+    ],
+)
+def test_bad_arguments_of_the_bootstrap_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(**{"values": [1.0, 2.0], **changes})
 
 
 @pytest.mark.parametrize("values", [[], [1, math.nan], [1, math.inf], [[1, 2]], 3.0])

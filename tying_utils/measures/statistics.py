@@ -1,14 +1,17 @@
-"""Intervals over seeds, the verdict that they allow, and two small curve tools."""
+"""Intervals over seeds and over tokens, the verdict that they allow, and two small curve tools."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
+from torch import Tensor
 
 from ._checks import positive
+
+_ENTRIES = 2**22  # resampled values at a time: 32 MB, and as much of indices
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,55 @@ class Interval:
     n: int
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+class Range(NamedTuple):
+    """From `low` to `high`, in the units of what it was measured on."""
+
+    low: float
+    high: float
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95, *, at_least: int = 1) -> Interval:
     """Student t interval of the mean of `values` (n,), one value a seed, at confidence `level` in (0, 1).
 
-    One seed gives no interval: low and high are nan. Raises ValueError for no values, or any that is not finite.
+    One seed gives no interval: low and high are nan; `at_least=2` makes that an error. Raises ValueError for fewer than
+    `at_least` values, for none, and for any that is not finite.
     """
     x = _vector("values", values)
-    if not 0 < level < 1:
-        raise ValueError(f"level: a confidence between 0 and 1 is needed, got {level!r}")
+    _checked_level(level)
+    if len(x) < positive("at_least", at_least):
+        raise ValueError(f"values: at least {at_least} seeds are needed, one value each, got {len(x)}; run more seeds")
     mean = float(x.mean())
     if len(x) == 1:
         return Interval(mean, math.nan, math.nan, 1)
     half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / math.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half, len(x))
+
+
+def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Range:
+    """Percentile bootstrap interval of the mean of `values` (n,), one value a token, at confidence `level` in (0, 1).
+
+    The tokens are resampled with replacement `draws` times; `seed` fixes the draws. Any real dtype, computed in float64
+    in less than 100 MB for n up to 4 million. The interval tells what other tokens would do, not other seeds. Raises
+    ValueError for fewer than 2 values, for any that is not finite, and for a bad `draws`, `seed` or `level`.
+    """
+    x = _vector("values", values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values)
+    if len(x) < 2:
+        raise ValueError("values: at least 2 are needed to resample, one a token, got 1")
+    positive("draws", draws)
+    random = np.random.default_rng(checked_seed(seed))
+    mean = float(x.mean())
+    x = x - mean  # so that values that are all alike give an interval of exactly no width
+    step = max(1, _ENTRIES // len(x))  # draws at a time
+    sizes = (min(step, draws - start) for start in range(0, draws, step))
+    means = np.concatenate([x[random.integers(len(x), size=(size, len(x)))].mean(1) for size in sizes])
+    low, high = central_range(means, level)
+    return Range(mean + low, mean + high)
+
+
+def central_range(values: Tensor | ArrayLike, level: float = 0.95) -> Range:
+    """The quantiles of `values` (n,) that hold the middle share `level` in (0, 1) of them, linearly interpolated."""
+    low, high = np.quantile(_vector("values", values), (0.5 - _checked_level(level) / 2, 0.5 + level / 2))
+    return Range(float(low), float(high))
 
 
 def verdict(interval: Interval, null: float = 0.0, claimed: Literal["above", "below"] = "above") -> str:
@@ -74,6 +113,19 @@ def rolling_mean(values: ArrayLike, window: int) -> np.ndarray:
     padded = np.concatenate((np.zeros(window - 1), x))
     sums = np.lib.stride_tricks.sliding_window_view(padded, window).sum(axis=1)  # no running sum, whose error grows
     return sums / np.minimum(np.arange(1, len(x) + 1), window)
+
+
+def checked_seed(seed: int) -> int:
+    """Return `seed` if it is an integer from 0 to 2^63 - 1, else raise ValueError."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed: an integer of at least 0 is needed, got {seed!r}")
+    return seed
+
+
+def _checked_level(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"level: a confidence between 0 and 1 is needed, got {level!r}")
+    return level
 
 
 def _vector(name: str, values: ArrayLike) -> np.ndarray:
