@@ -4,6 +4,7 @@ The two-role language (see `two_role`) comes as tokens already.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import platform
@@ -104,7 +105,7 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
     source: dict[str, Any] = {"name": name}
     if name == "python":
         source["python"] = platform.python_version()
-        train, validation = _split(list(_standard_library()))
+        train, validation = _split(_standard_library(Path(sysconfig.get_paths()["stdlib"])))
     elif path is not None:
         train, validation = _split(list(_read(Path(path))))
     else:
@@ -257,16 +258,18 @@ def _generate(language: two_role.Language, fingerprint: dict[str, Any], folder: 
     return _record(fingerprint, dtype, written, folder)
 
 
-def _standard_library() -> Iterator[tuple[str, str]]:
+@functools.cache  # every run asks for it, and an interpreter's own library does not change under it
+def _standard_library(library: Path) -> Documents:
     """The standard library's Python files by relative path, in one order on every machine; undecodable ones left out."""
-    library = Path(sysconfig.get_paths()["stdlib"])
+    documents = []
     for file in sorted(library.rglob("*.py"), key=lambda p: p.relative_to(library).as_posix()):
         relative = file.relative_to(library)
         if _LEFT_OUT.isdisjoint(relative.parts):
             try:
-                yield relative.as_posix(), file.read_text(encoding="utf-8")
+                documents.append((relative.as_posix(), file.read_text(encoding="utf-8")))
             except UnicodeDecodeError:
                 continue  # a few files declare another encoding
+    return documents
 
 
 def _read(path: Path) -> Iterator[tuple[str, str]]:

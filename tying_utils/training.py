@@ -113,8 +113,13 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     small models gain more from a core each than from all cores together. On a GPU they train one after another, here.
     Raises ValueError as `train` does, and RuntimeError with the worker's last words if one fails.
     """
-    fingerprints = {(c.corpus, c.path, c.vocab_size, c.language): _corpus(c).fingerprint for c in configs}
-    found = [run_store.find(c, fingerprints[c.corpus, c.path, c.vocab_size, c.language]) for c in configs]
+
+    def trains_on(config: TrainConfig) -> tuple[Any, ...]:
+        return config.corpus, config.path, config.vocab_size, config.language, config.context
+
+    distinct = {trains_on(config): config for config in configs}
+    fingerprints = {key: _corpus(config).fingerprint for key, config in distinct.items()}
+    found = [run_store.find(config, fingerprints[trains_on(config)]) for config in configs]
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
     missing = list(dict.fromkeys(missing))
     if workers is None:
