@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from scipy import stats
 
 from tying_utils import figures, profiles, report
 from tying_utils.study import Results
@@ -27,6 +29,37 @@ def test_documents_hold_the_numbers_of_the_committed_tables(name: str, laptop: R
 def test_every_block_is_used_somewhere() -> None:
     text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "METHODS.md"))
     assert set(re.findall(r"<!-- begin ([\w-]+):", text)) == set(report.BLOCKS)
+
+
+def judged(values: pd.Series, null: float, claimed_above: bool) -> str:
+    """A verdict cell as README shows it, by scipy and without the package."""
+    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    word = "open" if low <= null <= high else "supported" if (low > null) == claimed_above else "refuted"
+    return f"**{word}** {values.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+@pytest.mark.parametrize("corpus", profiles.PROFILES["laptop"])
+def test_committed_verdicts_follow_from_the_committed_results(corpus: str) -> None:
+    folder = ROOT / "data" / "results" / "laptop" / corpus
+    table = {file.stem: pd.read_csv(file) for file in folder.glob("*.csv")}
+    fits = table["alignment"].query("kind == 'orthogonal' and arm == 'tied'").pivot(index="seed", columns="source")
+    early = table["gradients"].query("arm == 'tied' and step <= 0.1 * step.max()").groupby("seed")["output_share"].mean()
+    lens = table["lens"].query("lens == 'tuned' and indexing == 'matched' and layer == 0")
+    lens = lens.pivot(index="seed", columns="arm", values="kl_bits")
+    losses = table["losses"].pivot(index="seed", columns="arm", values="validation_loss")
+    rows = {
+        "output bias, orthogonal, chance-corrected": (fits["corrected"]["output"] - fits["corrected"]["input"], 0, True),
+        "output share of the gradient, first tenth": (early, 0.5, True),
+        "lens KL at the input, tied - untied, bits": (lens["tied"] - lens["untied"], 0, True),
+        "validation loss, tied - untied, equal shape, nats": (losses["tied"] - losses["untied"], 0, True),
+    }
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    column = next(line for line in lines if line.startswith("| Claim | Statistic | Python source")).split(" | ")
+    place = column.index(report.NAMES[corpus])
+    for statistic, (values, null, above) in rows.items():
+        assert len(values) == 5
+        shown = next(line for line in lines if f"| {statistic} |" in line).split(" | ")[place]
+        assert shown == judged(values, null, above), statistic
 
 
 @pytest.mark.parametrize("profile", profiles.COMMITTED)

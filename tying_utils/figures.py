@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import offset_copy
 
 from tying_utils import claims, files, paths, profiles, published
@@ -503,11 +503,13 @@ def language(tables: Tables) -> Figure:
     """The two-role language: which target classes follow which source classes, and how often tokens occur."""
     figure, (left, right) = _panels(TWO_COLUMNS, 2.9, "What follows what", "How often")
     wide = tables["language"].pivot_table(index="source", columns="target", values="log_ratio")
-    bound = np.abs(wide.to_numpy()).max()
+    bound = np.quantile(np.abs(wide.to_numpy()), 0.9)  # a few pairs of classes are all but forbidden
     image = left.imshow(wide.to_numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal")
     left.grid(visible=False)
     left.set(xlabel="target class of the next token", ylabel="source class of this token")
-    figure.colorbar(image, ax=left, label="log of P(next) over its base rate (nats)", shrink=0.9)
+    figure.colorbar(image, ax=left, label="log of P(next) over its base rate (nats)", shrink=0.9, extend="both")
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     unigrams = tables["unigrams"].sort_values("rank")
     right.set(xscale="log", yscale="log", xlabel="rank of the token (by weight)", ylabel="probability")
     right.plot(unigrams["rank"], unigrams["unigram"], ".", color=GREY, markersize=2.5)
@@ -552,6 +554,7 @@ def role_scaling(tables: Tables) -> Figure:
         _reference(right, untied["over_floor"], LOOKS[UNTIED])
         _curve(right, _where(tied, role="source"), f"{path}_scale", "over_floor", LOOKS[TIED], bars=True)
         _scales(right, tied[f"{path}_scale"], "loss over the floor (nats per token)", path)
+        right.set_ylim(0, None)
     looks = [*_ROLE_LOOKS.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker="")]
     return _finish(
         figure, rows, looks, "Dotted: chance, and the ordinary tied arm. Floor: the language's own loss on the same text."

@@ -212,7 +212,7 @@ for _profile in (
         corpus=PYTHON,
         seeds=(0, 1),
         training=_SMALL,
-        input_scales=(0.1, 1.0, 5.0, 20.0),
+        input_scales=(1.0, 5.0, 20.0),
         equal=_EQUAL,
         sizes=(Size(64, 4, 6),),
     ),

@@ -12,7 +12,7 @@ from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.study import Results
 
 PROFILE, DOCUMENTS = "laptop", ("README.md", "METHODS.md")
-_NAMES = {PYTHON: "Python source", "wikitext-2": "WikiText-2", TWO_ROLE: "two-role language"}
+NAMES = {PYTHON: "Python source", "wikitext-2": "WikiText-2", TWO_ROLE: "two-role language"}
 _MARKER = "<!-- {edge} {name}: written by `make figures PROFILE=laptop` -->"
 
 
@@ -35,7 +35,7 @@ def _verdicts(results: Results, statistics: Collection[str] | None = None) -> st
             own = part.set_index("corpus")
             cells = [_judged(own.loc[corpus]) if corpus in own.index else "" for corpus in corpora]
             rows.append((str(claim), str(statistic), *cells, str(part["published"].iloc[0])))
-    return _table(("Claim", "Statistic", *(_NAMES[corpus] for corpus in corpora), "Published"), rows)
+    return _table(("Claim", "Statistic", *(NAMES[corpus] for corpus in corpora), "Published"), rows)
 
 
 def _judged(row: pd.Series) -> str:
@@ -72,7 +72,7 @@ def conditions(results: Results) -> str:
             TWO_ROLE: f"{len(fingerprints)} languages, one for each seed and agreement of the roles",
         }.get(corpus, f"its validation text, evaluated on its test text ({_size(fingerprints)})")
         lines.append(
-            f"- **{_NAMES[corpus]}**: {text}; OLMo with {study.scales[corpus]}; {len(manifest['profile']['seeds'])} seeds, "
+            f"- **{NAMES[corpus]}**: {text}; OLMo with {study.scales[corpus]}; {len(manifest['profile']['seeds'])} seeds, "
             f"{len(runs)} runs, {minutes:.0f} minutes of training in all, a {runs[0]['made']['device']} core each, "
             f"torch {manifest['packages']['torch']}."
         )
@@ -102,7 +102,7 @@ def sizes(results: Results) -> str:
         one = part.iloc[0]
         shape = f"d {width}, {layers} layers", f"{one['parameters'] / 1e6:.2f} M", f"{one['share']:.3f}"
         costs = _value(part["equal_shape"], 3), _value(part["equal_parameters"], 3), f"{one['parameters_ratio']:.3f}"
-        rows.append((_NAMES[str(corpus)], *shape, *costs))
+        rows.append((NAMES[str(corpus)], *shape, *costs))
     header = "Corpus", "Untied model", "Parameters", "Share of its tables"
     return _table((*header, "Loss, tied − untied, equal shape", "at equal parameters", "their ratio"), rows)
 

@@ -20,7 +20,7 @@ from tying_utils import files, paths, profiles, run_store
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
-from tying_utils.profiles import PAIR, SHARED_START, TWO_ROLE, UNTIED, Profile
+from tying_utils.profiles import PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware, train_all
 from tying_utils.two_role import Language
@@ -64,17 +64,32 @@ class Arm:
 Measure = Callable[[Sequence[Arm], Profile, "tqdm[Any]"], pd.DataFrame]
 
 
-def _pairs(arms: Sequence[Arm]) -> list[tuple[dict[str, Any], str, str, torch.Tensor, torch.Tensor]]:
-    """Each tied table beside the untied pair of its seed, and that pair itself: labels, source, target, their tables."""
+@dataclass(frozen=True)
+class _Pair:
+    """Two tables of one seed that are compared: the names of both, and the labels of the arm that they belong to."""
+
+    labels: dict[str, Any]
+    source: str
+    target: str
+    tables: tuple[torch.Tensor, torch.Tensor]
+
+    @property
+    def names(self) -> dict[str, Any]:
+        return {**self.labels, "source": self.source, "target": self.target}
+
+
+def _pairs(arms: Sequence[Arm]) -> list[_Pair]:
+    """Each tied table beside the untied pair of its seed; and, where the tied arm itself is among them, that pair itself."""
     untied = {arm.seed: arm.tables() for arm in arms if arm.name == UNTIED}
+    with_own = any(arm.name == TIED for arm in arms)  # in one table of a study is enough
     pairs = []
     for arm in arms:
         reference = untied[arm.seed]
-        if arm.name == UNTIED:
-            pairs.append((arm.labels, "input", "output", reference["input"], reference["output"]))
-        else:
+        if arm.name != UNTIED:
             tied = arm.tables()["tied"]
-            pairs += [(arm.labels, source, "tied", table, tied) for source, table in reference.items()]
+            pairs += [_Pair(arm.labels, source, "tied", (table, tied)) for source, table in reference.items()]
+        elif with_own:
+            pairs.append(_Pair(arm.labels, "input", "output", (reference["input"], reference["output"])))
     return pairs
 
 
@@ -91,33 +106,35 @@ def _scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
 
 
 def _alignment(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    rows = []
-    for labels, source, target, a, b in _pairs(arms):
+    def one(pair: _Pair) -> list[dict[str, Any]]:
+        rows = []
         for kind in ("identity", "orthogonal", "linear"):
-            score = alignment.alignment(a, b, kind, permutations=profile.permutations)
-            rows.append({**labels, "source": source, "target": target, "kind": kind, **_scores(score)})
+            score = alignment.alignment(*pair.tables, kind, permutations=profile.permutations)
+            rows.append({**pair.names, "kind": kind, **_scores(score)})
             rows[-1] |= {"held_out": score.held_out, "gaussian": score.gaussian, "tokens": score.tokens}
         bar.update()
-    return pd.DataFrame(rows)
+        return rows
+
+    return pd.DataFrame([row for rows in _side_by_side(one, _pairs(arms), torch.device("cpu")) for row in rows])
 
 
 def _neighbors(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    rows = []
-    for labels, source, target, a, b in _pairs(arms):
-        score = neighbors.overlap(a, b, k=10, permutations=profile.permutations)
-        rows.append({**labels, "source": source, "target": target, "k": 10, **_scores(score)})
+    def one(pair: _Pair) -> dict[str, Any]:
+        score = neighbors.overlap(*pair.tables, k=10, permutations=profile.permutations)
         bar.update()
-    return pd.DataFrame(rows)
+        return {**pair.names, "k": 10, **_scores(score)}
+
+    return pd.DataFrame(_side_by_side(one, _pairs(arms), torch.device("cpu")))
 
 
 def _cosines(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     """Figure 1: how the per-token cosines of the linear fit are distributed, as a density over 50 bins."""
     rows = []
-    for labels, source, target, a, b in _pairs(arms):
-        cosines = alignment.token_cosines(a, b, "linear").numpy()
+    for pair in _pairs(arms):
+        cosines = alignment.token_cosines(*pair.tables, "linear").numpy()
         density, edges = np.histogram(cosines, bins=50, range=(-0.25, 1.0), density=True)
         centres = (edges[:-1] + edges[1:]) / 2
-        rows.append(pd.DataFrame({**labels, "source": source, "target": target, "cosine": centres, "density": density}))
+        rows.append(pd.DataFrame({**pair.names, "cosine": centres, "density": density}))
         bar.update()
     return pd.concat(rows, ignore_index=True)
 
@@ -289,13 +306,13 @@ def _unigrams(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Dat
     return pd.DataFrame(columns).assign(corpus=profile.corpus, seed=arms[0].seed)
 
 
-def _side_by_side(function: Callable[[Arm], Any], arms: Sequence[Arm], device: torch.device) -> list[Any]:
-    """`function` of each arm, in order: on the CPU in as many threads as it has cores, each computing on one."""
+def _side_by_side(function: Callable[[Any], Any], items: Sequence[Any], device: torch.device) -> list[Any]:
+    """`function` of each item, in order: on the CPU in as many threads as it has cores, each computing on one."""
     if device.type != "cpu":
-        return [function(arm) for arm in arms]
+        return [function(item) for item in items]
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(max(1, min(threads, len(arms))), initializer=lambda: torch.set_num_threads(1)) as pool:
-        return list(pool.map(function, arms))
+    with ThreadPoolExecutor(max(1, min(threads, len(items))), initializer=lambda: torch.set_num_threads(1)) as pool:
+        return list(pool.map(function, items))
 
 
 def _pair(profile: Profile) -> tuple[str, ...]:
