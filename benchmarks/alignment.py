@@ -1,4 +1,4 @@
-"""What an alignment with its null, folds and intervals costs: seconds and peak memory, a line a kind.
+"""What an alignment with its null, folds and intervals costs: seconds, CPU seconds and peak memory, a line a kind.
 
     python benchmarks/alignment.py [--tokens 50000] [--width 768] [--permutations 100] [--threads 2] [--slow]
 
@@ -24,11 +24,11 @@ def measure(V: int, d: int, kind: Kind, permutations: int, threads: int) -> None
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     source, target = torch.randn(2, V, d, generator=generator)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     result = alignment(source, target, kind, permutations=permutations)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes, on Linux
-    print(f"{kind}, V {V}, d {d}, {permutations} permutations: {seconds:.1f} s, peak {peak:.2f} GB")
+    print(f"{kind}, V {V}, d {d}, {permutations} permutations: {seconds:.1f} s (CPU {cpu:.1f} s), peak {peak:.2f} GB")
     print(f"  value {result.value:.4f}, chance {result.chance:.4f}, Gaussian formula {result.gaussian:.4f}", end=", ")
     print(f"corrected {result.corrected:.4f}, held out {result.held_out:.4f}", flush=True)
 

@@ -618,7 +618,9 @@ def sizes(tables: Tables) -> Figure:
     for column, look in looks.items():
         _curve(right, gaps, "parameters", column, look, bars=True)
     _level(right, 0)
-    right.set(xlabel="parameters of the untied model", ylabel="loss, tied − untied (nats per token)")
+    right.set_xticks(one.index, [f"{count / 1e6:.2g}" for count in one.index])
+    right.xaxis.set_minor_locator(NullLocator())
+    right.set(xlabel="parameters of the untied model (millions)", ylabel="loss, tied − untied (nats per token)")
     hollow = Look("OLMo-1B, by its shape", BLACK, "d", "none", hollow=True)
     return _finish(figure, gaps, [hollow, *looks.values()], "b: above the dotted line the tied model is worse.")
 
