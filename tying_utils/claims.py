@@ -251,10 +251,10 @@ CLAIMS = tuple(_CLAIMS)
 # Of each claim the statistics that stand for it, in the words of `verdicts`, and what a figure calls them.
 HEADLINES = {
     "output bias, orthogonal, chance-corrected": "C1: output bias of W",
-    "output share of the gradient, first tenth": "C2: output share, first tenth",
-    "output share of the Adam update, first tenth": "C2b: of the Adam update",
+    "output share of the gradient, first tenth": "C2: output share, early",
+    "output share of the Adam update, first tenth": "C2b: of Adam's update",
     "lens KL at the input, tied - untied, bits": "C3: lens KL, input (bits)",
-    "output bias, orthogonal, per decade of input scale": "C4: output bias per decade",
+    "output bias, orthogonal, per decade of input scale": "C4: bias per decade",
     "validation loss, nats per decade of input scale": "C4: loss per decade",
     "validation loss, tied - untied, equal shape, nats": "C5: loss, same shape",
     "validation loss, tied - untied, equal parameters, nats": "C5: loss, same size",

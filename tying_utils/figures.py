@@ -643,9 +643,10 @@ def verdicts(tables: Tables) -> Figure:
                 ax.plot(row["estimate"], -place, marker=look.marker, color=look.colour, markersize=4.5)
                 if row["seeds"] > 1:
                     ax.plot([row["low"], row["high"]], [-place, -place], color=look.colour, linewidth=1.2)
-                ax.annotate(row["verdict"], (0.99, -place + 0.16), xycoords=("axes fraction", "data"), ha="right", fontsize=6)
+                ax.annotate(row["verdict"], (row["estimate"], -place + 0.17), ha="center", fontsize=6)
         ax.axvline(0.5 if "share" in statistic else 0, color=GREY, linewidth=1, linestyle=DOTTED)
         ax.set(ylim=(0.6 - len(corpora), 0.6), yticks=[])
+        ax.margins(x=0.25)
         ax.grid(visible=False, axis="y")
     figure.legend(handles=[_CORPORA[corpus].handle() for corpus in corpora], loc="outside upper center", ncols=len(corpora))
     words = f"Mean and 95 % t interval over n = {table['seeds'].max()} seeds. Dotted: no effect (of a share: one half). "

@@ -322,7 +322,6 @@ def _dealt(
             product = s.T @ t
             for meeting in (met[:, i] == j).nonzero().flatten().tolist():
                 crosses[meeting] += product
-    del t_dealt
     for order, cross in zip(met, crosses, strict=True):
         yield s_deal, torch.cat((t_blocks[order].flatten(), t_deal[even:])), cross
 
