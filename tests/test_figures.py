@@ -30,8 +30,8 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
     scales = {scaled(scale): scale for scale in SCALES} | {UNTIED: 1.0, SHARED_START: 1.0, EQUAL: 1.0}
     rows: dict[str, list] = {}
 
-    def add(name: str, arm: str, seed: int, corpus: str = PYTHON, **values) -> None:
-        labels = {"corpus": corpus, "arm": arm, "input_scale": scales[arm], "seed": seed}
+    def add(name: str, arm: str, seed: int, **values) -> None:
+        labels = {"corpus": values.pop("corpus", PYTHON), "arm": arm, "input_scale": scales[arm], "seed": seed}
         rows.setdefault(name, []).append(pd.DataFrame(labels | values, index=None if _long(values) else [0]))
 
     def near(value: float, spread: float = 0.008) -> float:
@@ -121,11 +121,11 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
                         values |= {"output_scale": 1.0, "agreement": agreement, "tied": arm != UNTIED}
                         name = arm if agreement == 0 else f"{arm}, agreement 1"
                         scales[name] = scales[arm]
-                        add("roles", name, seed, TWO_ROLE, table=table, role=role, **values)
+                        add("roles", name, seed, corpus=TWO_ROLE, table=table, role=role, **values)
     for source in range(4):
-        add("language", UNTIED, 0, TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
+        add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)
-    add("unigrams", UNTIED, 0, TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
+    add("unigrams", UNTIED, 0, corpus=TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
 
 
