@@ -281,7 +281,7 @@ def test_the_slider_shows_every_scale_within_the_same_limits(tables: dict[str, p
 def test_the_readers_own_settings_stay_as_they_are():
     code = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['font.size'] = 13; before = dict(matplotlib.rcParams)"
     code += "\nfrom tying_utils import figures; assert dict(matplotlib.rcParams) == before"
-    code += "\nwith figures._style(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
+    code += "\nwith figures.drawing.styled(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
     assert run(code) == "kept"
 
 

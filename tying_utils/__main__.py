@@ -1,4 +1,4 @@
-"""The command line: tying-utils train | reproduce | figures."""
+"""The command line: tying-utils train | sweep | reproduce | figures."""
 
 import argparse
 import json
@@ -15,6 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--config", action="append", help=words)
     train.add_argument("--lines", action="store_true", help="print lines 'step N loss L' in place of a progress bar")
     train.set_defaults(run=_train)
+    sweep = commands.add_parser("sweep", help="cross the input scales with the output scales: the tables behind the sliders")
+    sweep.add_argument("--profile", default="laptop", help="laptop (default) or another that has a sweep")
+    sweep.add_argument("--corpus", help="python or two-role (default: each that has a sweep)")
+    sweep.add_argument("--fresh", action="store_true", help="measure again from the runs, even where a table is there")
+    sweep.set_defaults(run=_sweep)
     for name, run, words in (
         ("reproduce", _reproduce, "run every notebook top to bottom on a profile and draw its figures"),
         ("figures", _figures, "draw a profile's figures from its tables"),
@@ -44,6 +49,23 @@ def _train(options: argparse.Namespace) -> None:
             raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
         run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
         print(run.folder, flush=True)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from tying_utils import profiles
+    from tying_utils.study import SWEEP, Study
+
+    profiles.get(options.profile, options.corpus)
+    corpora = [options.corpus] if options.corpus else list(profiles.PROFILES[options.profile])
+    studies = [Study(options.profile, corpus, fresh=options.fresh) for corpus in corpora]
+    having = [study for study in studies if study.profile.sweep]
+    if not having:
+        raise ValueError(f"--profile: {options.profile!r} has no sweep on {', '.join(corpora)}; try laptop")
+    for study in having:
+        study.complete(SWEEP)
+        for name in SWEEP:
+            if name in study:
+                print(f"{study.folder / name}.csv: {study.origin[name]}", flush=True)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -236,12 +236,31 @@ def _roles(tables: Tables) -> Iterator[_Row]:
         yield _Row("C5 roles", f"the same where they agree ({top:g}) less that", cost[top] - cost[0.0], 0, "below")
 
 
+def _sweep(tables: Tables) -> Iterator[_Row]:
+    rows = tables["sweep_alignment"]
+    rows = rows[rows["step"] == rows["step"].max()]
+    keys = ["seed", "input_scale", "output_scale"]
+    wide = rows.pivot_table(index=keys, columns="source", values="corrected")
+    bias = (wide["output"] - wide["input"]).rename("output_bias").reset_index()
+    parts: list[tuple[str, pd.DataFrame, pd.Series, Side]] = [
+        ("output scale, input scale 1", _where(bias, input_scale=1.0), bias["output_scale"], "above"),
+        ("input over output scale, all pairs", bias, bias["input_scale"] / bias["output_scale"], "below"),
+    ]
+    for words, part, scale, side in parts:
+        slope = {
+            seed: statistics.slope(np.log10(scale[own.index].to_numpy()), own["output_bias"])
+            for seed, own in part.groupby("seed")
+        }
+        yield _Row("C4 sweep", f"output bias, orthogonal, per decade of {words}", pd.Series(slope), 0, side)
+
+
 # Each claim with the table that it cannot do without, and what judges it on one corpus.
 _CLAIMS: dict[str, tuple[str, Callable[[Tables], Iterator[_Row]]]] = {
     "C1": ("alignment", _c1),
     "C2": ("gradients", _c2),
     "C3": ("lens", _c3),
     "C4": ("scaling_alignment", _c4),
+    "C4 sweep": ("sweep_alignment", _sweep),
     "C5": ("sizes", _c5),
     "C6": ("drift", _c6),
     "roles": ("roles", _roles),
@@ -269,13 +288,14 @@ def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ..
     of the null (0; a share: 1/2), "refuted" where it lies on the other, "open" where it covers it or where one seed gives no
     interval. C1: the tied table is nearer to the untied output table. C2: output gradients dominate (C2b: Adam updates). C3:
     early layers of a tied model are further from its prediction, and contribute less. C4: a larger input scale reduces both;
-    its price is the loss. C5: tables hold a smaller share of a larger model, and a tied model loses to an untied one of equal
-    shape, and of equal parameters. C6: an untied model's output table moves further from its start than its input table.
-    "roles": the same in a language whose right answer is known (`two_role`).
+    its price is the loss ("C4 sweep": so does a smaller output scale, and what counts is their ratio). C5: tables hold a
+    smaller share of a larger model, and a tied model loses to an untied one of equal shape, and of equal parameters. C6: an
+    untied model's output table moves further from its start than its input table. "roles": the same in a language whose right
+    answer is known (`two_role`).
 
     `results` needs, for the `claims` asked for (default: all whose first table is there), the tables alignment, neighbors
-    (C1), gradients (C2), lens, lens_budget, residual (C3), drift (C6), sizes (C5), roles, and for C4 scaling_alignment,
-    scaling_lens, scaling_losses with their unscaled likes, each with the columns corpus and seed.
+    (C1), gradients (C2), lens, lens_budget, residual (C3), sweep_alignment (C4 sweep), drift (C6), sizes (C5), roles, and for
+    C4 scaling_alignment, scaling_lens, scaling_losses with their unscaled likes, each with the columns corpus and seed.
 
     Raises ValueError for an unknown claim, KeyError for a missing table.
     """

@@ -25,6 +25,13 @@ def output_scaled(scale: float) -> str:
     return TIED if scale == 1 else f"output x{scale:g}"
 
 
+def crossed(input_scale: float, output_scale: float) -> str:
+    """The same where both paths are scaled."""
+    if 1 in (input_scale, output_scale):
+        return scaled(input_scale) if output_scale == 1 else output_scaled(output_scale)
+    return f"{scaled(input_scale)}, {output_scaled(output_scale)}"
+
+
 def agreeing(arm: str, agreement: float) -> str:
     """The name of `arm` in the two-role language whose roles agree for the fraction `agreement` of its tokens."""
     return arm if agreement == 0 else f"{arm}, agreement {agreement:g}"
@@ -63,6 +70,7 @@ class Profile:
     training: dict[str, Any] = field(default_factory=dict)
     input_scales: tuple[float, ...] = (1.0,)  # 1 is the ordinary tied arm
     output_scales: tuple[float, ...] = (1.0,)
+    swept: tuple[float, ...] = ()  # output scales that are crossed with the input scales: the sweep behind the sliders
     agreements: tuple[float, ...] = (0.0,)  # of the two roles; the two-role language alone
     shared_start: bool = True
     equal: dict[str, Any] = field(default_factory=dict)  # fields of the arm `EQUAL`
@@ -84,6 +92,11 @@ class Profile:
         return tuple(output_scaled(scale) for scale in self.output_scales if scale != 1)
 
     @cached_property
+    def sweep(self) -> dict[str, tuple[float, float]]:
+        """The arms of the sweep with their input and output scale."""
+        return {crossed(a, b): (a, b) for a in self.input_scales for b in self.swept}
+
+    @cached_property
     def agreeing(self) -> tuple[str, ...]:
         """The pairs of arms in a language whose roles agree in part."""
         return tuple(agreeing(arm, agreement) for agreement in self.agreements if agreement for arm in PAIR)
@@ -102,8 +115,9 @@ class Profile:
             arms[SHARED_START] = {}
         if self.equal:
             arms[EQUAL] = self.equal
-        arms |= {scaled(scale): {"input_scale": scale} for scale in self.input_scales if scale != 1}
-        arms |= {output_scaled(scale): {"output_scale": scale} for scale in self.output_scales if scale != 1}
+        arms |= {scaled(scale): _scales(scale, 1) for scale in self.input_scales}
+        arms |= {output_scaled(scale): _scales(1, scale) for scale in self.output_scales}
+        arms |= {name: _scales(*scales) for name, scales in self.sweep.items()}
         for agreement in self.agreements:
             if agreement:
                 arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
@@ -127,6 +141,12 @@ class Profile:
         tied = values.setdefault("tied", True)
         apart = not tied or arm == SHARED_START
         return TrainConfig(**values, init_seed=1000 + seed if apart else seed, data_seed=seed)
+
+
+def _scales(input_scale: float, output_scale: float) -> dict[str, float]:
+    """The fields of TrainConfig for both scales that are not 1."""
+    both = {"input_scale": input_scale, "output_scale": output_scale}
+    return {name: scale for name, scale in both.items() if scale != 1}
 
 
 SCALES = (0.1, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -181,7 +201,7 @@ _ROLES: dict[str, Any] = {
     "equal": {"d_model": 72},  # within 3 % of the untied model's weights: half a layer more there is not
 }
 # What a lens is trained on where time is short.
-_FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100, 200)}
+_FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100)}
 
 PROFILES: dict[str, dict[str, Profile]] = {}
 for _profile in (
@@ -204,6 +224,7 @@ for _profile in (
         training={**_SMOKE, "vocab_size": 96, "language": Settings(classes=4, length=5000)},
         input_scales=(1.0, 10.0, 100.0),
         output_scales=(0.1, 1.0),
+        swept=(0.1, 1.0),
         agreements=(0.0, 1.0),
         equal={"n_layers": 3},
         **_SMOKE_MEASURES,
@@ -223,6 +244,7 @@ for _profile in (
         purpose="the language whose right answer is known",
         **{**_ROLES, "output_scales": (0.1, 1.0), "agreements": (0.0, 1.0)},
         **_FEWER,
+        lens={"steps": 200},  # its windows hold half as many tokens
     ),
     Profile(
         name="laptop",
@@ -231,6 +253,7 @@ for _profile in (
         seeds=(0, 1, 2, 3, 4),
         training=_SMALL,
         input_scales=SCALES,
+        swept=(0.1, 0.3, 1.0),
         equal=_EQUAL,
         sizes=(Size(32, 4, 8), Size(64, 4, 6), Size(128, 8, 9)),
     ),
@@ -243,7 +266,12 @@ for _profile in (
         input_scales=SCALES,
         equal=_EQUAL,
     ),
-    Profile(name="laptop", purpose="the language whose right answer is known", **_ROLES),
+    Profile(
+        name="laptop",
+        purpose="the language whose right answer is known",
+        swept=(0.03, 0.1, 0.3, 1.0, 3.0),
+        **_ROLES,
+    ),
 ):
     PROFILES.setdefault(_profile.name, {})[_profile.corpus] = _profile
 COMMITTED = ("laptop",)

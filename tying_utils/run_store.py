@@ -11,6 +11,8 @@
 run.json is the commit point: what it does not name does not count, what it names is verified before it is used.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shutil
@@ -20,18 +22,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tying_utils import files, models, paths
 from tying_utils.config import TrainConfig
 from tying_utils.models import Tables
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Part of every key: raise it when the same configuration would give another run.
 FORMAT = 1
@@ -143,7 +147,7 @@ def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:
 
 
 @contextmanager
-def writing(config: TrainConfig, fingerprint: dict[str, Any]) -> Iterator["Writer"]:
+def writing(config: TrainConfig, fingerprint: dict[str, Any]) -> Iterator[Writer]:
     """Hold the run's folder alone: a second process that wants the same run waits, then finds it finished."""
     folder = run_folder(config, fingerprint)
     folder.parent.mkdir(parents=True, exist_ok=True)

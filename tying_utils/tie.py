@@ -5,14 +5,18 @@ before anyone can see them apart. Two leaves on one storage keep them apart at n
 leaf's .grad, and the optimizer is given their weighted sum.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tying_utils.models import tables
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class SplitTie:

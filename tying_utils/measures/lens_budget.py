@@ -1,16 +1,21 @@
 """How much of a lens curve is the lens: KL by the number of steps that the lens was trained for, from its usual start."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from tying_utils.measures import lens
 from tying_utils.measures._checks import positive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def kl_by_budget(

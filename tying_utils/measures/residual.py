@@ -1,16 +1,20 @@
 """What each component adds to the residual stream, and to the logit of the right next token, through transformer_lens."""
 
+from __future__ import annotations
+
 import copy
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tying_utils.measures._checks import positive
 from tying_utils.measures.lens import final_norm, token_batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TOLERANCE = 1e-3  # of the largest entry: float32 sums stay far below it, a missing component far above
 

@@ -1,0 +1,164 @@
+"""The sweep of one corpus over input and output scales, by condition: what the sliders look up."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tying_utils import profiles, tie
+from tying_utils.profiles import TIED, UNTIED
+from tying_utils.study import SWEEP, Study
+
+Scales = tuple[float, float]  # of the input and of the output path
+
+
+def study(profile: str, corpus: str | None = None) -> Study:
+    """The study whose sweep `profile` explores: its own, or where it has none the committed one.
+
+    A committed one is only read, so nothing is trained. `corpus` defaults to the first that has a sweep. Raises ValueError for
+    an unknown profile, and for a corpus without a sweep.
+    """
+    for name in (profile, *profiles.COMMITTED):
+        profiles.get(name)
+        having = [other for other, of in profiles.PROFILES[name].items() if of.sweep]
+        if corpus in having or (corpus is None and having):
+            return Study(name, corpus or having[0], only_read=name in profiles.COMMITTED)
+    known = sorted({other for of in profiles.PROFILES.values() for other, one in of.items() if one.sweep})
+    raise ValueError(f"corpus: {corpus!r} has no sweep; choose one of {', '.join(known)}")
+
+
+def corpora(profile: str) -> list[str]:
+    """The corpora whose sweep `profile` explores, in order."""
+    for name in (profile, *profiles.COMMITTED):
+        profiles.get(name)
+        if having := [corpus for corpus, of in profiles.PROFILES[name].items() if of.sweep]:
+            return having
+    return []
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Measured conditions of one corpus on a grid of input and output scales, several seeds each.
+
+    `tables` are those of `study.SWEEP`, by name. The arrays of a condition have a row a seed, in the order of `seeds`; a
+    condition is a pair of swept scales (input, output), or None for the untied pair of tables.
+    """
+
+    profile: str
+    corpus: str
+    tables: Mapping[str, pd.DataFrame]
+
+    @classmethod
+    def of(cls, study: Study) -> "Sweep":
+        """The sweep of `study`, read or measured. Raises ValueError with the file and what makes it, as `Study` does."""
+        return cls(study.profile.name, study.profile.corpus, {name: study[name] for name in SWEEP if name in study})
+
+    @cached_property
+    def input_scales(self) -> list[float]:
+        """Swept factors of the input path, in order."""
+        return sorted(map(float, self.tables["sweep_share"]["input_scale"].unique()))
+
+    @cached_property
+    def output_scales(self) -> list[float]:
+        """Swept factors of the output path, in order."""
+        return sorted(map(float, self.tables["sweep_share"]["output_scale"].unique()))
+
+    @cached_property
+    def conditions(self) -> list[Scales]:
+        """Every swept pair of scales."""
+        return [(a, b) for a in self.input_scales for b in self.output_scales]
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Of initialisation, data order and (two-role) language."""
+        return sorted(map(int, self.tables["sweep_losses"]["seed"].unique()))
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """Optimizer steps after which the tables were compared."""
+        return sorted(map(int, self.tables["sweep_alignment"]["step"].unique()))
+
+    @cached_property
+    def spans(self) -> list[int]:
+        """The last optimizer step of each span that `share` averages over."""
+        return sorted(map(int, self.tables["sweep_share"]["step"].unique()))
+
+    @cached_property
+    def has_floor(self) -> bool:
+        """Whether the loss that a perfect model would have is known."""
+        return bool(self.tables["sweep_losses"]["floor"].notna().all())
+
+    @cached_property
+    def has_roles(self) -> bool:
+        """Whether what a table is for is known."""
+        return "sweep_roles" in self.tables
+
+    def alignment(self, scales: Scales, source: str, column: str = "value") -> np.ndarray:
+        """Of W with the untied table `source` ("input" or "output") after each of `steps`, (seeds, steps), orthogonal fit.
+
+        `column`: "value", "corrected", "chance", "chance_low" or "chance_high".
+        """
+        return self._arrays("sweep_alignment", "step", column, "source")[source, _arm(scales)]
+
+    def bias(self, scales: Scales) -> np.ndarray:
+        """Output bias of W after each of `steps`, (seeds, steps): corrected alignment with U less that with E."""
+        return self.alignment(scales, "output", "corrected") - self.alignment(scales, "input", "corrected")
+
+    def share(self, scales: Scales, column: str = "output_share") -> np.ndarray:
+        """Output share over each of `spans`, (seeds, spans); "output_update_share": of the Adam update."""
+        return self._arrays("sweep_share", "step", column)[(_arm(scales),)]
+
+    def lens(self, scales: Scales | None) -> np.ndarray:
+        """Tuned-lens KL at the input and after each layer, bits, (seeds, layers + 1), after training."""
+        return self._arrays("sweep_lens", "layer", "kl_bits", "lens", "indexing")["tuned", "matched", _arm(scales)]
+
+    def loss(self, scales: Scales | None) -> np.ndarray:
+        """Validation loss after training, nats a token, (seeds,); above the language's own where that is known."""
+        losses, floors = (self._arrays("sweep_losses", "corpus", name) for name in ("validation_loss", "floor"))
+        arm = (_arm(scales),)
+        return (losses[arm] - floors[arm] if self.has_floor else losses[arm])[:, 0]
+
+    def purity(self, scales: Scales, role: str) -> np.ndarray:
+        """Of the tied table's neighbourhoods in the role "source" or "target", (seeds,), after training."""
+        return self._arrays("sweep_roles", "table", "purity", "role")[role, _arm(scales)][:, -1]
+
+    @cached_property
+    def purity_chance(self) -> float:
+        """What a table that knows nothing of the roles scores."""
+        return float(self.tables["sweep_roles"]["chance"].mean())
+
+    def line(self, scales: Scales, seed: int | None = None) -> str:
+        """One line of Python that trains this condition, or loads it where it was trained: any two scales will do."""
+        a, b = scales
+        config = f'profiles.get("{self.profile}", "{self.corpus}").config("{TIED}", {self.seeds[0] if seed is None else seed})'
+        change = f"replace(input_scale={float(a)!r}, output_scale={float(b)!r})"
+        return f"from tying_utils import profiles, training; run = training.train({config}.{change})"
+
+    def _arrays(self, table: str, columns: str, values: str, *above: str) -> dict[Any, np.ndarray]:
+        """By `above` and arm the `values` of `table`, (seeds, points): a slider looks them up many times a second."""
+        if (table, values) not in self._kept:
+            ordered = self.tables[table].sort_values([*above, "arm", "seed", columns])
+            self._kept[table, values] = {
+                name: part[values].to_numpy().reshape(part["seed"].nunique(), -1)
+                for name, part in ordered.groupby([*above, "arm"])
+            }
+        return self._kept[table, values]
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str, str], dict[Any, np.ndarray]]:
+        return {}
+
+
+def nearest(name: str, scale: float, swept: Sequence[float]) -> float:
+    """Of the `swept` scales the nearest by ratio to `scale`. Raises ValueError, naming it `name`, unless it is above 0."""
+    if tie.check_scale(name, scale) == 0:
+        raise ValueError(f"{name}: a finite number above 0 is needed, got {scale!r}")
+    return min(swept, key=lambda other: abs(math.log(other / scale)))
+
+
+def _arm(scales: Scales | None) -> str:
+    return UNTIED if scales is None else profiles.crossed(*scales)
