@@ -6,6 +6,7 @@ Axes never jump: their limits hold every condition that can be shown.
 import io
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,12 @@ class Stage:
     def __init__(self, figure: Figure, moving: Iterable[Artist]) -> None:
         figure.set_dpi(DPI)
         self.moving = list(moving)
+        self._canvas = FigureCanvasAgg(figure)
+        self._canvas.draw()  # with everything in it, so that the layout leaves room for all
+        figure.set_layout_engine("none")  # it has done its work, and would do it again for every picture
         for artist in self.moving:
             artist.set_animated(True)
-        self._canvas = FigureCanvasAgg(figure)
         self._canvas.draw()
-        figure.set_layout_engine("none")  # it has done its work, and would do it again for every picture
         self._still = self._canvas.copy_from_bbox(figure.bbox)
         self.figure = figure
 
@@ -101,7 +103,7 @@ class SweepView:
         self.level = d.axhline(0, color=LOOKS[UNTIED].colour, linestyle=LOOKS[UNTIED].line)
         self.steps = [ax.axvline(0, color=GREY, linewidth=5, alpha=0.3) for ax in (a, b)]
         self.chosen = d.axvline(1, color=GREY, linewidth=5, alpha=0.3)
-        self.title = figure.suptitle(" ", fontweight="bold")
+        self.title = figure.supxlabel("input scale 1", fontsize="medium", fontweight="bold")
         drawing.level(b, 0.5)
         everything = [sweep.alignment(pair, name) for pair in sweep.conditions for name in W_WITH]
         a.set(ylabel="alignment (orthogonal, uncorrected)", ylim=(min(0, _least(everything)), 1.05 * _most(everything)))
@@ -120,7 +122,9 @@ class SweepView:
         d.set_xscale("log")
         unit = "loss over the floor" if sweep.has_floor else "loss"
         drawing.scale_axis(d, sweep.input_scales, f"{unit} (nats per token)")
-        d.set_ylim(_least(losses) - room, _most(losses) + room)
+        d.set(
+            xlim=(sweep.input_scales[0] / 1.5, 1.5 * sweep.input_scales[-1]), ylim=(_least(losses) - room, _most(losses) + room)
+        )
         looks = [
             *W_WITH.values(),
             Look("chance", GREY, line="-"),
@@ -177,7 +181,7 @@ class ScaleView:
         chosen = Look("chosen scale", drawing.PURPLE, "v")
         self.curve = _Bundle(middle, sorted(lens["layer"].unique()), chosen)
         self.marks = [ax.axvline(1, color=chosen.colour, linewidth=5, alpha=0.3) for ax in (left, right)]
-        self.title = figure.suptitle(" ", fontweight="bold")
+        self.title = middle.title
         looks = [*W_WITH.values(), LOOKS[UNTIED], LOOKS[TIED], chosen]
         drawing.finish(figure, lens, looks)
         self._stage = Stage(figure, [*self.marks, *self.curve.artists, self.title])
@@ -187,7 +191,7 @@ class ScaleView:
         self.curve.show(self._lens.loc[profiles.scaled(scale)].to_numpy())
         for mark in self.marks:
             mark.set_xdata([scale, scale])
-        self.title.set_text(f"input scale {scale:g}")
+        self.title.set_text(f"Tuned lens, input scale {scale:g}")
         return self._stage.png()
 
 
@@ -241,7 +245,8 @@ class LiveView:
                 ax.set(xscale="log", xlim=(min(ratios) / 2, 2 * max(ratios)), xlabel="input scale / output scale")
             middle.set(ylabel="purity of 10 neighbours (fraction)", ylim=(0, 1))
             right.set(ylabel="nats per token", ylim=(min(0.0, *losses), 1.1 * max(0.1, *losses)))
-            looks = [*roles.values(), LOOKS[TIED], Look("trained here", GREY, "*", "none")]
+            looks = [*roles.values(), LOOKS[TIED], Look("untied", LOOKS[UNTIED].colour, line=DASHED)]
+            looks = [*(replace(look, line="none") for look in looks[:3]), looks[3], Look("trained here", GREY, "*", "none")]
             figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=len(looks))
         self._limits = middle.get_xlim(), right.get_ylim()
         self._stage = Stage(figure, [self.curve, *self.here.values()])

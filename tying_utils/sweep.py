@@ -11,33 +11,39 @@ import pandas as pd
 
 from tying_utils import profiles, tie
 from tying_utils.profiles import TIED, UNTIED
-from tying_utils.study import SWEEP, Study
+from tying_utils.study import SWEEP, Results, Study
 
 Scales = tuple[float, float]  # of the input and of the output path
 
 
-def study(profile: str, corpus: str | None = None) -> Study:
-    """The study whose sweep `profile` explores: its own, or where it has none the committed one.
-
-    A committed one is only read, so nothing is trained. `corpus` defaults to the first that has a sweep. Raises ValueError for
-    an unknown profile, and for a corpus without a sweep.
-    """
-    for name in (profile, *profiles.COMMITTED):
-        profiles.get(name)
-        having = [other for other, of in profiles.PROFILES[name].items() if of.sweep]
-        if corpus in having or (corpus is None and having):
-            return Study(name, corpus or having[0], only_read=name in profiles.COMMITTED)
-    known = sorted({other for of in profiles.PROFILES.values() for other, one in of.items() if one.sweep})
-    raise ValueError(f"corpus: {corpus!r} has no sweep; choose one of {', '.join(known)}")
+def explored(profile: str) -> str:
+    """The profile whose sweep `profile` explores: itself, or where it has none the committed one. ValueError if unknown."""
+    profiles.get(profile)
+    return next(name for name in (profile, *profiles.COMMITTED) if any(of.sweep for of in profiles.PROFILES[name].values()))
 
 
 def corpora(profile: str) -> list[str]:
     """The corpora whose sweep `profile` explores, in order."""
-    for name in (profile, *profiles.COMMITTED):
-        profiles.get(name)
-        if having := [corpus for corpus, of in profiles.PROFILES[name].items() if of.sweep]:
-            return having
-    return []
+    return [corpus for corpus, of in profiles.PROFILES[explored(profile)].items() if of.sweep]
+
+
+def study(profile: str, corpus: str | None = None) -> Study:
+    """The study whose sweep `profile` explores, on `corpus` (default: the first that has one).
+
+    A committed one is only read, so nothing is trained. Raises ValueError for an unknown profile, and for a corpus without a
+    sweep.
+    """
+    known = corpora(profile)
+    if corpus is not None and corpus not in known:
+        raise ValueError(f"corpus: {corpus!r} has no sweep; choose one of {', '.join(known)}")
+    name = explored(profile)
+    return Study(name, corpus or known[0], only_read=name in profiles.COMMITTED)
+
+
+def results(profile: str) -> Results:
+    """The same for all corpora together."""
+    name = explored(profile)
+    return Results(name, only_read=name in profiles.COMMITTED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +136,20 @@ class Sweep:
     def purity_chance(self) -> float:
         """What a table that knows nothing of the roles scores."""
         return float(self.tables["sweep_roles"]["chance"].mean())
+
+    def by_ratio(self) -> pd.DataFrame:
+        """Every condition in the order of input scale / output scale: output bias and loss after training, means over seeds."""
+        rows = [
+            {
+                "ratio": a / b,
+                "input_scale": a,
+                "output_scale": b,
+                "output_bias": self.bias((a, b))[:, -1].mean(),
+                "loss": self.loss((a, b)).mean(),
+            }
+            for a, b in self.conditions
+        ]
+        return pd.DataFrame(rows).sort_values(["ratio", "input_scale"], ignore_index=True)
 
     def line(self, scales: Scales, seed: int | None = None) -> str:
         """One line of Python that trains this condition, or loads it where it was trained: any two scales will do."""
