@@ -1,10 +1,13 @@
-# make setup | reproduce | lab | test | figures | clean        PROFILE=quick (default) or laptop
+# make setup | reproduce | lab | site | test | test-colab | sweep | figures | badges | clean      PROFILE=quick (default) or laptop
 PROFILE ?= quick
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Colab's own torch; its CPU build, where there is one to be had, is far smaller: COLAB_TORCH=torch==2.11.0+cpu
+COLAB_TORCH ?= torch==2.11.0
+COLAB := build/colab
 
-.PHONY: setup reproduce lab figures test lint clean
+.PHONY: setup reproduce lab site figures sweep test test-colab badges lint clean
 
 setup: $(VENV)/.installed
 
@@ -20,8 +23,14 @@ reproduce: setup
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
+site: setup
+	$(BIN)/tying-utils site
+
 figures: setup
 	$(BIN)/tying-utils figures --profile $(PROFILE)
+
+sweep: setup
+	$(BIN)/tying-utils sweep
 
 lint: setup
 	$(BIN)/ruff check .
@@ -30,6 +39,18 @@ lint: setup
 
 test: setup lint
 	$(BIN)/pytest
+
+# An environment with Colab's versions and without this package: the setup cells install it, as they do there.
+test-colab: setup
+	rm -rf $(COLAB)
+	$(PYTHON) -m venv $(COLAB)/env
+	$(COLAB)/env/bin/pip install --quiet --disable-pip-version-check $(COLAB_TORCH)
+	$(COLAB)/env/bin/pip install --quiet --disable-pip-version-check --requirement constraints-colab.txt
+	git clone --quiet . $(COLAB)/weight-tying
+	$(BIN)/python tests/colab/run_notebooks.py $(COLAB)
+
+badges: setup
+	$(BIN)/tying-utils badges --repo $(REPO)
 
 clean:
 	rm -rf build data/runs data/corpora data/results/quick figures/quick

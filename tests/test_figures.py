@@ -13,6 +13,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
 from PIL import Image
+from test_sweep import synthetic_sweep
 
 from tying_utils import claims, figures, files, paths, profiles
 from tying_utils.measures import statistics
@@ -126,6 +127,9 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
         add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)
     add("unigrams", UNTIED, 0, corpus=TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
+    for corpus in (PYTHON, TWO_ROLE):
+        for name, table in synthetic_sweep(corpus, tuple(range(seeds))).tables.items():
+            rows.setdefault(name, []).append(table)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
 
 
@@ -207,6 +211,7 @@ def test_a_notebook_shows_a_figure_once(tables: dict[str, pd.DataFrame]):
     data, metadata = DisplayFormatter().format(figures.draw("01_control", tables))
     assert set(data) == {"text/plain", "image/png"}
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and metadata["image/png"]["width"] < 800
+    assert metadata["image/png"]["alt"] == "What a start that both arms share adds to the alignment of W with E."
 
 
 def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFrame], home: Path):
@@ -270,12 +275,6 @@ def test_render_draws_what_the_profile_allows_and_never_trains(
     (paths.results("smoke") / PYTHON / "drift.csv").write_text("damaged")
     with pytest.raises(ValueError, match=r"drift\.csv: missing, or not as its manifest says"):
         figures.render("smoke", progress=False)
-
-
-def test_the_slider_shows_every_scale_within_the_same_limits(tables: dict[str, pd.DataFrame]):
-    views = [figures.scale_view(tables, scale) for scale in SCALES]
-    assert len({tuple(ax.get_ylim() for ax in view.axes) for view in views}) == 1
-    assert not plt.get_fignums()
 
 
 def test_the_readers_own_settings_stay_as_they_are():

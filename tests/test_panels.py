@@ -19,6 +19,11 @@ def pixels(picture: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
 
 
+def points(line: Any) -> list[list[float]]:
+    """The (x, y) of what is drawn."""
+    return np.column_stack([line.get_xdata(), line.get_ydata()]).tolist()
+
+
 def test_a_stage_draws_what_moves_and_keeps_the_rest() -> None:
     figure = Figure(figsize=(2, 1))
     ax = figure.subplots()
@@ -37,7 +42,7 @@ def test_a_stage_draws_what_moves_and_keeps_the_rest() -> None:
 @pytest.mark.parametrize("corpus", [TWO_ROLE, PYTHON])
 def test_sweep_panels_show_the_condition_and_keep_their_axes(corpus: str) -> None:
     view = SweepView(synthetic_sweep(corpus))
-    figure = view._stage.figure
+    figure = view.figure
     limits = [(ax.get_xlim(), ax.get_ylim(), ax.get_position().bounds) for ax in figure.axes]
     seen = {}
     for scales in view.sweep.conditions:
@@ -56,8 +61,9 @@ def test_sweep_panels_hold_every_point_of_every_condition() -> None:
         view.show(scales, STEPS[-1])
         bundles = [*view.alignment.values(), view.share, view.update, *view.lens.values(), view.loss]
         for bundle in bundles:
-            low, high = bundle.mean.axes.get_ylim()
-            values = np.concatenate([bundle.mean.get_ydata(), *(part[:, 1] for part in bundle.seeds.get_segments())])
+            low, high = bundle.ax.get_ylim()
+            drawn = [points(bundle.mean), *bundle.seeds.get_segments()]
+            values = np.concatenate([np.asarray(part)[:, 1] for part in drawn])
             assert (values >= low).all() and (values <= high).all()
 
 
@@ -65,10 +71,10 @@ def test_one_seed_is_drawn_alone_and_the_mean_with_its_seeds() -> None:
     view, scales = SweepView(synthetic_sweep()), (10.0, 1.0)
     view.show(scales, STEPS[-1], SEEDS[1])
     curve = view.alignment["output"]
-    np.testing.assert_allclose(curve.mean.get_ydata(), view.sweep.alignment(scales, "output")[1])
+    np.testing.assert_allclose(np.array(points(curve.mean))[:, 1], view.sweep.alignment(scales, "output")[1])
     assert not curve.seeds.get_segments()
     view.show(scales, STEPS[-1])
-    np.testing.assert_allclose(curve.mean.get_ydata(), view.sweep.alignment(scales, "output").mean(0))
+    np.testing.assert_allclose(np.array(points(curve.mean))[:, 1], view.sweep.alignment(scales, "output").mean(0))
     assert len(curve.seeds.get_segments()) == len(SEEDS)
 
 
@@ -77,7 +83,7 @@ def test_scale_panels_mark_the_scale() -> None:
     assert view.scales == list(SCALES)
     pictures = {view.show(scale) for scale in SCALES}
     assert len(pictures) == len(SCALES)
-    assert all(mark.get_xdata()[0] == SCALES[-1] for mark in view.marks)
+    assert all(points(mark)[0][0] == SCALES[-1] for mark in view.marks)
 
 
 @pytest.mark.parametrize("swept", [None, synthetic_sweep()])
@@ -91,8 +97,8 @@ def test_the_live_panels_grow_and_take_points(swept: Any) -> None:
     np.testing.assert_array_equal(view.curve.get_xdata(), [1, 20])
     joined = view.join(ratio=3.0, source=0.4, target=0.5, loss=0.1)
     assert (pixels(joined) != pixels(second)).any()
-    assert view.here["source"].get_xydata().tolist() == [[3.0, 0.4]]
-    np.testing.assert_array_equal(view.curve.get_xdata(), [1, 20]), "the curve stays until the next run"
+    assert points(view.here["source"]) == [[3.0, 0.4]]
+    assert points(view.curve) == [[1, 5.9], [20, 4.0]], "the curve stays until the next run"
 
 
 def test_a_point_beyond_the_axes_widens_them() -> None:
@@ -102,7 +108,7 @@ def test_a_point_beyond_the_axes_widens_them() -> None:
     view.join(ratio=9000.0, source=0.4, target=0.5, loss=9.0)
     (_, right), (_, high) = view._limits
     assert right > 9000 > before[0][1] and high > 9 > before[1][1]
-    assert view.here["loss"].get_xydata().tolist() == [[3.0, 0.1], [9000.0, 9.0]]
+    assert points(view.here["loss"]) == [[3.0, 0.1], [9000.0, 9.0]]
 
 
 def test_stacked_pictures_stand_below_each_other() -> None:

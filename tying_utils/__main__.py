@@ -1,4 +1,4 @@
-"""The command line: tying-utils train | sweep | reproduce | figures."""
+"""The command line: tying-utils train | sweep | reproduce | figures | site | badges."""
 
 import argparse
 import json
@@ -27,6 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=words)
         command.add_argument("--profile", default="quick", help="quick (default) or laptop")
         command.set_defaults(run=run)
+    site = commands.add_parser("site", help="run the notebooks on a profile and render them, with all verdicts, to build/site")
+    site.add_argument("--profile", default="laptop", help="laptop (default): its committed tables are read, nothing is trained")
+    site.set_defaults(run=_site)
+    badges = commands.add_parser("badges", help="write the repository's address into pyproject.toml, badges and setup cells")
+    badges.add_argument("--repo", required=True, help="owner/name on GitHub")
+    badges.set_defaults(run=_badges)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -80,6 +86,19 @@ def _figures(options: argparse.Namespace) -> None:
 
     figures.render(options.profile)
     report.refresh_documents(options.profile)
+
+
+def _site(options: argparse.Namespace) -> None:
+    from tying_utils import site
+
+    print(f"open {site.render(options.profile)}")
+
+
+def _badges(options: argparse.Namespace) -> None:
+    from tying_utils import address
+
+    for path in address.write(options.repo):
+        print(path)
 
 
 if __name__ == "__main__":

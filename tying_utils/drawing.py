@@ -57,17 +57,21 @@ ROLE_LOOKS = {"source": Look("source role", BLUE, "o"), "target": Look("target r
 
 
 class Picture(Figure):
-    """A figure outside pyplot that a notebook shows once, as the value of a cell."""
+    """A figure outside pyplot that a notebook shows once, as the value of a cell; its label is the text in its place."""
 
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         with io.BytesIO() as buffer:
             self.savefig(buffer, format="png", dpi=200)
             data = base64.b64encode(buffer.getvalue()).decode()
         width, height = self.get_size_inches() * 110
-        return {"image/png": data}, {"image/png": {"width": round(width), "height": round(height)}}
+        metadata: dict[str, Any] = {"width": round(width), "height": round(height)}
+        if words := str(self.get_label() or ""):
+            metadata["alt"] = words
+        return {"image/png": data}, {"image/png": metadata}
 
 
 def styled() -> AbstractContextManager[None]:
+    """The style of the paper's figures, within a with statement."""
     return style.context(["default", str(STYLE)])
 
 
@@ -95,6 +99,7 @@ def finish(figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str
 
 
 def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows of `frame` whose columns hold `values`."""
     for column, value in values.items():
         frame = frame[frame[column] == value]
     return frame
@@ -152,10 +157,12 @@ def chance(ax: Axes, x: float, rows: pd.DataFrame, half: float) -> None:
 
 
 def level(ax: Axes, y: float) -> None:
+    """A dotted line across at `y`: no effect, or chance."""
     ax.axhline(y, color=GREY, linewidth=1, linestyle=DOTTED)
 
 
 def categories(ax: Axes, labels: Sequence[str]) -> None:
+    """Ticks with `labels` at 0, 1, 2, ..."""
     ax.set_xticks(range(len(labels)), labels)
     ax.set_xlim(-0.6, len(labels) - 0.4)
     ax.grid(visible=False, axis="x")
@@ -170,6 +177,7 @@ def layers(ax: Axes, first: str, last: str, count: int) -> None:
 
 
 def scale_axis(ax: Axes, scales: Iterable[float], ylabel: str, path: str = "input") -> None:
+    """A logarithmic axis of scales, one tick each, with the ordinary tied arm marked."""
     places = sorted(set(scales))
     ax.set_xticks(places, [f"{scale:g}" for scale in places])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -198,6 +206,7 @@ def reference(ax: Axes, values: pd.Series, look: Look) -> None:
 
 
 def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
+    """Lens KL by layer of each of `arms`."""
     curves, looks = where(lens, lens=kind, indexing=indexing), scale_looks(lens)
     for arm in arms:
         curve(ax, where(curves, arm=arm), "layer", "kl_bits", looks[arm], bars=True)
@@ -206,6 +215,7 @@ def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str 
 
 
 def alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
+    """Corrected alignment of W with E and with U against the input scale."""
     ax.set_xscale("log")
     for source, look in W_WITH.items():
         rows = where(alignment, kind="orthogonal", target="tied", source=source)

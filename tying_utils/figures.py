@@ -504,8 +504,11 @@ def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:
     """The figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
     if name not in FIGURES:
         raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(FIGURES)}")
+    function = FIGURES[name].function
     with drawing.styled():
-        return FIGURES[name].function(tables)
+        figure = function(tables)
+    figure.set_label((function.__doc__ or name).splitlines()[0])
+    return figure
 
 
 def folder(name: str, profile: str, corpus: str | None) -> Path:

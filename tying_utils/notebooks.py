@@ -19,8 +19,16 @@ def numbered(folder: Path = FOLDER) -> list[Path]:
     return [*found[1:], found[0]] if found[0].name.startswith("00") else found
 
 
-def run(path: Path, target: Path, parameters: Mapping[str, str], *, progress: bool = True, timeout: int = 7200) -> None:
-    """Execute the notebook at `path` in its own folder and write the executed copy to `target`.
+def run(
+    path: Path,
+    target: Path,
+    parameters: Mapping[str, str],
+    *,
+    kernel: str = "python3",
+    progress: bool = True,
+    timeout: int = 7200,
+) -> None:
+    """Execute the notebook at `path` in its own folder, in a fresh `kernel`, and write the executed copy to `target`.
 
     `parameters` maps a name to the Python text of its value; each must stand once, as "NAME = ...", at the start of a line of
     the cell tagged "parameters". The copy is written even when a cell fails. Raises ValueError for a parameter that is not
@@ -37,7 +45,7 @@ def run(path: Path, target: Path, parameters: Mapping[str, str], *, progress: bo
         client = NotebookClient(
             notebook,
             timeout=timeout,
-            kernel_name="python3",
+            kernel_name=kernel,
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: bar.update(),
         )

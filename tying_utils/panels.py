@@ -63,7 +63,7 @@ class _Bundle:
     """One curve that moves: thin lines for the seeds, and their mean."""
 
     def __init__(self, ax: Axes, x: Sequence[float], look: Look) -> None:
-        self.x = np.asarray(x, dtype=float)
+        self.ax, self.x = ax, np.asarray(x, dtype=float)
         self.seeds = LineCollection([], colors=look.colour, linewidths=0.5, alpha=0.45)
         ax.add_collection(self.seeds, autolim=False)
         face = "white" if look.hollow else look.colour
@@ -136,6 +136,11 @@ class SweepView:
         bundles = [*self.alignment.values(), self.share, self.update, *self.lens.values(), self.loss]
         moving = [self.band, *self.steps, self.chosen, self.level, self.title]
         self._stage = Stage(figure, [*moving, *(artist for bundle in bundles for artist in bundle.artists)])
+
+    @property
+    def figure(self) -> Figure:
+        """What is drawn on."""
+        return self._stage.figure
 
     def show(self, scales: Scales, step: int, seed: int | None = None) -> bytes:
         """PNG of one condition with `step` marked: of `seed`, or of all of them and their mean."""

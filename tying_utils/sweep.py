@@ -101,7 +101,7 @@ class Sweep:
     @cached_property
     def has_roles(self) -> bool:
         """Whether what a table is for is known."""
-        return "sweep_roles" in self.tables
+        return "sweep_roles" in self.tables and len(self.tables["sweep_roles"]) > 0
 
     def alignment(self, scales: Scales, source: str, column: str = "value") -> np.ndarray:
         """Of W with the untied table `source` ("input" or "output") after each of `steps`, (seeds, steps), orthogonal fit.

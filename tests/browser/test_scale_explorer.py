@@ -1,0 +1,171 @@
+"""Notebook 07 in a real browser: JupyterLab, all cells run, a slider moved by keyboard, a run trained, stopped, and seen."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from tying_utils import notebooks, profiles
+
+ROOT = Path(notebooks.__file__).parents[1]
+BOOK = "07_scale_explorer.ipynb"
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+MINUTE = 60_000  # Playwright counts in milliseconds
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: on Debian, apt-get install chromium"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no Playwright here: pip install playwright"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a JupyterLab over a copy of the notebook, with the committed results in a home of its own."""
+    home = tmp_path_factory.mktemp("lab")
+    for profile in profiles.COMMITTED:
+        shutil.copytree(ROOT / "data" / "results" / profile, home / "data" / "results" / profile)
+        shutil.copytree(ROOT / "figures" / profile, home / "figures" / profile)
+    (home / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / BOOK, home / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=tying", "--no-browser"]
+    options += [f"--ServerApp.root_dir={home}", "--LabApp.news_url=None", "--allow-root", "--LabApp.check_for_updates_class="]
+    options[-1] += "jupyterlab.NeverCheckForUpdate"
+    settings = {
+        "TYING_HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "lab"),
+    }
+    log = home / "lab.log"
+    with log.open("w") as words:
+        command = [sys.executable, "-m", "jupyterlab", *options]
+        server = subprocess.Popen(command, env=os.environ | settings, stdout=words, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            if server.poll() is not None:
+                break
+            try:
+                with urlopen(f"{address}/api?token=tying", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            server.terminate()
+        assert server.poll() is None, log.read_text()[-3000:]
+        yield f"{address}/lab/tree/notebooks/{BOOK}?token=tying&reset"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(lab: str) -> Iterator[Any]:
+    """The notebook open in headless Chromium with every cell run; a screenshot of the whole is kept at the end."""
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync"]
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        context = browser.new_context(
+            viewport={"width": 1500, "height": 1100}, permissions=["clipboard-read", "clipboard-write"]
+        )
+        page = context.new_page()
+        page.set_default_timeout(2 * MINUTE)
+        page.goto(lab)
+        page.locator(".jp-Notebook").wait_for()
+        page.get_by_text("Python 3 (ipykernel)").or_(page.locator(".jp-Toolbar-kernelName")).first.wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.get_by_text("C4 sweep supported").or_(page.get_by_text("C4 sweep")).first.wait_for(state="attached")
+        yield page
+        kept = ROOT / "build" / "browser"
+        kept.mkdir(parents=True, exist_ok=True)
+        for name, alt in (("explore", "as Python"), ("live", "training")):
+            page.get_by_text(alt, exact=True).first.scroll_into_view_if_needed()
+            page.screenshot(path=kept / f"07_{name}.png")
+        browser.close()
+
+
+def pictures(page: Any) -> tuple[Any, Any]:
+    """The images of the explorer and of the live part."""
+    shown = page.locator("img.widget-image")
+    shown.nth(1).wait_for(state="attached")
+    return shown.nth(0), shown.nth(1)
+
+
+def test_every_cell_ran_without_an_error(page: Any) -> None:
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr'] >> text=Traceback").count() == 0
+    assert page.locator(".jp-RenderedText >> text=Error").count() == 0
+
+
+def test_the_arrow_key_moves_the_slider_and_the_figure(page: Any) -> None:
+    picture, _ = pictures(page)
+    page.get_by_text("input scale 1, output scale 1, mean of 5 seeds").wait_for()
+    before = picture.get_attribute("src")
+    handle = page.locator(".jupyter-widgets .noUi-handle").first
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("input scale 2, output scale 1, mean of 5 seeds").wait_for()
+    assert picture.get_attribute("src") != before
+    assert page.locator("img.widget-image").count() == 2, "nothing stacks"
+
+
+def test_another_corpus_and_a_typed_scale(page: Any) -> None:
+    page.get_by_label("corpus").first.select_option("two-role")
+    page.get_by_text("two-role, input scale 1, output scale 1").wait_for()
+    box = page.get_by_label("any input scale")
+    box.fill("7")
+    box.press("Enter")
+    page.get_by_text("input scale 7 was not swept: 10 is the nearest.").wait_for()
+    page.get_by_text("two-role, input scale 10, output scale 1").wait_for()
+
+
+def test_copy_puts_the_line_on_the_clipboard(page: Any) -> None:
+    page.get_by_role("button", name="Copy", exact=True).click()
+    page.get_by_text("Copied;").wait_for()
+    deadline = time.monotonic() + 20
+    while "training.train(" not in (text := page.evaluate("navigator.clipboard.readText()")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert "from tying_utils import profiles, training" in text
+
+
+def test_train_adds_a_point(page: Any) -> None:
+    _, picture = pictures(page)
+    before, seen = picture.get_attribute("src"), set()
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.get_by_text("Training input scale 7").wait_for()
+    joined = page.get_by_text("1 trained here.")
+    deadline = time.monotonic() + 180
+    while not joined.count() and time.monotonic() < deadline:
+        seen.add(picture.get_attribute("src"))
+        time.sleep(0.1)
+    assert joined.count() and page.get_by_text("input scale 7, output scale 1, seed 0: purity").count()
+    assert len(seen) >= 4, "the curve grows while it trains"
+    assert picture.get_attribute("src") not in {before, *list(seen)[:1]}
+
+
+def test_stop_stops(page: Any) -> None:
+    box = page.get_by_label("exactly").first
+    box.fill("0.45")
+    box.press("Enter")
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.get_by_text("Training input scale 0.45").wait_for()
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.get_by_text("nothing was queued").wait_for()
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_text("Stopped at step").wait_for()
+    assert not page.get_by_text("2 trained here.").count()
