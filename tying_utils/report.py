@@ -10,6 +10,7 @@ from tying_utils import claims, files, paths
 from tying_utils.measures import statistics
 from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.study import Results
+from tying_utils.sweep import Sweep
 
 PROFILE, DOCUMENTS = "laptop", ("README.md", "METHODS.md")
 NAMES = {PYTHON: "Python source", "wikitext-2": "WikiText-2", TWO_ROLE: "two-role language"}
@@ -150,10 +151,24 @@ def lens_budget(results: Results) -> str:
     return _table(("Lens: start and training", "tied − untied at the input, bits"), rows)
 
 
+def equal_ratios(results: Results) -> str:
+    """What is left of a difference where both scales differ and their ratio does not."""
+    rows = []
+    for corpus, study in results.studies.items():
+        if study.profile.sweep:
+            by_ratio = Sweep.of(study).by_ratio()
+            for ratio, part in by_ratio.groupby(by_ratio["ratio"].round(6)):
+                if len(part) > 1:
+                    between = (f"{part[name].min():.3f} to {part[name].max():.3f}" for name in ("output_bias", "loss"))
+                    rows.append((NAMES[corpus], f"{ratio:g}", str(len(part)), *between))
+    return _table(("Corpus", "input / output scale", "Pairs", "Output bias", "Loss"), rows)
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "verdicts": verdicts,
     "all-verdicts": all_verdicts,
     "ground-truth": ground_truth,
+    "equal-ratios": equal_ratios,
     "sizes": sizes,
     "conditions": conditions,
     "chance": chance,
