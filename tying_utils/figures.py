@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from tying_utils import claims, drawing, files, paths, profiles, published
@@ -474,8 +475,13 @@ def sweep_map(tables: Tables) -> Figure:
             for name, values in levels.items():
                 if values.min() < 0 < values.max():
                     ax.contour(values, levels=[0], colors=lines[name].colour, linestyles=[lines[name].line], linewidths=1.5)
-    note = "Cells: means. Towards the lower right the input path weighs more; along a rising diagonal the ratio stays."
-    return drawing.finish(figure, tables["sweep_losses"], lines.values(), note)
+    figure.legend(handles=[look.handle() for look in lines.values()], loc="outside upper center", ncols=2)
+    words = (
+        f"Cells: means of n = {tables['sweep_losses']['seed'].nunique()} seeds. Towards the lower right the input path weighs "
+    )
+    words += "more; along a rising diagonal the ratio of the scales stays. Where there is no line, the grid does not cross it."
+    figure.supxlabel(textwrap.fill(words, round(22 * figure.get_figwidth())), x=0.01, ha="left", color="#555555")
+    return figure
 
 
 def _grid(swept: Sweep, values: Callable[[tuple[float, float]], np.ndarray]) -> np.ndarray:
@@ -490,7 +496,9 @@ def _heat(ax: Axes, swept: Sweep, values: np.ndarray, colours: str, limits: tupl
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.to_rgba(value)  # type: ignore[misc]
         ink = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.45 else "black"
-        ax.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center", fontsize=5, color=ink)
+        rim = [withStroke(linewidth=1.2, foreground=image.to_rgba(value))]  # against the lines
+        words = f"{value:.2f}".replace("-", "−")
+        ax.text(column, row, words, ha="center", va="center", fontsize=5, color=ink, path_effects=rim, zorder=5)
     ax.grid(visible=False)
     ax.set_xticks(range(len(swept.input_scales)), [f"{scale:g}" for scale in swept.input_scales])
     ax.set_yticks(range(len(swept.output_scales)), [f"{scale:g}" for scale in swept.output_scales])

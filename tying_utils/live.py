@@ -67,11 +67,10 @@ class Live(Shown):
         for name, scale in zip(("input scale", "output scale"), self.start, strict=True):
             slider = widgets.FloatLogSlider(value=scale, base=10, min=-3, max=4, step=0.05, description=name, style=WIDE)
             exact = widgets.FloatText(value=scale, description="exactly", layout=widgets.Layout(width="180px"), style=WIDE)
-            slider.observe(lambda change, box=exact: self._slid(change, box), names="value")
+            slider.observe(lambda change, box=exact: self._slid(change["new"], box, change["owner"].step), names="value")
             exact.observe(lambda change, other=slider: self._typed(change, other), names="value")
             self.sliders.append(slider)
             self.exact.append(exact)
-        self._slider_follows = False
         self.seed = widgets.Dropdown(options=list(self.profile.seeds), description="seed")
         self.train = widgets.Button(description="Train", button_style="primary", tooltip="Train a run with these scales")
         self.stop = widgets.Button(description="Stop", tooltip="Stop the run that is being trained")
@@ -83,15 +82,14 @@ class Live(Shown):
         rows = [widgets.HBox([slider, exact]) for slider, exact in zip(self.sliders, self.exact, strict=True)]
         return widgets.VBox([*rows, widgets.HBox([self.seed, self.train, self.stop, self.bar]), self.note, self.screen])
 
-    def _slid(self, change: Any, box: Any) -> None:
-        if not self._slider_follows:  # a typed number stays as it was typed, whatever the slider makes of it
-            box.value = float(f"{change['new']:.3g}")
+    def _slid(self, scale: float, box: Any, step: float) -> None:
+        # A browser rounds what a slider is set to and sends it back: within half a step a typed number stays as it is.
+        if box.value <= 0 or abs(math.log10(scale / box.value)) > 0.51 * step:
+            box.value = float(f"{scale:.3g}")
 
     def _typed(self, change: Any, slider: Any) -> None:
-        if change["new"] > 0:
-            self._slider_follows = True
-            slider.value = min(10**slider.max, max(10**slider.min, change["new"]))
-            self._slider_follows = False
+        if 10**slider.min <= change["new"] <= 10**slider.max:
+            slider.value = change["new"]
 
     def _start(self) -> None:
         if self.training:

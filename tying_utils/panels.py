@@ -92,11 +92,12 @@ class SweepView:
         sweep = self.sweep
         loss = "Loss over the floor" if sweep.has_floor else "Validation loss"
         titles = "Alignment of W", "Output path's share", "Tuned lens, after training", f"{loss}, after training"
-        figure, (a, b, c, d) = drawing.panels(7.4, 5.0, *titles, rows=2)
+        figure, axes = drawing.panels(7.4, 5.0, *titles, rows=2)
+        a, b, c, d = axes
         self.band = a.fill_between(sweep.steps, 0, 0, color=GREY, alpha=0.25, linewidth=0)
         self.alignment = {name: _Bundle(a, sweep.steps, look) for name, look in W_WITH.items()}
-        self.share = _Bundle(b, sweep.spans, Look("", BLACK))
-        self.update = _Bundle(b, sweep.spans, Look("", BLACK, line=DASHED))
+        paths = {"gradient": Look("gradient", BLACK), "update": Look("Adam update", BLACK, line=DASHED)}
+        self.share, self.update = (_Bundle(b, sweep.spans, look) for look in paths.values())
         depth = sweep.lens(None).shape[1]
         self.lens = {name: _Bundle(c, range(depth), LOOKS[name]) for name in (UNTIED, TIED)}
         self.loss = _Bundle(d, sweep.input_scales, LOOKS[TIED])
@@ -105,37 +106,34 @@ class SweepView:
         self.chosen = d.axvline(1, color=GREY, linewidth=5, alpha=0.3)
         self.title = figure.supxlabel("input scale 1", fontsize="medium", fontweight="bold")
         drawing.level(b, 0.5)
-        everything = [sweep.alignment(pair, name) for pair in sweep.conditions for name in W_WITH]
-        a.set(ylabel="alignment (orthogonal, uncorrected)", ylim=(min(0, _least(everything)), 1.05 * _most(everything)))
-        b.set(ylabel="output share of the norm", ylim=(0, 1))
-        for ax in (a, b):
-            ax.set_xscale("symlog", linthresh=1, linscale=0.5)
-            ax.set(xlabel="step (optimizer)", xlim=(-0.1, 1.15 * sweep.steps[-1]))
-            ticks = [0, *(step for step in (1, 10, 100, 1000, 10_000) if step < sweep.steps[-1] / 1.5), sweep.steps[-1]]
-            ax.set_xticks(ticks, [str(step) for step in ticks])
-            ax.minorticks_off()
-        drawing.layers(c, "input", "output", depth - 1)
-        curves = [sweep.lens(pair) for pair in (None, *sweep.conditions)]
-        c.set(ylabel="lens KL (bits per token)", ylim=(-0.03 * _most(curves), 1.05 * _most(curves)))
-        losses = [sweep.loss(pair) for pair in (None, *sweep.conditions)]
-        room = 0.05 * (_most(losses) - _least(losses))
-        d.set_xscale("log")
-        unit = "loss over the floor" if sweep.has_floor else "loss"
-        drawing.scale_axis(d, sweep.input_scales, f"{unit} (nats per token)")
-        d.set(
-            xlim=(sweep.input_scales[0] / 1.5, 1.5 * sweep.input_scales[-1]), ylim=(_least(losses) - room, _most(losses) + room)
-        )
-        looks = [
-            *W_WITH.values(),
-            Look("chance", GREY, line="-"),
-            Look("gradient", BLACK),
-            Look("Adam update", BLACK, line=DASHED),
-        ]
-        looks += [LOOKS[TIED], LOOKS[UNTIED]]
+        self._fix_axes(*axes)
+        looks = [*W_WITH.values(), Look("chance", GREY), *paths.values(), LOOKS[TIED], LOOKS[UNTIED]]
         figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=4)
         bundles = [*self.alignment.values(), self.share, self.update, *self.lens.values(), self.loss]
         moving = [self.band, *self.steps, self.chosen, self.level, self.title]
         self._stage = Stage(figure, [*moving, *(artist for bundle in bundles for artist in bundle.artists)])
+
+    def _fix_axes(self, a: Axes, b: Axes, c: Axes, d: Axes) -> None:
+        """Give every panel room for all conditions and seeds."""
+        sweep, last = self.sweep, self.sweep.steps[-1]
+        for ax in (a, b):
+            ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+            ax.set(xlabel="step (optimizer)", xlim=(-0.1, 1.15 * last))
+            ticks = [0, *(step for step in (1, 10, 100, 1000, 10_000) if step < last / 1.5), last]
+            ax.set_xticks(ticks, [str(step) for step in ticks])
+            ax.minorticks_off()
+        low, high = _range(sweep.alignment(pair, name) for pair in sweep.conditions for name in W_WITH)
+        a.set(ylabel="alignment (orthogonal, uncorrected)", ylim=(min(0, low), 1.05 * high))
+        b.set(ylabel="output share of the norm", ylim=(0, 1))
+        drawing.layers(c, "input", "output", sweep.lens(None).shape[1] - 1)
+        _, high = _range(sweep.lens(pair) for pair in (None, *sweep.conditions))
+        c.set(ylabel="lens KL (bits per token)", ylim=(-0.03 * high, 1.05 * high))
+        d.set_xscale("log")
+        name = "loss over the floor" if sweep.has_floor else "loss"
+        drawing.scale_axis(d, sweep.input_scales, f"{name} (nats per token)")
+        low, high = _range(sweep.loss(pair) for pair in (None, *sweep.conditions))
+        room = 0.05 * (high - low)
+        d.set(xlim=(sweep.input_scales[0] / 1.5, 1.5 * sweep.input_scales[-1]), ylim=(low - room, high + room))
 
     @property
     def figure(self) -> Figure:
@@ -200,12 +198,10 @@ class ScaleView:
         return self._stage.png()
 
 
-def _least(arrays: Iterable[np.ndarray]) -> float:
-    return float(min(array.min() for array in arrays))
-
-
-def _most(arrays: Iterable[np.ndarray]) -> float:
-    return float(max(array.max() for array in arrays))
+def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The least and the largest of all values."""
+    values = np.concatenate([array.ravel() for array in arrays])
+    return float(values.min()), float(values.max())
 
 
 class LiveView:
