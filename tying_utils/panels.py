@@ -290,7 +290,7 @@ def stacked(pictures: Sequence[bytes]) -> bytes:
         whole.paste(image, (0, top))
         top += image.height
     with io.BytesIO() as buffer:
-        whole.quantize(64).save(buffer, format="PNG", optimize=True)
+        whole.quantize(255).save(buffer, format="PNG", optimize=True)
         return buffer.getvalue()
 
 

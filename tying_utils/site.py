@@ -27,13 +27,19 @@ _TEMPLATE = """{%- extends 'index.html.j2' -%}
 {{ resources.dark }}
 }
 main { max-width: 62rem; margin: 0 auto; padding: 0 1rem; }
-nav { padding: 1rem 0; font-family: var(--jp-ui-font-family); }
-nav a { margin-right: 1rem; }
+nav { display: flex; flex-wrap: wrap; gap: 0.3rem 1rem; padding: 1rem 0; font-family: var(--jp-ui-font-family); }
 a { color: var(--jp-content-link-color); }
 img { max-width: 100%; background: white; border-radius: 4px; }
 table { display: block; overflow-x: auto; }
 </style>
 {%- endblock -%}
+{% block data_png scoped %}
+{%- set shown = output.metadata.get("image/png", {}) -%}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data["image/png"] | replace("\n", "") | escape_html }}"
+  {%- if shown.width %} width="{{ shown.width }}"{% endif %} alt="{{ shown.alt | default("", true) | escape_html }}">
+</div>
+{% endblock data_png %}
 {%- block body_header -%}
 {{ super() }}
 <nav aria-label="Pages">{% for name, target in resources.pages %}<a href="{{ target }}">{{ name }}</a>{% endfor %}</nav>
@@ -53,7 +59,7 @@ def render(profile: str = "laptop", target: Path | None = None, *, progress: boo
     sources = [root / name for name in PAGES]
     if missing := [source.name for source in sources if not source.is_file()]:
         raise ValueError(f"root: {root} holds no {', '.join(missing)}; run from a checkout of the repository")
-    executed = root / "build" / "site-notebooks" / profile
+    executed = target.with_name(f"{target.name}-notebooks") / profile
     books = [executed / book.name for book in notebooks.numbered()]
     for book in books:
         notebooks.run(notebooks.FOLDER / book.name, book, {"PROFILE": repr(profile)}, progress=progress)
@@ -96,7 +102,6 @@ def _html(source: Path, links: list[tuple[str, str]]) -> str:
         book = _still(nbformat.read(source, as_version=4))
         book.metadata["title"] = source.stem
     exporter: Any = HTMLExporter(template_file="page.html.j2", extra_loaders=[DictLoader({"page.html.j2": _TEMPLATE})])
-    exporter.display_data_priority = [kind for kind in exporter.display_data_priority if kind != _VIEW]
     themes = (Path(folder) / "static" / "theme-dark.css" for folder in exporter.template_paths)
     dark = next(theme for theme in themes if theme.is_file()).read_text(encoding="utf-8")
     body, _ = exporter.from_notebook_node(book, resources={"dark": dark, "pages": links})
@@ -117,6 +122,8 @@ def _still(book: Any) -> Any:
         if cell.cell_type == "code":
             shown = [out for out in cell.outputs if out.get("name") != "stderr"]
             cell.outputs = [out for out in shown if _VIEW not in out.get("data", {}) or "image/png" in out["data"]]
+            for out in cell.outputs:
+                out.get("data", {}).pop(_VIEW, None)
     return book
 
 
@@ -134,7 +141,7 @@ class _Page(HTMLParser):
         values = dict(attrs)
         self.anchors |= {values[name] or "" for name in ("id", "name") if name in values}
         self.links += [values[name] or "" for name in ("href", "src") if name in values]
-        if tag == "img" and values.get("alt") not in (None, "", _NO_WORDS):
+        if tag == "img" and values.get("alt") in (None, "", _NO_WORDS):
             self.wordless.append((values.get("src") or "")[:60])
 
 
@@ -152,5 +159,5 @@ def faults(site: Path) -> Iterator[str]:
             known = pages.get(aim)
             if not aim.is_file():
                 yield f"{name}: {link!r} leads to no file"
-            elif parts.fragment and (known is None or unquote(parts.fragment) not in known.anchors):
+            elif parts.fragment and (known is None or not {parts.fragment, unquote(parts.fragment)} & known.anchors):
                 yield f"{name}: {link!r} leads to no heading"

@@ -103,9 +103,8 @@ def page(lab: str) -> Iterator[Any]:
             page.screenshot(path=kept("07_failed"))
             raise
         yield page
-        for name, label in (("explore", "as Python"), ("live", "training")):
-            page.get_by_text(label, exact=True).first.scroll_into_view_if_needed()
-            page.screenshot(path=kept(f"07_{name}"))
+        for number, name in enumerate(("explore", "live")):
+            page.locator(".jp-OutputArea-output:has(img.widget-image)").nth(number).screenshot(path=kept(f"07_{name}"))
         browser.close()
 
 
