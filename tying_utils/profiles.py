@@ -248,7 +248,7 @@ for _profile in (
     ),
     Profile(
         name="laptop",
-        purpose="two CPU cores, about an hour; the committed results",
+        purpose="two CPU cores, about two hours; the committed results",
         corpus=PYTHON,
         seeds=(0, 1, 2, 3, 4),
         training=_SMALL,
