@@ -1,0 +1,100 @@
+"""The spectral distance: 0 for one graph, the dense omnibus matrix for small ones, chance for strangers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tying_utils.measures.neighbors import nearest
+from tying_utils.measures.spectral import spectral, spectral_distance
+
+
+def gaussian(V: int, d: int, seed: int) -> torch.Tensor:
+    return torch.randn(V, d, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(V: int, d: int, noise: float) -> torch.Tensor:
+    """A table whose neighbours are nearly those of `gaussian(V, d, 1)`."""
+    return gaussian(V, d, 1) + noise * gaussian(V, d, 2)
+
+
+def by_hand(a: torch.Tensor, b: torch.Tensor, k: int, components: int) -> float:
+    """The same from dense matrices."""
+
+    def graph(table: torch.Tensor) -> np.ndarray:
+        dense = np.zeros((len(table), len(table)))
+        for row, near in enumerate(nearest(table, k).tolist()):
+            dense[row, near] = 1
+        return (dense + dense.T) / 2
+
+    A, B = graph(a), graph(b)
+    values, vectors = np.linalg.eigh(np.block([[A, (A + B) / 2], [(A + B) / 2, B]]))
+    leading = np.argsort(-np.abs(values))[:components]
+    z = vectors[:, leading] * np.sqrt(np.abs(values[leading]))
+    za, zb = z[: len(a)], z[len(a) :]
+    norm = lambda m: np.linalg.norm(m, 2)  # noqa: E731
+    return float(norm(za - zb) / min(norm(za), norm(zb)))
+
+
+@pytest.mark.parametrize(("V", "k", "components"), [(60, 5, 8), (80, 10, 30), (40, 39, 5)])
+def test_it_is_the_definition(V: int, k: int, components: int) -> None:
+    a, b = gaussian(V, 4, 1), gaussian(V, 7, 2)
+    assert spectral_distance(a, b, k, components) == pytest.approx(by_hand(a, b, k, components), rel=1e-6, abs=1e-6)
+
+
+def test_equal_graphs_are_at_0() -> None:
+    a = gaussian(200, 16, 1)
+    rotation = torch.linalg.qr(gaussian(16, 16, 3))[0]
+    lengths = torch.rand(200, 1, generator=torch.Generator().manual_seed(4)) + 0.5
+    assert spectral_distance(a, a, 10, 20) == pytest.approx(0, abs=1e-6)
+    assert spectral_distance(a, 3 * lengths * (a @ rotation), 10, 20) == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=15)
+@given(st.integers(20, 90), st.integers(2, 8), st.integers(1, 12), st.integers(0, 1000))
+def test_it_is_symmetric_repeatable_and_blind_to_the_order_of_tokens(V: int, d: int, k: int, seed: int) -> None:
+    a, b = gaussian(V, d, seed), gaussian(V, d + 1, seed + 1)
+    distance = spectral_distance(a, b, k, 10)
+    assert distance >= 0 and distance == spectral_distance(a, b, k, 10)
+    assert spectral_distance(b, a, k, 10) == pytest.approx(distance, rel=1e-4, abs=1e-5)
+    order = torch.randperm(V, generator=torch.Generator().manual_seed(seed))
+    assert spectral_distance(a[order], b[order], k, 10) == pytest.approx(distance, rel=1e-4, abs=1e-5)
+
+
+def test_strangers_are_at_chance_and_relatives_nearer() -> None:
+    strangers = spectral(gaussian(300, 16, 1), gaussian(300, 16, 2), 10, 20, permutations=10)
+    assert abs(strangers.closeness) < 0.05
+    a, b = gaussian(300, 4, 1), relative(300, 4, 0.1)
+    relatives = spectral(a, b, 10, 20, permutations=10)
+    assert relatives.value < 0.5 * relatives.chance_range.low and relatives.closeness > 0.5
+    assert (relatives.tokens, relatives.permutations) == (300, 10)
+    assert relatives == spectral(a, b, 10, 20, permutations=10)
+    other = spectral(a, b, 10, 20, permutations=10, seed=1)
+    assert other.value == relatives.value and other.chance != relatives.chance
+
+
+def test_nearer_tables_are_nearer() -> None:
+    distances = [spectral_distance(gaussian(300, 4, 1), relative(300, 4, noise), 10, 20) for noise in (0.0, 0.1, 0.5, 2.0)]
+    assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"b": gaussian(31, 4, 2)}, "a and b: rows are tokens"),
+        ({"b": gaussian(30, 4, 2).long()}, "b: a floating tensor"),
+        ({"k": 30}, "k"),
+        ({"k": 0}, "k"),
+        ({"components": 60}, "components: fewer than 2 V = 60 are needed, got 60"),
+        ({"components": 0}, "components"),
+    ],
+)
+def test_bad_arguments_are_refused(changes: dict, named: str) -> None:
+    arguments = {"a": gaussian(30, 4, 1), "b": gaussian(30, 4, 2), "k": 5, "components": 8} | changes
+    with pytest.raises(ValueError, match=named):
+        spectral_distance(**arguments)
+    with pytest.raises(ValueError, match="permutations"):
+        spectral(gaussian(30, 4, 1), gaussian(30, 4, 2), 5, 8, permutations=0)
+    with pytest.raises(ValueError, match="seed"):
+        spectral(gaussian(30, 4, 1), gaussian(30, 4, 2), 5, 8, seed=-1)
