@@ -102,3 +102,24 @@ def test_spaced_steps_start_end_and_grow(steps: list[int]) -> None:
 def test_the_same_command_from_a_shell(smoke: Study) -> None:
     done = subprocess.run([sys.executable, "-m", "tying_utils", "sweep", "--help"], capture_output=True, text=True, check=True)
     assert "--fresh" in done.stdout and "--corpus" in done.stdout
+
+
+@pytest.mark.parametrize("measure", ["_lens", "_lens_budget"])
+def test_threads_that_build_models_find_the_libraries_imported(measure: str) -> None:
+    code = f"""
+import sys
+import pandas as pd
+from tying_utils import profiles, tabulate
+assert "transformers" not in sys.modules, "reading tables must not load it"
+def check(function, items, device):
+    assert {{"transformers", "tuned_lens"}} <= set(sys.modules)
+    print("imported")
+    return [pd.DataFrame()]
+tabulate._side_by_side = check
+try:
+    tabulate.{measure}([], profiles.get("smoke"), None)
+except IndexError:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "imported\n"

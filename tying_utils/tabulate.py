@@ -235,7 +235,7 @@ def _lens(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFra
             for layer, kl in enumerate(curve)
         ]
 
-    return pd.DataFrame([row for rows in _side_by_side(one, arms, device) for row in rows])
+    return pd.DataFrame([row for rows in _models_side_by_side(one, arms, device) for row in rows])
 
 
 def _lens_budget(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
@@ -252,7 +252,7 @@ def _lens_budget(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.
         bar.update()
         return curves.assign(**arm.labels)
 
-    table = pd.concat(_side_by_side(one, arms, device), ignore_index=True)
+    table = pd.concat(_models_side_by_side(one, arms, device), ignore_index=True)
     return table[[*arms[0].labels, "steps", "layer", "kl_bits"]]
 
 
@@ -379,6 +379,16 @@ def _side_by_side(function: Callable[[Any], Any], items: Sequence[Any], device: 
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(max(1, min(threads, len(items))), initializer=lambda: torch.set_num_threads(1)) as pool:
         return list(pool.map(function, items))
+
+
+def _models_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], device: torch.device) -> list[Any]:
+    """The same where `function` builds models and lenses."""
+    # transformers puts another module in its own place when it is imported: threads that are the first to import it, at once,
+    # are handed the one without its models.
+    import transformers  # noqa: F401
+    import tuned_lens  # noqa: F401
+
+    return _side_by_side(function, items, device)
 
 
 def _pair(profile: Profile) -> tuple[str, ...]:
