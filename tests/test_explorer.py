@@ -38,7 +38,7 @@ def every(widget: Any) -> Iterator[Any]:
 
 def test_it_opens_at_the_ordinary_tied_arm_after_training(explorer_: Explore) -> None:
     assert (explorer_.input_scale.value, explorer_.output_scale.value) == (1.0, 1.0)
-    assert explorer_.step.value == STEPS[-1] and explorer_.seed.value is None
+    assert explorer_.step.value == STEPS[-1] and explorer_.seed.label == explorer.MEAN
     assert [value for _, value in explorer_.input_scale.options] == list(INPUT)
     assert [value for _, value in explorer_.output_scale.options] == list(OUTPUT)
     assert [value for _, value in explorer_.step.options] == list(STEPS)
@@ -56,6 +56,8 @@ def test_every_stop_shows_its_own_picture_and_words(explorer_: Explore) -> None:
     assert len(pictures) == len(words) == len(INPUT) * len(STEPS)
     explorer_.seed.value = SEEDS[1]
     assert f"seed {SEEDS[1]}" in explorer_.state.value and bytes(explorer_.screen.value) not in pictures
+    explorer_.seed.value = explorer.MEAN
+    assert "mean of 3 seeds" in explorer_.state.value and bytes(explorer_.screen.value) in pictures
 
 
 def test_the_words_are_the_numbers_of_the_sweep() -> None:

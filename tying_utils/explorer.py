@@ -20,6 +20,7 @@ from tying_utils.panels import ScaleView, SweepView
 from tying_utils.sweep import Sweep
 
 WIDE = {"description_width": "initial"}
+MEAN = "mean"  # over the seeds: a choice of its own, since None is no choice to a Dropdown
 
 
 class Shown(ABC):
@@ -94,7 +95,7 @@ class Explore(Shown):
 
         corpus, *scales = self.start
         self.corpus = widgets.Dropdown(options=self.corpora, value=corpus, description="corpus")
-        self.seed = widgets.Dropdown(options=["mean"], description="seed")
+        self.seed = widgets.Dropdown(options=[MEAN], description="seed")
         self.typed = widgets.Text(description="any input scale", placeholder="7", continuous_update=False, style=WIDE)
         self.input_scale, self.output_scale, self.step = (
             widgets.SelectionSlider(options=[1.0], description=name, style=WIDE)
@@ -130,8 +131,7 @@ class Explore(Shown):
         self.input_scale.options = [(f"{scale:g}", scale) for scale in swept.input_scales]
         self.output_scale.options = [(f"{scale:g}", scale) for scale in swept.output_scales]
         self.step.options, self.step.value = [(str(step), step) for step in swept.steps], swept.steps[-1]
-        self.seed.options = [("mean", None), *((str(seed), seed) for seed in swept.seeds)]
-        self.seed.value = None
+        self.seed.options, self.seed.value = [MEAN, *swept.seeds], MEAN
         self._settle(input_scale, output_scale)
 
     def _settle(self, input_scale: float, output_scale: float) -> None:
@@ -164,7 +164,7 @@ class Explore(Shown):
             self._draw()
 
     def _draw(self) -> None:
-        view, seed = self._shown, self.seed.value
+        view, seed = self._shown, None if self.seed.value == MEAN else self.seed.value
         assert view is not None
         scales = self.input_scale.value, self.output_scale.value
         self.screen.value = view.show(scales, self.step.value, seed)

@@ -143,6 +143,12 @@ def test_the_arrow_key_moves_the_slider_and_the_figure(page: Any) -> None:
 def test_another_corpus_and_a_typed_scale(page: Any) -> None:
     page.get_by_label("corpus").first.select_option("two-role")
     page.get_by_text("input scale 2 was not swept: 3 is the nearest.").wait_for()
+    seed = page.get_by_label("seed").first
+    assert seed.evaluate("box => box.selectedOptions[0].text") == "mean"
+    seed.select_option("2")
+    page.get_by_text("two-role, input scale 3, output scale 1, seed 2;").wait_for()
+    seed.select_option("mean")
+    page.get_by_text("two-role, input scale 3, output scale 1, mean of 5 seeds;").wait_for()
     box = page.get_by_label("any input scale")
     box.fill("7")
     box.press("Enter")
