@@ -85,10 +85,7 @@ class TrainConfig:
             # 5 and 5.0 are one condition and must be one key.
             object.__setattr__(self, name, tie.check_scale(name, getattr(self, name)))
         for name in ("learning_rate", "clip", "adam_eps"):
-            value = tie.check_scale(name, getattr(self, name))
-            if value == 0:
-                raise ValueError(f"{name}: a finite number above 0 is needed, got {value!r}")
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, tie.above_zero(name, getattr(self, name)))
         for name in ("beta1", "beta2"):
             value = tie.check_scale(name, getattr(self, name))
             if value >= 1:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tying_utils import claims, panels, profiles, sweep
+from tying_utils import claims, panels, profiles, sweep, tie
 from tying_utils.claims import Tables
 from tying_utils.panels import ScaleView, SweepView
 from tying_utils.sweep import Sweep
@@ -65,9 +65,8 @@ class Explore(Shown):
 
     def __init__(self, profile: str, corpus: str | None, input_scale: float, output_scale: float) -> None:
         self.profile, self.corpora = profile, sweep.corpora(profile)
-        self.start = sweep.study(profile, corpus).profile.corpus, input_scale, output_scale
-        for name, scale in (("input_scale", input_scale), ("output_scale", output_scale)):
-            sweep.nearest(name, scale, [1.0])
+        scales = tie.above_zero("input_scale", input_scale), tie.above_zero("output_scale", output_scale)
+        self.start = sweep.study(profile, corpus).profile.corpus, *scales
         self._views: dict[str, SweepView] = {}
         self._shown: SweepView | None = None
         self._settling = False

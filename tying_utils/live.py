@@ -26,7 +26,9 @@ class Live(Shown):
     alt = "A training curve, and what the trained tables serve beside the swept conditions"
 
     def __init__(self, profile: str, input_scale: float, output_scale: float) -> None:
-        self.start = tuple(_checked(name, s) for name, s in (("input_scale", input_scale), ("output_scale", output_scale)))
+        self.start = tuple(
+            tie.above_zero(name, s) for name, s in (("input_scale", input_scale), ("output_scale", output_scale))
+        )
         study = sweep.study(profile, TWO_ROLE)
         self.profile = study.profile
         self.missing = ""
@@ -97,7 +99,7 @@ class Live(Shown):
             return
         try:
             names = ("input scale", "output scale")
-            scales = [_checked(name, box.value) for name, box in zip(names, self.exact, strict=True)]
+            scales = [tie.above_zero(name, box.value) for name, box in zip(names, self.exact, strict=True)]
             seed: Any = self.seed.value
             config = self.config(*scales, seed=seed)
         except ValueError as error:
@@ -157,9 +159,3 @@ def live(profile: str = "quick", *, input_scale: float = 7.0, output_scale: floa
     profile, and for a scale that is not above 0.
     """
     return Live(profile, input_scale, output_scale)
-
-
-def _checked(name: str, scale: float) -> float:
-    if tie.check_scale(name, scale) == 0:
-        raise ValueError(f"{name}: a finite number above 0 is needed, got {scale!r}")
-    return float(scale)

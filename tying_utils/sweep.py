@@ -175,8 +175,7 @@ class Sweep:
 
 def nearest(name: str, scale: float, swept: Sequence[float]) -> float:
     """Of the `swept` scales the nearest by ratio to `scale`. Raises ValueError, naming it `name`, unless it is above 0."""
-    if tie.check_scale(name, scale) == 0:
-        raise ValueError(f"{name}: a finite number above 0 is needed, got {scale!r}")
+    tie.above_zero(name, scale)
     return min(swept, key=lambda other: abs(math.log(other / scale)))
 
 

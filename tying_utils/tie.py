@@ -130,3 +130,10 @@ def check_scale(name: str, scale: float) -> float:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
         raise ValueError(f"{name}: a finite number of at least 0 is needed, got {scale!r}")
     return float(scale)
+
+
+def above_zero(name: str, scale: float) -> float:
+    """Return `scale` as a float if it is finite and above 0, else raise ValueError."""
+    if check_scale(name, scale) == 0:
+        raise ValueError(f"{name}: a finite number above 0 is needed, got {scale!r}")
+    return float(scale)
