@@ -53,7 +53,7 @@ def output_bias(alignment: pd.DataFrame, column: str = "corrected") -> pd.DataFr
     the column "output_bias". Above 0 the table is nearer to U than to E.
     """
     tied = alignment[alignment["target"] == "tied"]
-    keys = [key for key in ("corpus", "arm", "input_scale", "seed", "kind") if key in tied.columns]
+    keys = [key for key in ("corpus", "arm", "input_scale", "output_scale", "seed", "kind") if key in tied.columns]
     wide = tied.pivot_table(index=keys, columns="source", values=column)
     return (wide["output"] - wide["input"]).rename("output_bias").reset_index()
 
@@ -239,9 +239,7 @@ def _roles(tables: Tables) -> Iterator[_Row]:
 def _sweep(tables: Tables) -> Iterator[_Row]:
     rows = tables["sweep_alignment"]
     rows = rows[rows["step"] == rows["step"].max()]
-    keys = ["seed", "input_scale", "output_scale"]
-    wide = rows.pivot_table(index=keys, columns="source", values="corrected")
-    bias = (wide["output"] - wide["input"]).rename("output_bias").reset_index()
+    bias = output_bias(rows)
     parts: list[tuple[str, pd.DataFrame, pd.Series, Side]] = [
         ("output scale, input scale 1", _where(bias, input_scale=1.0), bias["output_scale"], "above"),
         ("input over output scale, all pairs", bias, bias["input_scale"] / bias["output_scale"], "below"),
