@@ -1,0 +1,301 @@
+"""Where a checkpoint's files lie: a local folder or the Hugging Face hub, and how a part of one is read from there.
+
+Files on the hub are read by range, with huggingface_hub's own session, endpoint, token and cache settings. A server that does
+not serve ranges, or a format that has none to serve, makes the whole file come, with a warning.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 4 << 20  # bytes that are held at a time
+_RETRIES = 5  # in a row without a byte between them
+_BUSY = (408, 429, 500, 502, 503, 504)
+
+Take = Callable[[bytes], object]
+
+
+class Unreachable(ValueError, OSError):
+    """A server that cannot be reached, or that does not hold to what it says."""
+
+
+def _transport_error() -> type[Exception]:
+    """What the HTTP library below huggingface_hub raises; which library that is depends on the version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]  # type: ignore[return-value]
+
+
+class _IgnoresRange(Exception):
+    """The server sends the whole file though a part of it was asked for."""
+
+
+class Folder:
+    """A local folder with a checkpoint's files. `bytes_read` counts what `take` has read from them."""
+
+    commit: str | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bytes_read = folder, 0
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def size(self, name: str) -> int:
+        return (self.folder / name).stat().st_size
+
+    def local(self, name: str) -> Path | None:
+        """The whole file, if it is on this machine."""
+        return self.folder / name if self.has(name) else None
+
+    def whole(self, name: str) -> Path:
+        """The whole file, brought to this machine if need be."""
+        return self.folder / name
+
+    def take(self, name: str, start: int, stop: int, give: Take) -> None:
+        """Hand the bytes [start, stop) of a file to `give`, some at a time, in order. Raises ValueError if it ends early."""
+        with (self.folder / name).open("rb") as file:
+            file.seek(start)
+            while start < stop:
+                if not (chunk := file.read(min(_CHUNK, stop - start))):
+                    raise ValueError(f"source: {self.folder / name} ends at byte {start}, {stop} were promised; copy it anew")
+                give(chunk)
+                start += len(chunk)
+                self.bytes_read += len(chunk)
+
+
+class Hub:
+    """One commit of a model on the hub. `bytes_read` counts the bytes of files that came over the network.
+
+    Where the hub cannot be reached, a commit that huggingface_hub's cache holds will do. Raises ValueError for an unknown or
+    gated model and for a missing revision, `Unreachable` for a hub that cannot be reached.
+    """
+
+    def __init__(self, repo: str, revision: str | None = None) -> None:
+        self.repo, self.revision, self.bytes_read = repo, revision or "main", 0
+        self._known: dict[tuple[str, str], Any] = {}
+        self.commit = self.revision  # until the hub, or else its cache, says which it is
+        try:
+            metadata, self.reachable = self._metadata("config.json"), True
+            if metadata is None:
+                raise ValueError(
+                    f"source: {repo} holds no config.json at {self.revision!r}; a transformers checkpoint is needed"
+                )
+            self.commit: str = metadata.commit_hash
+        except Unreachable:
+            if (path := self.local("config.json")) is None:
+                raise
+            self.commit, self.reachable = path.parent.name, False
+
+    def __str__(self) -> str:
+        return self.repo if self.revision == "main" else f"{self.repo} at {self.revision}"
+
+    def has(self, name: str) -> bool:
+        return self.local(name) is not None or (self.reachable and self._metadata(name) is not None)
+
+    def size(self, name: str) -> int:
+        path = self.local(name)
+        return path.stat().st_size if path else self._metadata(name).size
+
+    def local(self, name: str) -> Path | None:
+        """The whole file, if huggingface_hub's cache holds it."""
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, name, cache_dir=constants.HF_HUB_CACHE, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def whole(self, name: str) -> Path:
+        """The whole file, through huggingface_hub's cache."""
+        from huggingface_hub import constants, hf_hub_download
+
+        if path := self.local(name):
+            return path
+        with _explained(self.repo, self.revision):
+            path = Path(hf_hub_download(self.repo, name, revision=self.commit, cache_dir=constants.HF_HUB_CACHE))
+        self.bytes_read += path.stat().st_size
+        return path
+
+    def take(self, name: str, start: int, stop: int, give: Take) -> None:
+        """Hand the bytes [start, stop) of a file to `give`, some at a time, in order.
+
+        A connection that drops goes on where it stopped; a server that ignores ranges makes the whole file come first.
+        Raises `Unreachable` where the server goes on failing, or answers with other bytes than those it was asked for.
+        """
+        given = 0
+
+        def counted(chunk: bytes) -> None:
+            nonlocal given
+            give(chunk)
+            given += len(chunk)
+
+        if (path := self.local(name)) is None:
+            try:
+                return self._ranged(name, start, stop, counted)
+            except _IgnoresRange:
+                size = self.size(name) / 1e9
+                warnings.warn(f"{self.repo}: the server serves no part of {name}; all {size:.2f} GB are read", stacklevel=2)
+                path = self.whole(name)
+        Folder(path.parent).take(path.name, start + given, stop, give)
+
+    def _ranged(self, name: str, start: int, stop: int, give: Take) -> None:
+        from huggingface_hub import errors
+
+        failures = 0
+        while start < stop:
+            began = start
+            try:
+                with _explained(self.repo, self.revision):
+                    for chunk in self._chunks(name, start, stop):
+                        give(chunk)
+                        start += len(chunk)
+                        self.bytes_read += len(chunk)
+                problem = f"it stopped at byte {start} of {name}, {stop} were asked for"
+            except Unreachable as error:
+                if isinstance(error.__cause__, errors.HfHubHTTPError) or not isinstance(error.__cause__, _transport_error()):
+                    raise
+                problem = str(error.__cause__)
+            failures = failures + 1 if start == began else 0
+            if failures > _RETRIES:
+                raise Unreachable(f"source: {self.repo} cannot be read: {problem}; try again later")
+            if start < stop:
+                time.sleep(_wait(failures))
+
+    def _chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+        # Bytes as they are stored: a compressed answer has other ranges.
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        with http_stream_backoff(
+            "GET",
+            hf_hub_url(self.repo, name, revision=self.commit),
+            headers=headers,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            retry_on_exceptions=(),  # of what drops midway the caller keeps what came
+            retry_on_status_codes=_BUSY,
+            max_wait_time=_wait(3),
+            base_wait_time=_wait(0),
+        ) as response:
+            hf_raise_for_status(response)
+            if response.status_code != 206:
+                raise _IgnoresRange
+            served = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not served or int(served[1]) != start or int(served[2]) >= stop or served[3] not in ("*", str(self.size(name))):
+                got = response.headers.get("Content-Range")
+                raise Unreachable(
+                    f"source: bytes {start} to {stop - 1} of {name} in {self.repo} were asked for, {got!r} came; "
+                    "try again later or from another endpoint"
+                )
+            left = int(served[2]) + 1 - start
+            for chunk in response.iter_bytes():  # as they come, so that none is lost when the connection drops
+                if len(chunk) > left:
+                    raise Unreachable(f"source: the server sends more of {name} in {self.repo} than it says; try again later")
+                left -= len(chunk)
+                yield chunk
+
+    def _metadata(self, name: str) -> Any:
+        """huggingface_hub's metadata of a file, asked for once; None if there is no such file."""
+        from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+        if (name, self.commit) not in self._known:
+            try:
+                with _explained(self.repo, self.revision):
+                    url = hf_hub_url(self.repo, name, revision=self.commit)
+                    try:
+                        metadata = get_hf_file_metadata(url)
+                    except errors.HfHubHTTPError as error:
+                        if error.response.status_code not in _BUSY:
+                            raise
+                        metadata = get_hf_file_metadata(url, retry_on_errors=True)
+                    if metadata.size is None or metadata.commit_hash is None:
+                        raise Unreachable(f"source: {url} is not answered as a hub answers; check HF_ENDPOINT and the proxy")
+            except errors.EntryNotFoundError:
+                metadata = None
+            self._known[name, self.commit] = metadata
+        return self._known[name, self.commit]
+
+
+def at(source: str | Path, revision: str | None = None) -> Folder | Hub:
+    """The checkpoint at `source`: a local folder (then `revision` is a folder in it) or a model on the hub, by its id.
+
+    Raises ValueError for a folder or revision that is not there and for what is neither a folder nor an id; else as `Hub`.
+    """
+    if (folder := Path(source).expanduser()).is_dir():
+        if revision is None:
+            return Folder(folder)
+        if not (folder / revision).is_dir():
+            there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
+            raise ValueError(f"revision: {folder} holds no folder {revision!r}; it holds {there}")
+        return Folder(folder / revision)
+    return Hub(checked_id(source), revision)
+
+
+def checked_id(source: str | Path) -> str:
+    """`source`, if it has the form of a model id. Raises ValueError otherwise."""
+    part = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+    if isinstance(source, Path) or not re.fullmatch(rf"(?:{part}/)?{part}", source):
+        raise ValueError(f"source: {str(source)!r} is neither a folder nor a model id like 'allenai/OLMo-1B-hf'")
+    return source
+
+
+def branches(source: str | Path) -> list[str]:
+    """Names of the revisions of `source`: branches on the hub, folders in a local folder. Raises as `at`."""
+    if (folder := Path(source).expanduser()).is_dir():
+        return sorted(p.name for p in folder.iterdir() if p.is_dir())
+    from huggingface_hub import HfApi, constants
+
+    repo = checked_id(source)
+    with _explained(repo, None):
+        return [branch.name for branch in HfApi(constants.ENDPOINT).list_repo_refs(repo).branches]
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None) -> Iterator[None]:
+    """Say in one sentence what went wrong at the hub, and what would do. A missing file stays the hub's own error."""
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"source: {repo} is gated; accept its terms at {hub}/{repo}, then log in with `hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"source: {hub} has no model {repo!r} that this account may see; check the spelling and the folder, or log in with "
+            "`hf auth login` if it is private"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(
+            f"revision: {repo} has no revision {revision!r}; sources.branches({repo!r}) lists those that it has"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:  # what hf_hub_download makes of an unreachable hub
+        raise Unreachable(f"source: {hub} cannot be reached for {repo}; connect, or give a local folder") from error
+    except errors.EntryNotFoundError:
+        raise
+    except errors.OfflineModeIsEnabled as error:
+        raise Unreachable(
+            f"source: {repo} is not on this machine and HF_HUB_OFFLINE is set; unset it, or give a local folder"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no status")
+        raise Unreachable(f"source: {hub} answers {status} for {repo}; try again later") from error
+    except _transport_error() as error:
+        raise Unreachable(
+            f"source: {hub} cannot be reached for {repo} ({error}); connect, or give a local folder or a model read before"
+        ) from error
+
+
+def _wait(failures: int) -> float:
+    """Seconds before the next try."""
+    return min(8.0, 2.0**failures)
