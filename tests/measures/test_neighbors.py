@@ -5,8 +5,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
-from tying_utils.measures.neighbors import knn_chance, knn_overlap, nearest, overlap, purity, purity_chance
+from tying_utils.measures import neighbors
+from tying_utils.measures.neighbors import (
+    knn_chance,
+    knn_overlap,
+    nearest,
+    neighbor_graphs,
+    overlap,
+    overlaps,
+    purity,
+    purity_chance,
+)
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
@@ -23,6 +34,48 @@ def at(*degrees):
 def test_nearest_by_hand_ignores_norms_and_self():
     table = at(0, 10, 30, 90) * torch.tensor([[1.0], [50.0], [0.01], [1.0]])
     assert nearest(table, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 60), st.integers(1, 8), st.integers(1, 70), st.data())
+def test_nearest_is_brute_force_for_every_k_and_block(V, d, block, data):
+    k = data.draw(st.integers(1, V - 1))
+    table = gaussian(V, d, V).double()
+    table[:: data.draw(st.integers(2, V))] = table[-1]  # duplicates
+    table[1 :: data.draw(st.integers(2, V))] = 0
+    cosines = torch.cosine_similarity(table[:, None], table[None], dim=-1).fill_diagonal_(-2)
+    near = nearest(table, k, block=block)
+    assert near.shape == (V, k) and near.dtype == torch.int64
+    assert all(len({row, *found}) == k + 1 for row, found in enumerate(near.tolist()))  # no token twice, never itself
+    # Ties may fall either way, so it is the cosines that are compared: the largest, in descending order.
+    torch.testing.assert_close(cosines.gather(1, near), cosines.topk(k, dim=1).values, rtol=0, atol=1e-12)
+
+
+def test_nearest_multiplies_each_pair_of_rows_once():
+    V, d, block = 105, 16, 10
+    with FlopCounterMode(display=False) as counter:
+        nearest(gaussian(V, d), 5, block=block)
+    pairs = sum(min(block, V - start) * (V - start) for start in range(0, V, block))
+    assert counter.get_total_flops() == 2 * d * pairs < 0.56 * 2 * d * V * V
+
+
+def test_float64_stays_float64():
+    angles = at(0, 1e-3, 3e-3)  # their cosines are all 1 in float32
+    assert nearest(angles, 2).tolist() == [[1, 2], [0, 2], [1, 0]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_table_is_left_as_it_is(dtype):
+    table = gaussian(20, 4).to(dtype)
+    before = table.clone()
+    nearest(table, 3)
+    assert torch.equal(table, before)
+
+
+@given(st.lists(st.integers(-100, 100), min_size=30, max_size=30))
+def test_lengths_whose_squares_no_float_holds_change_nothing(powers):
+    table = gaussian(30, 4)
+    assert torch.equal(nearest(table * 2.0 ** torch.tensor(powers)[:, None], 5), nearest(table, 5))
 
 
 def test_overlap_by_hand():
@@ -129,7 +182,7 @@ def test_overlap_of_every_shape_dtype_and_layout(V, d, dtype, data):
     a, b = gaussian(V, d, V).to(dtype), gaussian(V, d + 1, k).to(dtype)
     a[0] = 0
     result = overlap(a, b, k, permutations=5, bootstrap=5)
-    assert result == overlap(a.T.contiguous().T, torch.stack((b, b), 2)[:, :, 0], k, permutations=5, bootstrap=5, block=7)
+    assert result == overlap(a.T.contiguous().T, torch.stack((b, b), 2)[:, :, 0], k, permutations=5, bootstrap=5)
     assert result.value == knn_overlap(a, b, k)
     for score in (result.value, *result.chance_range, *result.interval):
         assert 0 <= score <= 1 + 1e-12
@@ -141,6 +194,60 @@ def test_overlap_is_fixed_by_its_seed():
     result = overlap(a, b, 3, bootstrap=50, seed=1)
     assert result == overlap(a, b, 3, bootstrap=50, seed=1)
     assert result.interval != overlap(a, b, 3, bootstrap=50, seed=2).interval
+
+
+def test_overlaps_score_each_pair_as_alone_from_one_graph_a_table(monkeypatch):
+    tables = {"z": gaussian(60, 4), "a": gaussian(60, 5, 1).double(), "m": gaussian(60, 6, 2)}
+    options = {"permutations": 8, "bootstrap": 20, "seed": 3, "block": 32}
+    pairs = [("z", "a"), ("z", "m"), ("a", "m")]
+    alone = {(a, b): overlap(tables[a], tables[b], 4, **options) for a, b in pairs}
+    built, build = [], neighbors._nearest
+    monkeypatch.setattr(neighbors, "_nearest", lambda value, *rest: built.append(value.shape[1]) or build(value, *rest))
+    together = overlaps(tables, 4, **options)
+    assert built == [4, 5, 6]
+    assert together == alone and list(together) == pairs
+    assert len({result.value for result in together.values()}) > 1
+    for again in (knn_overlap, overlap):
+        built.clear()
+        again(tables["z"], tables["m"], 4)
+        assert built == [4, 6]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_gives_the_same():
+    a, b = gaussian(300, 8).double(), gaussian(300, 9, 1).double()
+    assert torch.equal(nearest(a.cuda(), 5, block=64).cpu(), nearest(a, 5, block=64))
+    assert overlap(a.cuda(), b, 5, block=64) == overlap(a, b, 5)
+
+
+def test_neighbor_graphs_are_nearest_by_name():
+    tables = {"z": gaussian(30, 4), "a": gaussian(30, 5, 1).bfloat16()}
+    graphs = neighbor_graphs(tables, 3, block=8)
+    assert list(graphs) == ["z", "a"]
+    assert all(torch.equal(graphs[name], nearest(table, 3, block=8)) for name, table in tables.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tables": {}}, r"tables: a mapping .*, at least 2 of them, is needed, got \[\]"),
+        ({"tables": {"tied": gaussian(9, 3)}}, r"tables: a mapping .* got \['tied'\]"),
+        ({"tables": [gaussian(9, 3)] * 2}, "tables: a mapping .* got list"),
+        ({"tables": {"in": gaussian(9, 3), "out": gaussian(9, 3), "tied": gaussian(8, 3)}}, "in and tied: .* V = 9 and V = 8"),
+        ({"tables": {"in": gaussian(9, 3), "out": gaussian(9, 3).long()}}, "out: a floating tensor"),
+        ({"k": 9}, "k: at most V - 1 = 8"),
+        ({"block": 0}, "block: an integer of at least 1"),
+    ],
+)
+def test_bad_arguments_of_overlaps_are_named_before_a_graph_is_built(monkeypatch, changes, message):
+    monkeypatch.delattr(neighbors, "_nearest")
+    arguments = {"tables": {"in": gaussian(9, 3), "out": gaussian(9, 3, 1)}, "k": 2, **changes}
+    for measure in (overlaps, neighbor_graphs):
+        with pytest.raises(ValueError, match=message):
+            measure(**arguments)
+    for name in ("permutations", "bootstrap", "seed"):
+        with pytest.raises(ValueError, match=f"{name}: "):
+            overlaps(**{**arguments, name: -1})
 
 
 def test_purity_of_classes_and_of_chance():

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tying_utils.measures import neighbors
 from tying_utils.measures.neighbors import nearest
-from tying_utils.measures.spectral import spectral, spectral_distance
+from tying_utils.measures.spectral import spectral, spectral_distance, spectrals
 
 
 def gaussian(V: int, d: int, seed: int) -> torch.Tensor:
@@ -77,6 +78,29 @@ def test_strangers_are_at_chance_and_relatives_nearer() -> None:
 def test_nearer_tables_are_nearer() -> None:
     distances = [spectral_distance(gaussian(300, 4, 1), relative(300, 4, noise), 10, 20) for noise in (0.0, 0.1, 0.5, 2.0)]
     assert distances == sorted(distances)
+
+
+def test_spectrals_score_each_pair_as_alone_from_one_graph_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {"z": gaussian(80, 4, 1), "a": gaussian(80, 5, 2), "m": relative(80, 4, 0.1)}
+    pairs = [("z", "a"), ("z", "m"), ("a", "m")]
+    alone = {(a, b): spectral(tables[a], tables[b], 5, 8, permutations=2, seed=3) for a, b in pairs}
+    assert alone["z", "m"].value == spectral_distance(tables["z"], tables["m"], 5, 8)
+    built, build = [], neighbors._nearest
+    monkeypatch.setattr(neighbors, "_nearest", lambda value, *rest: built.append(value) or build(value, *rest))
+    together = spectrals(tables, 5, 8, permutations=2, seed=3)
+    assert len(built) == 3
+    assert together == alone and list(together) == pairs
+    assert len({result.value for result in together.values()}) == 3
+    for again in (spectral_distance, spectral):
+        built.clear()
+        again(tables["z"], tables["m"], 5, 8)
+        assert len(built) == 2
+
+
+@pytest.mark.parametrize("tables", [{}, {"tied": gaussian(30, 4, 1)}])
+def test_fewer_than_two_tables_are_refused(tables: dict) -> None:
+    with pytest.raises(ValueError, match="tables: .* at least 2 of them"):
+        spectrals(tables, 5, 8)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ so there is nothing to hold out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ._checks import positive, table_pair
@@ -44,12 +44,30 @@ class Overlap:
 def nearest(value: Tensor, k: int = 10, *, block: int = 1024) -> Tensor:
     """The `k` cosine neighbours of each row of a (V, d) table, self excluded: (V, k) int64, nearest first.
 
-    Rows are not centred; a zero row has cosine 0 with every other. Ties fall as torch.topk breaks them. Half precision
-    is computed in float32. `block` rows of similarities, (block, V), are in memory at a time.
-    Raises ValueError unless 1 <= k <= V - 1.
+    Rows are not centred; a zero row has cosine 0 with every other. Ties, as among duplicate rows, may fall either way, and
+    otherwise for another `block`. float64 is computed in float64, all else in float32. In memory at a time: one normalised
+    copy of the table and (block, V) similarities. Raises ValueError unless 1 <= k <= V - 1.
     """
     value = checked_table("value", value)
     return _nearest(value, _checked_k(k, len(value)), positive("block", block))
+
+
+def neighbor_graphs(tables: Mapping[str, Tensor], k: int = 10, *, block: int = 1024) -> dict[str, Tensor]:
+    """`nearest` of each of two or more tables of the same tokens in the same order: (V, k) int64, on the first one's device.
+
+    tables (V, d) by name; d, dtype and device may differ. Each graph is built once, after all arguments were checked.
+    Raises ValueError for fewer than 2 tables, for tables that do not match and unless 1 <= k <= V - 1.
+    """
+    if not isinstance(tables, Mapping) or len(tables) < 2:
+        came = list(tables) if isinstance(tables, Mapping) else type(tables).__name__
+        raise ValueError(f"tables: a mapping from names to tables, at least 2 of them, is needed, got {came}")
+    first, *others = tables
+    checked: dict[str, Tensor] = {}
+    for name in others:
+        checked[first], checked[name] = table_pair(first, tables[first], name, tables[name])
+    _checked_k(k, len(checked[first]))
+    positive("block", block)
+    return {name: _nearest(table, k, block).to(checked[first].device) for name, table in checked.items()}
 
 
 def knn_overlap(a: Tensor, b: Tensor, k: int = 10, *, block: int = 1024) -> float:
@@ -58,7 +76,7 @@ def knn_overlap(a: Tensor, b: Tensor, k: int = 10, *, block: int = 1024) -> floa
     a (V, d_a), b (V, d_b): the same tokens in the same order; d may differ. Neighbours and `block` as in `nearest`.
     Raises ValueError for tables that do not match and unless 1 <= k <= V - 1. Independent tables score `knn_chance`.
     """
-    near_a, near_b = _nearest_pair(a, b, k, block)
+    near_a, near_b = neighbor_graphs({"a": a, "b": b}, k, block=block).values()
     return int(_shared(near_a, near_b).sum()) / near_a.numel()
 
 
@@ -71,27 +89,28 @@ def overlap(
     token's relabelled neighbours are a uniform k-set of the others, hence the exact mean. `bootstrap` draws of the tokens
     and `seed`, an integer of at least 0, fix the rest. Arguments and errors otherwise as in `knn_overlap`.
     """
+    tables = {"a": a, "b": b}
+    return overlaps(tables, k, permutations=permutations, bootstrap=bootstrap, seed=seed, block=block)["a", "b"]
+
+
+def overlaps(
+    tables: Mapping[str, Tensor],
+    k: int = 10,
+    *,
+    permutations: int = 100,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    block: int = 1024,
+) -> dict[tuple[str, str], Overlap]:
+    """`overlap` of every pair of the tables, by both names in the order given, for the price of one graph a table.
+
+    tables (V, d) and errors as in `neighbor_graphs`. Each pair scores what `overlap` with the same `seed` gives for it alone.
+    """
     positive("permutations", permutations)
     positive("bootstrap", bootstrap)
-    generator = torch.Generator().manual_seed(checked_seed(seed))
-    near_a, near_b = _nearest_pair(a, b, k, block)
-    shared = _shared(near_a, near_b)
-    scores, moved = [], torch.empty_like(near_b)
-    for _ in range(permutations):
-        order = torch.randperm(len(near_b), generator=generator).to(near_b.device)
-        moved[order] = order[near_b]
-        scores.append(int(_shared(near_a, moved).sum()) / near_a.numel())
-    value, chance = int(shared.sum()) / near_a.numel(), knn_chance(len(shared), k)
-    return Overlap(
-        value=value,
-        chance=chance,
-        chance_range=central_range(scores),
-        corrected=corrected(value, chance) if chance < 1 else math.nan,
-        interval=bootstrap_interval(shared.cpu().double() / k, bootstrap, seed),
-        tokens=len(shared),
-        permutations=permutations,
-        k=k,
-    )
+    checked_seed(seed)
+    near = neighbor_graphs(tables, k, block=block)
+    return {(a, b): _overlap(near[a], near[b], permutations, bootstrap, seed) for a, b in combinations(near, 2)}
 
 
 def knn_chance(V: int, k: int) -> float:
@@ -124,11 +143,25 @@ def purity_chance(labels: Labels) -> float:
     return int((counts * (counts - 1)).sum()) / (V * (V - 1))
 
 
-def _nearest_pair(a: Tensor, b: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    a, b = table_pair("a", a, "b", b)
-    _checked_k(k, len(a))
-    positive("block", block)
-    return _nearest(a, k, block), _nearest(b, k, block).to(a.device)
+def _overlap(near_a: Tensor, near_b: Tensor, permutations: int, bootstrap: int, seed: int) -> Overlap:
+    k, generator = near_a.shape[1], torch.Generator().manual_seed(seed)
+    shared = _shared(near_a, near_b)
+    scores, moved = [], torch.empty_like(near_b)
+    for _ in range(permutations):
+        order = torch.randperm(len(near_b), generator=generator).to(near_b.device)
+        moved[order] = order[near_b]
+        scores.append(int(_shared(near_a, moved).sum()) / near_a.numel())
+    value, chance = int(shared.sum()) / near_a.numel(), knn_chance(len(shared), k)
+    return Overlap(
+        value=value,
+        chance=chance,
+        chance_range=central_range(scores),
+        corrected=corrected(value, chance) if chance < 1 else math.nan,
+        interval=bootstrap_interval(shared.cpu().double() / k, bootstrap, seed),
+        tokens=len(shared),
+        permutations=permutations,
+        k=k,
+    )
 
 
 def _shared(near_a: Tensor, near_b: Tensor) -> Tensor:
@@ -139,14 +172,26 @@ def _shared(near_a: Tensor, near_b: Tensor) -> Tensor:
 
 
 def _nearest(value: Tensor, k: int, block: int) -> Tensor:
-    unit = value if value.dtype == torch.float64 else value.float()
-    unit = F.normalize(unit, eps=torch.finfo(unit.dtype).tiny)
-    found = []
+    """Each similarity is computed once and offered to both of its rows: half the multiplications of unit @ unit.T."""
+    unit = value.to(torch.float64 if value.dtype == torch.float64 else torch.float32, copy=True)
+    for p in (torch.inf, 2):  # the largest entry is scaled to 1 first: its square may over- or underflow
+        unit /= torch.linalg.vector_norm(unit, p, dim=1, keepdim=True).clamp(min=torch.finfo(unit.dtype).tiny)
+    best = unit.new_full((len(unit), k), -torch.inf)
+    near = torch.zeros_like(best, dtype=torch.int64)
+
+    def offer(rows: slice, similarity: Tensor, first: int) -> None:
+        """Let the neighbours `first`, `first` + 1, ... compete with the best k that `rows` have so far."""
+        top, index = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        best[rows], order = torch.cat((best[rows], top), dim=1).topk(k, dim=1)
+        near[rows] = torch.cat((near[rows], index + first), dim=1).gather(1, order)
+
     for start in range(0, len(unit), block):
-        similarity = unit[start : start + block] @ unit.T
-        similarity.diagonal(start).fill_(-torch.inf)
-        found.append(similarity.topk(k, dim=1).indices)
-    return torch.cat(found)
+        similarity = unit[start : start + block] @ unit[start:].T
+        similarity.diagonal().fill_(-torch.inf)
+        offer(slice(start, start + block), similarity, start)
+        offer(slice(start + block, None), similarity[:, block:].T, start)
+        del similarity  # before the next one takes as much memory
+    return near
 
 
 def _checked_k(k: int, V: int) -> int:

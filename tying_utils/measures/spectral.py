@@ -4,7 +4,9 @@ Source: arXiv 2603.26663, appendix B, after the data kernels of arXiv 2305.05126
 `spectral` gives one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -12,8 +14,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from ._checks import positive, table_pair
-from .neighbors import nearest
+from ._checks import positive
+from .neighbors import neighbor_graphs
 from .statistics import Range, central_range, checked_seed
 
 
@@ -46,11 +48,8 @@ def spectral_distance(a: Tensor, b: Tensor, k: int = 64, components: int = 128) 
 
     Raises ValueError for tables that do not match, unless 1 <= k <= V - 1, and unless 1 <= components < 2 V.
     """
-    a, b = table_pair("a", a, "b", b)
-    positive("components", components)
-    if components >= 2 * len(a):
-        raise ValueError(f"components: fewer than 2 V = {2 * len(a)} are needed, got {components}")
-    return _distance(_graph(a, k), _graph(b, k), len(a), components)
+    one, other = _graphs({"a": a, "b": b}, k, components).values()
+    return _distance(one, other, components)
 
 
 def spectral(a: Tensor, b: Tensor, k: int = 64, components: int = 128, *, permutations: int = 20, seed: int = 0) -> Spectral:
@@ -59,35 +58,64 @@ def spectral(a: Tensor, b: Tensor, k: int = 64, components: int = 128, *, permut
     The null permutes the tokens of `b`, which relabels its graph and finds no neighbours anew; each permutation costs one
     eigenproblem. `seed`, an integer of at least 0, fixes the permutations. Arguments and errors otherwise as there.
     """
+    return spectrals({"a": a, "b": b}, k, components, permutations=permutations, seed=seed)["a", "b"]
+
+
+def spectrals(
+    tables: Mapping[str, Tensor], k: int = 64, components: int = 128, *, permutations: int = 20, seed: int = 0
+) -> dict[tuple[str, str], Spectral]:
+    """`spectral` of every pair of the tables, by both names in the order given; each table's graph is built once.
+
+    tables (V, d) by name: the same tokens in the same order; d may differ. Each pair scores what `spectral` with the same
+    `seed` gives for it alone. Raises ValueError for fewer than 2 tables, and otherwise as there.
+    """
     positive("permutations", permutations)
-    draw = np.random.default_rng(checked_seed(seed))
-    value = spectral_distance(a, b, k, components)
-    one, other = _graph(a, k), _graph(b, k)
-    null = []
+    checked_seed(seed)
+    graphs = _graphs(tables, k, components)
+    return {(a, b): _spectral(graphs[a], graphs[b], components, permutations, seed) for a, b in combinations(graphs, 2)}
+
+
+def _spectral(a: csr_array, b: csr_array, components: int, permutations: int, seed: int) -> Spectral:
+    draw, V = np.random.default_rng(seed), _tokens(a)
+    value, null = _distance(a, b, components), []
     for _ in range(permutations):
-        order = draw.permutation(len(a))
-        null.append(_distance(one, other[order][:, order], len(a), components))
+        order = draw.permutation(V)
+        null.append(_distance(a, b[order][:, order], components))
     chance = float(np.mean(null))
     return Spectral(
         value=value,
         chance=chance,
         chance_range=central_range(null),
         closeness=1 - value / chance,
-        tokens=len(a),
+        tokens=V,
         permutations=permutations,
     )
 
 
-def _graph(table: Tensor, k: int) -> csr_array:
-    """The symmetric neighbour graph (V, V), float64."""
-    near = nearest(table, k).cpu().numpy()
-    V = len(near)
+def _graphs(tables: Mapping[str, Tensor], k: int, components: int) -> dict[str, csr_array]:
+    """The symmetric neighbour graph (V, V), float64, of each table, for which `components` are not too many."""
+    positive("components", components)
+    graphs = {name: _graph(near.cpu().numpy()) for name, near in neighbor_graphs(tables, k).items()}
+    V = _tokens(next(iter(graphs.values())))
+    if components >= 2 * V:  # too many only where V is small and the graphs cost nothing
+        raise ValueError(f"components: fewer than 2 V = {2 * V} are needed, got {components}")
+    return graphs
+
+
+def _graph(near: np.ndarray) -> csr_array:
+    V, k = near.shape
     rows = np.repeat(np.arange(V), k)
     directed = csr_array((np.full(V * k, 0.5), (rows, near.ravel())), shape=(V, V))
     return csr_array(directed + directed.T)
 
 
-def _distance(a: csr_array, b: csr_array, V: int, components: int) -> float:
+def _tokens(graph: csr_array) -> int:
+    return len(graph.indptr) - 1
+
+
+def _distance(a: csr_array, b: csr_array, components: int) -> float:
+    V = _tokens(a)
+
     def omnibus(vector: np.ndarray) -> np.ndarray:
         parts = vector.reshape(2, V).T
         of_a, of_b = a @ parts, b @ parts  # each graph is met once
