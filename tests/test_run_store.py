@@ -275,6 +275,14 @@ def test_model_folder_is_an_ordinary_one(made, tied):
     assert sum(weight.shape == (300, 16) for weight in held.values()) == (1 if tied else 2)
 
 
+@pytest.mark.parametrize("arch", models.ARCHITECTURES)
+def test_the_last_model_of_every_architecture_is_read_back(arch, tiny, home):
+    run = training.train(tiny(arch=arch, tied=False, steps=2, checkpoint_every=1), progress=False)
+    tokens = torch.arange(16)[None]
+    assert torch.equal(models.tables(run.model()).output, run.tables().output)
+    assert not torch.equal(run.model()(tokens).logits, run.model(1)(tokens).logits)
+
+
 def test_metrics_are_read_once(finished):
     first = finished.metrics
     assert isinstance(first, pd.DataFrame)

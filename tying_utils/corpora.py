@@ -100,19 +100,8 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
     check(name, vocab_size, path, language)
     if name == "two-role":
         return _two_role(two_role.Language(vocab_size, language or two_role.Settings()))
-    if path is None and name.startswith("wikitext") and (local := paths.texts() / name).is_dir():
-        path = local
-    source: dict[str, Any] = {"name": name}
-    if name == "python":
-        source["python"] = platform.python_version()
-        train, validation = _split(_standard_library(Path(sysconfig.get_paths()["stdlib"])))
-    elif path is not None:
-        train, validation = _split(list(_read(Path(path))))
-    else:
-        train, validation = _wikitext(name)
-    for part, documents in (("training", train), ("validation", validation)):
-        if not any(text.strip() for _, text in documents):
-            raise ValueError(f"{'path' if path else 'name'}: the {part} part of {path or name} is empty; give more text")
+    train, validation = documents(name, path)
+    source = {"name": name, **({"python": platform.python_version()} if name == "python" else {})}
     content = hashlib.sha256()
     for file_name, text in (*train, ("", ""), *validation):
         content.update(f"{file_name}\0{len(text)}\0".encode())
@@ -125,6 +114,28 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
         "vocab_size": vocab_size,
     }
     return _cached(fingerprint, lambda folder: _tokenise(train, validation, fingerprint, folder))
+
+
+def documents(name: str, path: str | Path | None = None) -> tuple[Documents, Documents]:
+    """The (file name, text) pairs of a text's training and validation part, as `load` splits them before it tokenises.
+
+    Raises ValueError for a name that is no text's, and for a text that is missing, empty or not UTF-8.
+    """
+    texts = [known for known in NAMES if known != "two-role"]
+    if name not in texts:
+        raise ValueError(f"name: {name!r} is no text; choose one of {', '.join(texts)}")
+    if path is None and name.startswith("wikitext") and (local := paths.texts() / name).is_dir():
+        path = local
+    if name == "python":
+        train, validation = _split(_standard_library(Path(sysconfig.get_paths()["stdlib"])))
+    elif path is not None:
+        train, validation = _split(list(_read(Path(path))))
+    else:
+        train, validation = _wikitext(name)
+    for part, pairs in (("training", train), ("validation", validation)):
+        if not any(text.strip() for _, text in pairs):
+            raise ValueError(f"{'path' if path else 'name'}: the {part} part of {path or name} is empty; give more text")
+    return train, validation
 
 
 def check(

@@ -116,7 +116,12 @@ class Run:
         """The model after `step` optimizer steps (default: the last), float32, in evaluation mode."""
         step = self._step(step, self.model_steps, "the whole model")
         model = build_model(self.config)
-        load_weights(model, load_file(self.folder / _weights_name(step, self.config.steps)))
+        weights = load_file(self.folder / _weights_name(step, self.config.steps))
+        if step == self.config.steps and set(weights) != set(weight_names(model)):
+            # transformers saves tensors of some families under other names than the model's own, and reads them back.
+            model = type(model).from_pretrained(self.folder / "model", dtype=torch.float32)
+        else:
+            load_weights(model, weights)
         model = model.to(device)  # type: ignore[arg-type]
         model.tie_weights()
         return model.eval()

@@ -1,22 +1,19 @@
 """A profile's runs on one corpus, measured: tidy tables under data/results, made when missing and read when they are there."""
 
 import dataclasses
-import platform
 import time
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
-import torch
-from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tying_utils import files, paths, profiles, run_store
+from tying_utils import paths, profiles, run_store
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.profiles import UNTIED
 from tying_utils.run_store import Run
+from tying_utils.table_store import TableStore
 from tying_utils.tabulate import SWEEP, TABLES, Arm
 from tying_utils.training import train_all
 
@@ -46,6 +43,7 @@ class Study:
         self.profile = profiles.get(profile, corpus)
         self.fresh, self.only_read, self.progress = fresh, only_read, progress
         self.folder = paths.results(profile) / self.profile.corpus
+        self.store = TableStore(self.folder)
         self.origin: dict[str, str] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         self._runs: dict[tuple[str, int], Run] = {}
@@ -109,35 +107,26 @@ class Study:
         return self._tables[name]
 
     def _read(self, name: str) -> pd.DataFrame | None:
-        entry = (self.manifest or {}).get("tables", {}).get(name)
-        if entry is None:
-            return None
-        path = self.folder / f"{name}.csv"
-        if not files.intact(path, entry["sha256"]):
-            if not self.only_read:
-                files.set_aside(path, "it is missing or does not match its checksum")
-            return None
         as_it_is = self.only_read or self.profile.name in profiles.COMMITTED
-        if not as_it_is and (entry["format"] != FORMAT or entry["runs"] != self._keys(name)):
+
+        def current(entry: dict[str, Any]) -> bool:
+            return as_it_is or (entry["format"] == FORMAT and entry["runs"] == self._keys(name))
+
+        found = self.store.read(name, current, keep=self.only_read)
+        if found is None:
             return None
-        made = entry["made"]
-        self.origin[name] = f"read from {path.name}, measured on {made['date']} (Python {made['python']}, {made['device']})"
-        return pd.read_csv(path)
+        table, self.origin[name] = found
+        return table
 
     @property
     def manifest(self) -> dict[str, Any] | None:
         """How the tables were made; None where there are none."""
-        path = self.folder / "manifest.json"
-        manifest = files.read_json(path)
-        if manifest is None and path.exists():
-            files.set_aside(path, "its content does not match its checksum")
-        return manifest
+        return self.store.manifest
 
     @property
     def checksums(self) -> dict[str, str]:
         """sha256 of each table on disk, by corpus/name."""
-        tables = (self.manifest or {}).get("tables", {})
-        return {f"{self.profile.corpus}/{name}": entry["sha256"] for name, entry in tables.items()}
+        return self.store.checksums
 
     def _keys(self, name: str) -> list[str]:
         """Of the runs that the table is made from, as the profile means them today."""
@@ -155,50 +144,31 @@ class Study:
         began = time.monotonic()
         with tqdm(total=len(arms), desc=f"measuring {name}", disable=not self.progress, leave=False) as bar:
             table = measure(arms, self.profile, bar)
-        self._write(name, table, arms, time.monotonic() - began)
         self.origin[name] = f"measured now from {len(arms)} runs"
-        # As the file holds it, so that a notebook shows the same digits the first time and every time after.
-        return pd.read_csv(self.folder / f"{name}.csv")
+        return self._write(name, table, arms, time.monotonic() - began)
 
-    def _write(self, name: str, table: pd.DataFrame, arms: Sequence[Arm], seconds: float) -> None:
-        path = self.folder / f"{name}.csv"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
-            digest = files.write_with(path, lambda p: table.to_csv(p, index=False, float_format="%.6g", lineterminator="\n"))
-            manifest = self.manifest or {"tables": {}, "runs": {}, "corpora": {}}
-            made = arms[0].run.record["made"]
-            manifest |= {
-                "profile": dataclasses.asdict(self.profile),
-                "packages": {p: version(p) for p in ("torch", "transformers", "transformer-lens", "tuned-lens", "numpy")},
-            }
+    def _write(self, name: str, table: pd.DataFrame, arms: Sequence[Arm], seconds: float) -> pd.DataFrame:
+        def update(manifest: dict[str, Any]) -> None:
+            runs, corpora = manifest.setdefault("runs", {}), manifest.setdefault("corpora", {})
+            manifest["profile"] = dataclasses.asdict(self.profile)
             for arm in arms:
                 fingerprint = arm.run.fingerprint
-                manifest["corpora"][fingerprint["sha256"]] = fingerprint
-                manifest["runs"][arm.run.key] = {
+                corpora[fingerprint["sha256"]] = fingerprint
+                runs[arm.run.key] = {
                     "arm": arm.name,
                     "seed": arm.seed,
                     "corpus": fingerprint["sha256"],
                     "config": arm.run.config.as_dict(),
                     "made": arm.run.record["made"],
                 }
-            manifest["tables"][name] = {
-                "sha256": digest,
-                "rows": len(table),
-                "format": FORMAT,
-                "runs": [arm.run.key for arm in arms],
-                "made": {
-                    "date": time.strftime("%Y-%m-%d"),
-                    "python": platform.python_version(),
-                    "device": made["device"],
-                    "cores": torch.get_num_threads(),
-                    "seconds": round(seconds, 1),
-                },
-            }
             in_use = {key for entry in manifest["tables"].values() for key in entry["runs"]}
-            manifest["runs"] = {key: value for key, value in manifest["runs"].items() if key in in_use}
+            manifest["runs"] = {key: value for key, value in runs.items() if key in in_use}
             trained_on = {run["corpus"] for run in manifest["runs"].values()}
-            manifest["corpora"] = {key: value for key, value in manifest["corpora"].items() if key in trained_on}
-            files.write_json(self.folder / "manifest.json", manifest)
+            manifest["corpora"] = {key: value for key, value in corpora.items() if key in trained_on}
+
+        entry = {"format": FORMAT, "runs": [arm.run.key for arm in arms]}
+        device = arms[0].run.record["made"]["device"]
+        return self.store.write(name, table, entry, device=device, seconds=seconds, update=update)
 
 
 class Results:
