@@ -53,4 +53,4 @@ badges: setup
 	$(BIN)/tying-utils badges --repo $(REPO)
 
 clean:
-	rm -rf build data/runs data/corpora data/results/quick figures/quick
+	rm -rf build data/runs data/corpora data/miniatures data/results/quick figures/quick

@@ -14,7 +14,8 @@ from local_hub import Fault, LocalHub, environment, pointing_at
 from safetensors.torch import load_file, save_file
 
 from tying_utils import checkpoints, models, sources
-from tying_utils.checkpoints import read_tables, same_bytes, steps
+from tying_utils.checkpoints import read_tables, steps
+from tying_utils.measures.integrity import same_bytes
 
 ARCHITECTURES = ["olmo", "olmo2", "gpt_neox", "gpt_neo", "qwen3"]
 SIZES = {"vocab_size": 320, "d_model": 16, "n_layers": 2, "n_heads": 2, "context": 32}

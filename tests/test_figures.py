@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from test_sweep import synthetic_sweep
 
-from tying_utils import claims, figures, files, paths, profiles
+from tying_utils import claims, drawing, figures, files, paths, profiles, published, shares
 from tying_utils.measures import statistics
 from tying_utils.profiles import EQUAL, PYTHON, SCALES, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
 
@@ -133,6 +133,45 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
     return {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
 
 
+@functools.cache
+def synthetic_public() -> dict[str, pd.DataFrame]:
+    """Tidy tables of the shape that `public.Public` gives, with one checkpoint left out."""
+    rng = np.random.default_rng(0)
+    names = ("OLMo", "GPT-Neo/Pythia", "Qwen3")
+    pairs = (("input", "output"), ("input", "tied"), ("output", "tied"))
+    rows: dict[str, list] = {}
+    for family in names:
+        for source, target in pairs:
+            labels = {"family": family, "source": source, "target": target}
+            scores = {"value": 0.5, "low": 0.45, "high": 0.55, "chance": 0.2, "chance_low": 0.19, "chance_high": 0.21}
+            more = {"held_out": 0.4, "published": np.nan if family == "Qwen3" else 0.6}
+            kinds = ("orthogonal", "linear") if family != "Qwen3" else ("linear",)
+            rows.setdefault("alignment", []).extend(labels | scores | more | {"kind": kind} for kind in kinds)
+            rows.setdefault("neighbors", []).append(labels | scores | {"published": 0.6})
+            null = {name: scores[name] for name in ("value", "chance", "chance_low", "chance_high")}
+            rows.setdefault("spectral", []).append(labels | null | {"published": 1.3})
+            cosine = np.linspace(-0.2, 1, 50)
+            densities = rng.random(50)
+            values = zip(cosine, densities, strict=True)
+            rows.setdefault("cosines", []).extend(labels | {"cosine": c, "density": d} for c, d in values if target == "tied")
+        for table in ("input", "output", "tied"):
+            norm = {"family": family, "table": table, "spearman": -0.3, "norm_std": 0.1}
+            rows.setdefault("norms", []).extend(norm | {"log10_count": c, "norm_mean": 1 + c / 5} for c in range(6))
+        for tied in (False, True):
+            for indexing in ("matched", "published"):
+                labels = {"family": family, "tied": tied, "indexing": indexing}
+                rows.setdefault("lens", []).extend(labels | {"layer": n, "kl_bits": 4.0 - n} for n in range(5))
+    for model in published.evolution()["model"].unique():
+        for table in ("input", "output"):
+            for place, step in enumerate((0, 100, 200, 300)):
+                wrong = model == "Pythia-1B" and place == 2
+                cosine = np.nan if wrong else 1 - place / 5
+                values = {"to_start": cosine, "to_previous": cosine, "problem": "equal to step 100" if wrong else np.nan}
+                rows.setdefault("evolution", []).append({"model": model, "table": table, "step": step, **values})
+    frames = {name: pd.DataFrame(part) for name, part in rows.items()}
+    return frames | {"shares": shares.table(["Pythia-70M", "Pythia-160M", "OLMo-1B", "OLMo-2-1B", "Qwen3-0.6B", "Qwen3-1.7B"])}
+
+
 def _long(values: dict) -> bool:
     return any(isinstance(value, np.ndarray) for value in values.values())
 
@@ -174,13 +213,15 @@ FEW = [(name, seeds) for name in ("00_overview", "01_control", "03_lens") for se
 
 @pytest.mark.parametrize(("name", "seeds"), [*((name, 3) for name in figures.FIGURES), *FEW])
 def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
-    drawn = figures.draw(name, {table: synthetic(seeds)[table] for table in figures.FIGURES[name].needs})
-    assert drawn.get_figwidth() in (figures.ONE_COLUMN, figures.TWO_COLUMNS)
+    of_public = figures.FIGURES[name].corpus == "miniatures"
+    known = synthetic_public() if of_public else synthetic(seeds)
+    drawn = figures.draw(name, {table: known[table] for table in figures.FIGURES[name].needs})
+    assert drawn.get_figwidth() in (drawing.ONE_COLUMN, drawing.TWO_COLUMNS)
     if name == "00_verdicts":  # a forest: the titles say what is across, the legend what is up
         assert all(ax.get_title() for ax in drawn.axes)
     else:
         assert all(ax.get_ylabel() and (ax.get_xlabel() or ax.get_label() == "<colorbar>") for ax in drawn.axes)
-    if name != "06_language":  # one language, nothing averaged
+    if name != "06_language" and not of_public:  # one language, or one model of each kind: nothing averaged
         assert f"n = {seeds} seed" in drawn.get_supxlabel()
     assert not plt.get_fignums()
     drawn.draw_without_rendering()
@@ -194,12 +235,20 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
 def test_means_and_intervals_are_those_of_the_seeds(tables: dict[str, pd.DataFrame]):
     bias = claims.output_bias(claims.with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
     panel = figures.draw("00_overview", tables).axes[3]
-    mean = next(line for line in panel.lines if line.get_marker() == figures.LOOKS[TIED].marker)
+    mean = next(line for line in panel.lines if line.get_marker() == drawing.LOOKS[TIED].marker)
     expected = [statistics.mean_interval(rows["output_bias"]) for _, rows in bias.groupby("input_scale")]
     assert np.allclose(np.asarray(mean.get_xdata()), SCALES)
     assert np.allclose(np.asarray(mean.get_ydata()), [interval.mean for interval in expected])
     bars = np.array([segment for c in panel.containers for segment in c[2][0].get_segments()])[:, :, 1]
     assert np.allclose(bars, [(interval.low, interval.high) for interval in expected])
+
+
+def test_what_was_left_out_is_marked_and_named():
+    drawn = figures.draw("08_evolution", synthetic_public())
+    crosses = [[line for line in ax.lines if line.get_marker() == "x"] for ax in drawn.axes]
+    assert [len(lines) for lines in crosses] == [0, 0, 2, 0, 0, 2]  # both tables of Pythia-1B, in both of its panels
+    assert np.asarray(crosses[2][0].get_xdata()).tolist() == [pytest.approx(2 / 3)]
+    assert "Pythia-1B step 200: equal to step 100" in drawn.get_supxlabel().replace("\n", " ")
 
 
 def test_unknown_names_are_refused(tables: dict[str, pd.DataFrame]):
@@ -220,7 +269,7 @@ def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFram
     assert (pdf, png) == tuple(home / "figures" / "smoke" / f"01_control.{kind}" for kind in ("pdf", "png"))
     with Image.open(png) as image:
         assert [round(value) for value in image.info["dpi"]] == [300, 300]
-        assert image.width == pytest.approx(300 * figures.ONE_COLUMN, abs=1)
+        assert image.width == pytest.approx(300 * drawing.ONE_COLUMN, abs=1)
     sources = {f"python/{name}": study.checksums[f"python/{name}"] for name in ("alignment", "control_alignment")}
     assert figures.source(png) == sources
     assert sources["python/alignment"].encode() in pdf.read_bytes()
@@ -262,7 +311,7 @@ def test_render_draws_what_the_profile_allows_and_never_trains(
     tables: dict[str, pd.DataFrame], home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     few = {name: figures.FIGURES[name] for name in ("01_cosines", "06_roles", "05_drift")}
-    few["00_none"] = figures.Drawing(lambda tables: pytest.fail("drawn"), ("no such table",), PYTHON)
+    few["00_none"] = drawing.Drawing(lambda tables: pytest.fail("drawn"), ("no such table",), PYTHON)
     monkeypatch.setattr(figures, "FIGURES", few)
     with pytest.raises(ValueError, match="make reproduce PROFILE=smoke"):
         figures.render("smoke", progress=False)
@@ -279,8 +328,8 @@ def test_render_draws_what_the_profile_allows_and_never_trains(
 
 def test_the_readers_own_settings_stay_as_they_are():
     code = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['font.size'] = 13; before = dict(matplotlib.rcParams)"
-    code += "\nfrom tying_utils import figures; assert dict(matplotlib.rcParams) == before"
-    code += "\nwith figures.drawing.styled(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
+    code += "\nfrom tying_utils import drawing, figures; assert dict(matplotlib.rcParams) == before"
+    code += "\nwith drawing.styled(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
     assert run(code) == "kept"
 
 

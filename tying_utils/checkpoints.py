@@ -26,8 +26,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tying_utils import files, sources
+from tying_utils.families import Family, Model, families
+from tying_utils.measures.integrity import same_bytes
 from tying_utils.models import Tables
 from tying_utils.sources import Folder, Hub
+
+__all__ = ["CheckpointTables", "Family", "Model", "families", "read_tables", "steps"]
 
 # Names of the tables in the checkpoints of transformers' causal language models, by their last parts.
 INPUT_NAMES = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings")
@@ -338,13 +342,6 @@ def _tied_or_not(
         warnings.warn(f"{where}: config.json says tie_word_embeddings = {said}, the checkpoint holds {holds}", stacklevel=4)
     output = held["input"] if tied else held["output"]
     return CheckpointTables(held["input"], output, tied, str(source), revision, where.commit, layout.names, where.bytes_read)
-
-
-def same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two tables hold the same bytes: of one shape and dtype, nan equal to the same nan."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
 class _Cache:

@@ -3,7 +3,7 @@
 import base64
 import io
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +56,39 @@ W_WITH = {name: replace(LOOKS[name], label=f"W with {LOOKS[name].label}") for na
 ROLE_LOOKS = {"source": Look("source role", BLUE, "o"), "target": Look("target role", ORANGE, "s")}
 
 
+TABLES = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": replace(LOOKS[TIED], label="tied W")}
+PAIRS = {
+    ("input", "tied"): replace(LOOKS["input"], label="E–W"),
+    ("output", "tied"): replace(LOOKS["output"], label="U–W"),
+    ("input", "output"): Look("E–U", GREY, "^"),
+}
+CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
+
+Draw = Callable[[Any], Figure]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What draws a figure, the tables that it reads, and the corpus that it is at home in (None: it is of all corpora)."""
+
+    function: Draw
+    needs: tuple[str, ...]
+    corpus: str | None
+
+
+class Gallery(dict[str, Drawing]):
+    """Drawings by the name of their figure."""
+
+    def reads(self, name: str, *needs: str, corpus: str | None = profiles.PYTHON) -> Callable[[Draw], Draw]:
+        """Enter a function under the `name` of the figure that it draws from the tables called `needs`."""
+
+        def register(function: Draw) -> Draw:
+            self[name] = Drawing(function, needs, corpus)
+            return function
+
+        return register
+
+
 class Picture(Figure):
     """A figure outside pyplot that a notebook shows once, as the value of a cell; its label is the text in its place."""
 
@@ -93,8 +126,13 @@ def finish(figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str
     n = frame["seed"].nunique()
     seeds = f"n = {n} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
     seeds += {1: "", 2: "; 95 % t interval at points only"}.get(n, " with 95 % t interval")
-    small = textwrap.fill(f"{seeds}. {note}", round(22 * figure.get_figwidth()))
-    figure.supxlabel(small, x=0.01, ha="left", color="#555555", linespacing=1.3)
+    return small_print(figure, f"{seeds}. {note}")
+
+
+def small_print(figure: Figure, words: str) -> Figure:
+    """The `words` below the panels."""
+    lines = textwrap.fill(words, round(22 * figure.get_figwidth()))
+    figure.supxlabel(lines, x=0.01, ha="left", color="#555555", linespacing=1.3)
     return figure
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,14 +171,42 @@ def build(
     if not isinstance(tied, bool):
         raise ValueError(f"tied: True or False is needed, got {tied!r}")
     check_sizes(arch, **sizes)
-    config, architecture = _MAKERS[arch](**sizes)
-    config.tie_word_embeddings = tied
+    config, architecture = _made(arch, tied, sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture(config)
     if tables(model).tied is not tied:
         raise ValueError(f"tied: the model came out tied = {not tied}; {arch} does not honour the setting here")
     return model.train()
+
+
+def configured(
+    arch: str, *, tied: bool, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int
+) -> PretrainedConfig:
+    """The transformers configuration that `build` builds from. Raises ValueError as there."""
+    sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
+    check_sizes(arch, **sizes)
+    return _made(arch, tied, sizes)[0]
+
+
+def _made(arch: str, tied: bool, sizes: dict[str, int]) -> tuple[Any, type[PreTrainedModel]]:
+    config, architecture = _MAKERS[arch](**sizes)
+    config.tie_word_embeddings = tied
+    return config, architecture
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, one of which stands for every small model that is saved or loaded."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def tables(model: PreTrainedModel) -> Tables:

@@ -81,6 +81,7 @@ def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress
     is not to be had here keeps its committed tables, with a warning that says how to give it.
     """
     from tying_utils import figures
+    from tying_utils.public import Public
     from tying_utils.study import Results
 
     results = Results(profile, fresh=profile in profiles.COMMITTED, progress=progress)
@@ -92,6 +93,7 @@ def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress
                 warnings.warn(f"{corpus}: its tables stay as they were committed. {error}", stacklevel=2)
             else:
                 study.complete()
+        Public(profile, fresh=True, progress=progress).complete()
     target = paths.root() / "build" / "notebooks" / profile
     for path in notebooks or numbered():
         run(path, target / path.name, {"PROFILE": repr(profile)}, progress=progress)

@@ -24,6 +24,9 @@ NOTES: dict[str, str] = {
     "table_7": "One run a condition, and the baseline was trained with another warmup than the scaled run.",
 }
 
+# Tokens and width of the tables behind Table 1, by the name that it gives their models.
+SIZES: dict[str, tuple[int, int]] = {"OLMo": (50_280, 2_048), "GPT-Neo/Pythia": (36_938, 2_560)}
+
 
 @functools.cache
 def load() -> dict:

@@ -83,7 +83,8 @@ def _pairs(arms: Sequence[Arm]) -> list[_Pair]:
     return pairs
 
 
-def _scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
+def scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
+    """The columns of a score beside its null, as every table of scores has them."""
     return {
         "value": score.value,
         "low": score.interval.low,
@@ -100,7 +101,7 @@ def _alignment(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Da
         rows = []
         for kind in ("identity", "orthogonal", "linear"):
             score = alignment.alignment(*pair.tables, kind, permutations=profile.permutations)
-            rows.append({**pair.names, "kind": kind, **_scores(score)})
+            rows.append({**pair.names, "kind": kind, **scores(score)})
             rows[-1] |= {"held_out": score.held_out, "gaussian": score.gaussian, "tokens": score.tokens}
         bar.update()
         return rows
@@ -114,7 +115,7 @@ def _neighbors(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Da
     def one(pair: _Pair) -> dict[str, Any]:
         score = neighbors.overlap(*pair.tables, k=10, permutations=profile.permutations)
         bar.update()
-        return {**pair.names, "k": 10, **_scores(score)}
+        return {**pair.names, "k": 10, **scores(score)}
 
     pairs = _pairs(arms)
     bar.reset(len(pairs))
@@ -127,11 +128,15 @@ def _cosines(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Data
     bar.reset(len(pairs))
     for pair in pairs:
         cosines = alignment.token_cosines(*pair.tables, "linear").numpy()
-        density, edges = np.histogram(cosines, bins=50, range=(-0.25, 1.0), density=True)
-        centres = (edges[:-1] + edges[1:]) / 2
-        rows.append(pd.DataFrame({**pair.names, "cosine": centres, "density": density}))
+        rows.append(pd.DataFrame({**pair.names, **density(cosines)}))
         bar.update()
     return pd.concat(rows, ignore_index=True)
+
+
+def density(cosines: np.ndarray) -> dict[str, np.ndarray]:
+    """How cosines are distributed over 50 bins of -.25 to 1: the columns cosine (centre of the bin) and density."""
+    values, edges = np.histogram(cosines, bins=50, range=(-0.25, 1.0), density=True)
+    return {"cosine": (edges[:-1] + edges[1:]) / 2, "density": values}
 
 
 def _losses(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:

@@ -1,0 +1,70 @@
+"""Whether a series of checkpoints is what its names say, looked at before any change over training is drawn.
+
+Public series are known to fail it: EleutherAI/pythia issues 83 (step 0 equals step 1), 195, 205 and 206 (early revisions that
+serve the final weights).
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ._checks import table as checked_table
+from .alignment import row_cosines
+
+EQUAL, FINAL, EARLY = "equal to step {}", "equal to the final table", "nearer to the end than a later step"
+
+
+def suspects(tables: Mapping[int, Tensor], final: Tensor | None = None) -> pd.DataFrame:
+    """What is wrong with each checkpoint of a series of tables: a row a step, in order, with the columns step and problem.
+
+    tables: optimizer step -> (V, d), any floating dtype, read one or two at a time, so a mapping that reads from disk will do.
+    final: the table at the end of training, where it is known and not in `tables`.
+
+    `problem` is "" or says, of the step that it stands at, that
+
+    - it is equal byte for byte to an earlier step's table: one of them is another's, or training had not begun; of the two,
+      the later one is named, but where one of them is also equal to `final` the earlier is;
+    - it is equal to `final`, though it is not the last step;
+    - it is nearer to the table of the last step (or `final`) than a later sound one is, by more than .05 of mean row cosine:
+      cosines to the end rise while a table trains.
+
+    Raises ValueError for fewer than 2 tables and for one of another shape than the first.
+    """
+    if len(tables) < 2:
+        raise ValueError(f"tables: at least 2 steps are needed, got {len(tables)}")
+    steps = sorted(tables)
+    last = checked_table("tables", tables[steps[-1]]) if final is None else checked_table("final", final)
+    seen: dict[float, list[int]] = {}
+    problems = dict.fromkeys(steps, "")
+    nearness = {}
+    for step in steps:
+        table = checked_table("tables", tables[step])
+        if table.shape != last.shape:
+            raise ValueError(f"tables: every step needs the shape {tuple(last.shape)}, got {tuple(table.shape)} at step {step}")
+        nearness[step] = float(row_cosines(table, last).mean())
+        if final is not None and step != steps[-1] and same_bytes(table, last):
+            problems[step] = FINAL
+            continue
+        # Equal tables have equal sums: only those whose sums agree are compared whole.
+        key = float(table.sum(dtype=torch.float64))
+        for other in seen.get(key, []):
+            if same_bytes(table, tables[other]):
+                early = final is None and step == steps[-1] and other != steps[-1]
+                problems[other if early else step] = EQUAL.format(step if early else other)
+                break
+        seen.setdefault(key, []).append(step)
+    nearest_yet = float("inf")
+    for step in reversed([step for step in steps if not problems[step]]):
+        if nearness[step] > nearest_yet + 0.05:
+            problems[step] = EARLY
+        nearest_yet = min(nearest_yet, nearness[step])
+    return pd.DataFrame({"step": steps, "problem": [problems[step] for step in steps]})
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two tables hold the same bytes: of one shape and dtype, and nan equal to the same nan."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
