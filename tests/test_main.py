@@ -4,9 +4,10 @@ import runpy
 import sys
 import warnings
 
+import pandas as pd
 import pytest
 
-from tying_utils import run_store
+from tying_utils import downstream, run_store
 from tying_utils.config import TrainConfig
 
 
@@ -67,3 +68,48 @@ def test_train_takes_several_configurations(home, tiny, monkeypatch, capsys):
     assert run(monkeypatch, "train", "--lines", *options) == 0
     folders = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("step ")]
     assert ["olmo-tied-" in folders[0], "olmo-untied-" in folders[1], len(folders)] == [True, True, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--model", "tied"), "--model: NAME=SOURCE is needed, each name once, got 'tied'"),
+        (("--model", "=folder"), "--model: NAME=SOURCE is needed"),
+        (("--model", "a=x", "--model", "a=y"), "each name once, got 'a=y'"),
+        (("--model", "a=x", "--limit", "0"), "limit: "),
+        (("--model", "a=x", "--include", "no such folder"), "include_path: "),
+    ],
+)
+def test_a_bad_evaluation_ends_with_2_and_words(home, monkeypatch, capsys, options, named):
+    assert run(monkeypatch, "evaluate", *options) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("tying-utils: ") and named in err and not out
+
+
+def test_evaluate_prints_scores_and_paired_differences(home, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def evaluate(*arguments, **options):
+        asked.append((*arguments, options))
+        rows = [
+            (name, "piqa", "piqa", "acc", i, str(i), right, 1.0)
+            for name, answers in (("tied", (1, 0, 1)), ("untied", (1, 1, 1)))
+            for i, right in enumerate(answers)
+        ]
+        return pd.DataFrame(rows, columns=list(downstream.COLUMNS))
+
+    monkeypatch.setattr(downstream, "evaluate", evaluate)
+    models = ("--model", "tied=some/folder", "--model", "untied=org/model@step=7")
+    assert (
+        run(monkeypatch, "evaluate", *models, "--tasks", "piqa,boolq", "--limit", "3", "--out", str(tmp_path / "a" / "b.csv"))
+        == 0
+    )
+    sources = {"tied": "some/folder", "untied": "org/model@step=7"}
+    assert asked == [(sources, ["piqa", "boolq"], {"limit": 3, "include_path": None})]
+    out = capsys.readouterr().out
+    assert "untied - tied, paired over documents, 95 % interval" in out and "0.6667" in out and "0.3333" in out
+    table = pd.read_csv(tmp_path / "a" / "b.csv")
+    assert list(table["value"]) == pytest.approx([2 / 3, 1])
+
+    assert run(monkeypatch, "evaluate", "--model", "tied=some/folder") == 0
+    assert asked[-1] == ({"tied": "some/folder"}, list(downstream.TABLE_7.values()), {"limit": None, "include_path": None})

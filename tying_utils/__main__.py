@@ -1,9 +1,10 @@
-"""The command line: tying-utils train | sweep | reproduce | figures | site | badges."""
+"""The command line: tying-utils train | sweep | evaluate | reproduce | figures | site | badges."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep.add_argument("--corpus", help="python or two-role (default: each that has a sweep)")
     sweep.add_argument("--fresh", action="store_true", help="measure again from the runs, even where a table is there")
     sweep.set_defaults(run=_sweep)
+    evaluate = commands.add_parser("evaluate", help="let runs and checkpoints answer downstream tasks; needs the extra `eval`")
+    words = (
+        "a name, and the folder of a run or checkpoint or a hub id (another revision: ID@REVISION); may be given several times"
+    )
+    evaluate.add_argument("--model", action="append", required=True, metavar="NAME=SOURCE", help=words)
+    evaluate.add_argument("--tasks", help="lm-eval's names, with commas between (default: the nine of the paper's Table 7)")
+    evaluate.add_argument("--include", metavar="FOLDER", help="with more tasks, as lm-eval's YAML files")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N documents of each task")
+    evaluate.add_argument("--out", metavar="FILE", help="a CSV file for the scores, a row a model, task and metric")
+    evaluate.set_defaults(run=_evaluate)
     for name, run, words in (
         ("reproduce", _reproduce, "run every notebook top to bottom on a profile and draw its figures"),
         ("figures", _figures, "draw a profile's figures from its tables"),
@@ -72,6 +83,27 @@ def _sweep(options: argparse.Namespace) -> None:
         for name in SWEEP:
             if name in study:
                 print(f"{study.folder / name}.csv: {study.origin[name]}", flush=True)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from tying_utils import downstream, files
+
+    sources: dict[str, str] = {}
+    for text in options.model:
+        name, _, source = text.partition("=")
+        if not name or not source or name in sources:
+            raise ValueError(f"--model: NAME=SOURCE is needed, each name once, got {text!r}")
+        sources[name] = source
+    tasks = options.tasks.split(",") if options.tasks else list(downstream.TABLE_7.values())
+    scores = downstream.evaluate(sources, tasks, limit=options.limit, include_path=options.include)
+    table = downstream.table(scores)
+    print(table.to_string(index=False, float_format="{:.4g}".format))
+    if options.out:
+        files.write_with(Path(options.out), lambda path: table.to_csv(path, index=False))
+    first, *others = dict.fromkeys(scores["model"])
+    for other in others:
+        print(f"\n{other} - {first}, paired over documents, 95 % interval")
+        print(downstream.differences(scores, first, other).to_string(index=False, float_format="{:.4g}".format))
 
 
 def _reproduce(options: argparse.Namespace) -> None:

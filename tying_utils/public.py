@@ -7,7 +7,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from tying_utils import checkpoints, corpora, miniatures, models, paths, profiles, published, shares, tabulate, vocabulary
 from tying_utils.families import Family, Model, families
-from tying_utils.measures import alignment, drift, frequency, integrity, lens, neighbors, spectral
+from tying_utils.measures import alignment, drift, frequency, integrity, lens, neighbors, perplexity, spectral
 from tying_utils.table_store import TableStore
 from tying_utils.training import choose_hardware
 
@@ -418,18 +418,45 @@ def _lens(public: Public, bar: Any) -> pd.DataFrame:
 
 def _lens_curves(public: Public, model: Model) -> dict[str, Any]:
     """Lens KL by layer under each indexing."""
-    effort, hardware = public.effort, choose_hardware()
+    effort = public.effort
+    counts = effort.lens_windows, effort.evaluation_windows
+    learned, held_out = (_windows(*part, effort.context) for part in zip(public.tokens(model), counts, strict=True))
+    with _whole(public, model) as whole:
+        tuned = lens.train_lens(whole, learned, progress=public.progress, **effort.lens)
+        return {indexing: lens.kl_by_layer(whole, tuned, held_out, indexing=indexing) for indexing in ("matched", "published")}
+
+
+def _perplexity(public: Public, bar: Any) -> pd.DataFrame:
+    """Held-out loss of both models of a family; nats a token compare where the tokenizer is one, bits a byte everywhere."""
+    found = []
+    for family in public.families.values():
+        for model in (family.tied, family.untied):
+            with _whole(public, model) as whole:
+                windows = _windows(public.tokens(model)[1], public.effort.evaluation_windows, public.effort.context)
+                score = perplexity.perplexity(whole, windows, progress=False)
+            read = vocabulary.tokenizer(public.source(model)).decode_batch(windows[:, 1:].tolist(), skip_special_tokens=False)
+            size = sum(len(text.encode()) for text in read)
+            labels = {"family": family.name, "model": model.name, "tied": model.tied}
+            nats = {"loss": score.loss, "low": score.interval.low, "high": score.interval.high}
+            bits = perplexity.bits_per_byte(score.nats, size)
+            found.append({**labels, **nats, "perplexity": score.perplexity, "bits_per_byte": bits, "tokens": score.tokens})
+        bar.update()
+    return pd.DataFrame(found)
+
+
+@contextmanager
+def _whole(public: Public, model: Model) -> Iterator[Any]:
+    """A whole model in the dtype that the hardware computes in; its memory is given back at the end."""
+    hardware = choose_hardware()
     with models.without_bars() if public.models == MINIATURES else nullcontext():
         whole = load_model(public.source(model), device=hardware.device, dtype=hardware.dtype)
-    counts = effort.lens_windows, effort.evaluation_windows
-    windows = [_windows(part, count, effort.context) for part, count in zip(public.tokens(model), counts, strict=True)]
-    tuned = lens.train_lens(whole, windows[0], progress=public.progress, **effort.lens)
-    curves = {indexing: lens.kl_by_layer(whole, tuned, windows[1], indexing=indexing) for indexing in ("matched", "published")}
-    del whole, tuned
-    gc.collect()
-    if hardware.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return curves
+    try:
+        yield whole
+    finally:
+        del whole
+        gc.collect()
+        if hardware.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def load_model(
@@ -465,5 +492,6 @@ TABLES: dict[str, Callable[[Public, Any], pd.DataFrame]] = {
     "norms": _norms,
     "evolution": _evolution,
     "lens": _lens,
+    "perplexity": _perplexity,
     "shares": _shares,
 }

@@ -88,7 +88,7 @@ def unembed(model: PreTrainedModel) -> Unembed:
     """
     frozen = _unembed_class()(model)
     probe = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         ours, theirs = frozen(_states(model, probe)[-1]), model(probe).logits[0].float()
     if not torch.allclose(ours, theirs, rtol=0.05, atol=0.05 * float(theirs.std())):  # wide enough for bfloat16
         raise ValueError(f"model: one whose logits are head(norm(state)) is needed, not so in {type(model).__name__}")
@@ -103,7 +103,7 @@ def logit_lens(model: PreTrainedModel) -> LogitLens:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Without dropout; every module's training mode is put back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -131,7 +131,7 @@ def states(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     """The states that lenses read, float32 (L + 1, n T, d) on the model's device: hidden_states[0 .. L-1], then the last one
     before the final norm. ValueError for `tokens` (n, T) that the model cannot read."""
     ids = token_batch(model, tokens)
-    with _evaluating(model):
+    with evaluating(model):
         return torch.cat([_states(model, batch) for batch in _batches(ids)], 1)
 
 
@@ -213,7 +213,7 @@ def train_lens(
     layers, d = model.config.num_hidden_layers, model.config.hidden_size
     fits = 4 * (layers + 1) * ids.numel() * d <= cache_bytes
 
-    with _evaluating(model):
+    with evaluating(model):
         kept, sums = [], [torch.zeros((), dtype=torch.float64)] * 3
         for batch in tqdm(_batches(ids), desc="hidden states", disable=not progress, leave=False):
             states = _states(model, batch)
@@ -293,7 +293,7 @@ def kl_by_layer(
     ids, lens = token_batch(model, tokens), _current(model, lens)
     layers, at_once = model.config.num_hidden_layers, max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
     nats = np.zeros(layers + 1)
-    with _evaluating(model):
+    with evaluating(model):
         for states in (part for batch in _batches(ids) for part in _states(model, batch).split(at_once, dim=1)):
             log_p = lens.unembed(states[-1]).log_softmax(-1)
             p = log_p.exp()
