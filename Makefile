@@ -1,4 +1,5 @@
-# make setup | reproduce | lab | site | test | test-colab | sweep | figures | badges | clean      PROFILE=quick (default) or laptop
+# make setup | reproduce | lab | site | test | test-colab | test-eval | sweep | figures | badges | clean
+# PROFILE=quick (default) or laptop
 PROFILE ?= quick
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 COLAB_TORCH ?= torch==2.11.0
 COLAB := build/colab
 
-.PHONY: setup reproduce lab site figures sweep test test-colab badges lint clean
+.PHONY: setup reproduce lab site figures sweep test test-colab test-eval badges lint clean
 
 setup: $(VENV)/.installed
 
@@ -48,6 +49,14 @@ test-colab: setup
 	$(COLAB)/env/bin/pip install --quiet --disable-pip-version-check --requirement constraints-colab.txt
 	git clone --quiet . $(COLAB)/weight-tying
 	$(BIN)/python tests/colab/run_notebooks.py $(COLAB)
+
+# An environment of its own for the extra `eval`, so that the tests of all else run without it.
+test-eval:
+	rm -rf build/eval
+	$(PYTHON) -m venv build/eval
+	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval]'
+	build/eval/bin/pytest tests/test_downstream.py tests/test_main.py
 
 badges: setup
 	$(BIN)/tying-utils badges --repo $(REPO)

@@ -76,9 +76,8 @@ def main() -> None:
                 print(f"{how}: {taken:.2f} s, peak {memory:.2f} x tables", flush=True)
         assert all(sums == seen[0] for sums in seen)
         ratios = [one / whole for one, whole in zip(seconds[TABLES][1:], seconds[WHOLE][1:], strict=True)]
-        print(
-            f"checkpoint of {size:.2f} GB; ratios {', '.join(f'{r:.3f}' for r in ratios)}, median {statistics.median(ratios):.3f}"
-        )
+        shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+        print(f"checkpoint of {size:.2f} GB; ratios {shown}, median {statistics.median(ratios):.3f}")
 
 
 if __name__ == "__main__":

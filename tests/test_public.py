@@ -91,6 +91,18 @@ def test_a_damaged_miniature_is_named_and_made_again(measured: Public, home: Pat
 # What is measured
 
 
+def test_the_checkpoints_table_says_what_each_holds(measured: Public):
+    table = measured["checkpoints"].set_index("model")
+    for family in families().values():
+        for model in (family.tied, family.untied):
+            held = checkpoints.read_tables(measured.source(model))
+            row = table.loc[model.name]
+            assert (row["tied"], row["rows"], row["width"]) == (model.tied, *held.input.shape)
+            assert row["dtype"] == model.dtype and row["source"] == model.source
+            own = held.input.nbytes * (1 if model.tied else 2) / 1e6
+            assert own <= row["megabytes_read"] <= own + 0.1
+
+
 def test_every_table_is_measured_once_and_then_read(measured: Public, home: Path, monkeypatch: pytest.MonkeyPatch):
     assert set(TABLES) <= {path.stem for path in (home / "data/results/smoke/miniatures").glob("*.csv")}
     again = Public("smoke", progress=False)

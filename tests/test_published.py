@@ -79,6 +79,13 @@ def test_evolution():
     assert (frame.loc[frame["step"] == 0, ["to_start", "to_previous"]].to_numpy() == 1).all()
 
 
+def test_downstream():
+    frame = published.downstream()
+    assert list(frame.columns) == ["task", "condition", "value"]
+    assert frame["condition"].unique().tolist() == ["tied", "tied, input x5"] and frame["task"].nunique() == 9
+    assert one(frame, task="BoolQ", condition="tied, input x5")["value"] == 0.548
+
+
 def test_notes_say_what_the_numbers_say():
     notes = published.NOTES
     moved = published.evolution().pivot(index=["model", "step"], columns="table", values="to_previous")

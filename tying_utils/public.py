@@ -115,6 +115,7 @@ class Public:
         self.store = TableStore(paths.results(profile) / models)
         self.folder = self.store.folder
         self.origin: dict[str, str] = {}
+        self.sources: dict[str, dict[str, Any]] = {}  # what each checkpoint that was read turned out to hold
         self._tables: dict[str, pd.DataFrame] = {}
         self._joined: dict[str, Joined] = {}
         self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -166,16 +167,12 @@ class Public:
     def _described(self, manifest: dict[str, Any]) -> None:
         """Which checkpoints the tables were measured on."""
         manifest["models"] = self.models
-        manifest["sources"] = {**manifest.get("sources", {}), **self._sources}
+        manifest["sources"] = {**manifest.get("sources", {}), **self.sources}
 
     @cached_property
     def _runs(self) -> list[str]:
         """Keys of the miniatures' runs, as the profile means them today; public models have none."""
         return [] if self.models == PUBLIC else miniatures.keys(self._wanted, self.profile.name)
-
-    @cached_property
-    def _sources(self) -> dict[str, dict[str, Any]]:
-        return {}
 
     @property
     def _wanted(self) -> list[Model]:
@@ -192,8 +189,9 @@ class Public:
     def read(self, model: Model, revision: str | None = None) -> checkpoints.CheckpointTables:
         """The tables of `model`, every row of them."""
         found = checkpoints.read_tables(self.source(model), revision, progress=self.progress)
-        about = {"tied": found.tied, "shape": list(found.input.shape), "dtype": str(found.input.dtype).removeprefix("torch.")}
-        self._sources[model.name + (f" at {revision}" if revision else "")] = {"commit": found.commit, **about}
+        (V, d), dtype = found.input.shape, str(found.input.dtype).removeprefix("torch.")
+        about = {"tied": found.tied, "rows": V, "width": d, "dtype": dtype, "commit": found.commit}
+        self.sources[model.name + (f" at {revision}" if revision else "")] = about
         return found
 
     def joined(self, family: Family) -> Joined:
@@ -259,6 +257,19 @@ def _by_pair(paper: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
         tuple(sorted(pair, key=list(ours.values()).index)) for pair in zip(paper["source"], paper["target"], strict=True)
     ]
     return paper.assign(source=[one for one, _ in ordered], target=[other for _, other in ordered])
+
+
+def _checkpoints(public: Public, bar: Any) -> pd.DataFrame:
+    """What the checkpoints hold, and the megabytes that were read to know it (0 where they had been read before)."""
+    found = []
+    for family in public.families.values():
+        for model in (family.tied, family.untied):
+            held = public.read(model)
+            about = public.sources[model.name]
+            size = held.bytes_read / 1e6
+            found.append({"family": family.name, "model": model.name, "source": model.source, **about, "megabytes_read": size})
+        bar.update()
+    return pd.DataFrame(found)
 
 
 def _alignment(public: Public, bar: Any) -> pd.DataFrame:
@@ -485,6 +496,7 @@ def _shares(public: Public, bar: Any) -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[Public, Any], pd.DataFrame]] = {
+    "checkpoints": _checkpoints,
     "alignment": _alignment,
     "cosines": _cosines,
     "neighbors": _neighbors,

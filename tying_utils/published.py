@@ -118,6 +118,19 @@ def scaling() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", "condition", "scale", "reference", "value"])
 
 
+def downstream() -> pd.DataFrame:
+    """Table 7, after 10,000 steps. Columns: task, condition ("tied", "tied, input x5"), value (accuracy, or a perplexity)."""
+    table = load()["table_7_downstream_step_10000"]
+    conditions = table["columns"]
+    rows = [
+        (task, condition, value)
+        for task, values in table.items()
+        if task != "columns"
+        for condition, value in zip(conditions, values, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["task", "condition", "value"])
+
+
 def shape_share() -> tuple[int, float]:
     """Parameters of an untied OLMo-1B, and its two tables' share of them, counted from its published shape.
 

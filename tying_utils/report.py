@@ -9,6 +9,7 @@ import pandas as pd
 from tying_utils import claims, files, paths
 from tying_utils.measures import statistics
 from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
+from tying_utils.public import Public, output_bias
 from tying_utils.study import Results
 from tying_utils.sweep import Sweep
 
@@ -164,6 +165,16 @@ def equal_ratios(results: Results) -> str:
     return _table(("Corpus", "input / output scale", "Pairs", "Output bias", "Loss"), rows)
 
 
+def miniatures(results: Results) -> str:
+    """The output bias of the public models' miniatures beside the published one."""
+    rows = []
+    for row in output_bias(Public(results.profile.name, only_read=True)["alignment"]).to_dict("records"):
+        paper = row["published_corrected"]
+        cells = (f"{row['corrected']:.3f}", f"{row['held_out']:.3f}", "" if pd.isna(paper) else f"{paper:.3f}")
+        rows.append((str(row["family"]), str(row["kind"]), *cells))
+    return _table(("Family", "Fit", "Miniatures, corrected", "Held-out tokens", "Published, corrected"), rows)
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "verdicts": verdicts,
     "all-verdicts": all_verdicts,
@@ -176,6 +187,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "conventions": conventions,
     "lens-indexing": lens_indexing,
     "lens-budget": lens_budget,
+    "miniatures": miniatures,
 }
 
 
