@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,18 @@ import pytest
 import torch
 from local_hub import LocalHub, pointing_at
 
-from tying_utils import checkpoints, figures, miniatures, models, paths, profiles, public, published, vocabulary
+from tying_utils import checkpoints, drawing, figures, miniatures, models, paths, profiles, public, published, vocabulary
 from tying_utils.families import MODELS, families
 from tying_utils.measures import alignment, integrity, neighbors
 from tying_utils.public import TABLES, Public, output_bias, rows
 
 OLMO = ("OLMo",)
+
+
+def one(frame: pd.DataFrame, **values: object) -> dict[str, Any]:
+    """The only row of `frame` that holds `values`."""
+    (row,) = drawing.where(frame, **values).to_dict("records")
+    return {str(name): value for name, value in row.items()}
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +99,11 @@ def test_a_damaged_miniature_is_named_and_made_again(measured: Public, home: Pat
 
 
 def test_the_checkpoints_table_says_what_each_holds(measured: Public):
-    table = measured["checkpoints"].set_index("model")
+    table = measured["checkpoints"]
     for family in families().values():
         for model in (family.tied, family.untied):
             held = checkpoints.read_tables(measured.source(model))
-            row = table.loc[model.name]
+            row = one(table, model=model.name)
             assert (row["tied"], row["rows"], row["width"]) == (model.tied, *held.input.shape)
             assert row["dtype"] == model.dtype and row["source"] == model.source
             own = held.input.nbytes * (1 if model.tied else 2) / 1e6
@@ -148,27 +155,28 @@ def test_tables_of_unlike_width_are_joined_by_the_linear_map_alone(measured: Pub
 
 
 def test_published_values_stand_beside_each_pair(measured: Public):
-    table = measured["alignment"].set_index(["family", "kind", "source", "target"]).sort_index()
-    assert table.loc[("OLMo", "orthogonal", "output", "tied"), "published"] == 0.669
-    assert table.loc[("OLMo", "orthogonal", "input", "output"), "published"] == 0.44
-    row = table.loc[("GPT-Neo/Pythia", "linear", "input", "tied")]
+    table = measured["alignment"]
+    assert one(table, family="OLMo", kind="orthogonal", source="output", target="tied")["published"] == 0.669
+    assert one(table, family="OLMo", kind="orthogonal", source="input", target="output")["published"] == 0.44
+    row = one(table, family="GPT-Neo/Pythia", kind="linear", source="input", target="tied")
     assert row["published"] == 0.507 and row["difference"] == pytest.approx(row["value"] - 0.507, abs=1e-5)
     assert row["published_corrected"] == pytest.approx((0.507 - 0.2633) / (1 - 0.2633), abs=1e-3)
-    assert table.loc["Qwen3", "published"].isna().all()
-    near = measured["neighbors"].set_index(["family", "source", "target"])["published"]
-    assert near["Qwen3", "output", "tied"] == 0.71 and near["GPT-Neo/Pythia", "input", "output"] == 0.611
-    apart = measured["spectral"].set_index(["family", "source", "target"])["published"]
-    assert apart["OLMo", "input", "tied"] == 1.37257 and apart.notna().all()
+    assert table.query("family == 'Qwen3'")["published"].isna().all()
+    near = measured["neighbors"]
+    assert one(near, family="Qwen3", source="output", target="tied")["published"] == 0.71
+    assert one(near, family="GPT-Neo/Pythia", source="input", target="output")["published"] == 0.611
+    apart = measured["spectral"]
+    assert one(apart, family="OLMo", source="input", target="tied")["published"] == 1.37257
+    assert apart["published"].notna().all()
 
 
 def test_the_output_bias_is_the_difference_of_two_rows(measured: Public):
-    bias = output_bias(measured["alignment"]).set_index(["family", "kind"])
-    table = measured["alignment"].set_index(["family", "kind", "source", "target"])
-    by = table.loc[("OLMo", "orthogonal")]
-    difference = by.loc[("output", "tied")] - by.loc[("input", "tied")]
+    bias, table = output_bias(measured["alignment"]), drawing.where(measured["alignment"], family="OLMo", kind="orthogonal")
+    own = one(bias, family="OLMo", kind="orthogonal")
+    with_input, with_output = (one(table, source=source, target="tied") for source in ("input", "output"))
     for column in ("corrected", "held_out", "published_corrected"):
-        assert bias.loc[("OLMo", "orthogonal"), column] == pytest.approx(difference[column])
-    assert ("Qwen3", "orthogonal") not in bias.index
+        assert own[column] == pytest.approx(with_output[column] - with_input[column])
+    assert bias.query("family == 'Qwen3'")["kind"].tolist() == ["linear"]
 
 
 def test_planted_faults_are_found_and_left_out(measured: Public):
