@@ -216,7 +216,7 @@ def test_bad_choices_are_named(home: Path):
         Public("none")
     with pytest.raises(ValueError, match="families: Llama unknown; choose of OLMo"):
         Public("smoke", families=("Llama",))
-    with pytest.raises(ValueError, match="name: 'weather' is unknown; choose one of alignment"):
+    with pytest.raises(ValueError, match="name: 'weather' is unknown; choose one of checkpoints, alignment"):
         Public("smoke")["weather"]
     with pytest.raises(ValueError, match="fewer than one window of 64"):
         public._windows(np.arange(9), 1, 64)
