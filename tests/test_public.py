@@ -10,8 +10,21 @@ import pandas as pd
 import pytest
 import torch
 from local_hub import LocalHub, pointing_at
+from scipy import stats
 
-from tying_utils import checkpoints, drawing, figures, miniatures, models, paths, profiles, public, published, vocabulary
+from tying_utils import (
+    checkpoints,
+    claims,
+    drawing,
+    figures,
+    miniatures,
+    models,
+    paths,
+    profiles,
+    public,
+    published,
+    vocabulary,
+)
 from tying_utils.families import MODELS, families
 from tying_utils.measures import alignment, integrity, neighbors
 from tying_utils.public import TABLES, Public, output_bias, rows
@@ -177,6 +190,20 @@ def test_the_output_bias_is_the_difference_of_two_rows(measured: Public):
     for column in ("corrected", "held_out", "published_corrected"):
         assert own[column] == pytest.approx(with_output[column] - with_input[column])
     assert bias.query("family == 'Qwen3'")["kind"].tolist() == ["linear"]
+
+
+def test_the_verdict_is_over_families(measured: Public):
+    judged = public.verdicts(measured)
+    bias = output_bias(measured["alignment"])
+    linear = bias.query("kind == 'linear'")["held_out"]
+    row = one(judged, statistic="output bias, linear, held-out tokens, over families")
+    assert (row["estimate"], row["seeds"]) == (pytest.approx(linear.mean()), 3)
+    low, high = stats.t.interval(0.95, 2, linear.mean(), stats.sem(linear))
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert row["verdict"] == ("supported" if low > 0 else "open" if high > 0 else "refuted")
+    assert one(judged, statistic="output bias, orthogonal, chance-corrected, over families")["seeds"] == 2
+    assert "OLMo 0.243" in row["published"] and "Qwen3" not in row["published"]
+    assert "at smoke scale" in claims.sentence(judged, "smoke")
 
 
 def test_planted_faults_are_found_and_left_out(measured: Public):

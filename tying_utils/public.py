@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from tying_utils import checkpoints, corpora, miniatures, models, paths, profiles, published, shares, tabulate, vocabulary
 from tying_utils.families import Family, Model, families
-from tying_utils.measures import alignment, drift, frequency, integrity, lens, neighbors, perplexity, spectral
+from tying_utils.measures import alignment, drift, frequency, integrity, lens, neighbors, perplexity, spectral, statistics
 from tying_utils.table_store import TableStore
 from tying_utils.training import choose_hardware
 
@@ -310,6 +310,24 @@ def output_bias(table: pd.DataFrame) -> pd.DataFrame:
         index=["family", "kind"], columns="source", values=columns
     )
     return pd.DataFrame({column: by[column]["output"] - by[column]["input"] for column in columns}).reset_index()
+
+
+def verdicts(public: Public) -> pd.DataFrame:
+    """C1 judged over families, each one pair of models: columns as `claims.verdicts`, "seeds" being the number of families.
+
+    Families differ in more than the tie, so this says whether the bias is theirs in common, not that the tie makes it.
+    """
+    bias, found = output_bias(public["alignment"]), []
+    for kind, column, words in (("orthogonal", "corrected", "chance-corrected"), ("linear", "held_out", "held-out tokens")):
+        own = bias[bias["kind"] == kind]
+        interval = statistics.mean_interval(own[column])
+        paper = own.dropna(subset="published_corrected")
+        values = ", ".join(f"{row['family']} {row['published_corrected']:.3f}" for row in paper.to_dict("records"))
+        labels = {"claim": "C1", "statistic": f"output bias, {kind}, {words}, over families", "corpus": public.models}
+        numbers = {"estimate": interval.mean, "low": interval.low, "high": interval.high, "seeds": len(own)}
+        judged = {"verdict": statistics.verdict(interval), "published": values + ", less Gaussian chance"}
+        found.append({**labels, **numbers, **judged})
+    return pd.DataFrame(found)
 
 
 def _neighbors(public: Public, bar: Any) -> pd.DataFrame:
