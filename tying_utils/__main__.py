@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from tying_utils.ranks import Ranks
     from tying_utils.training import TrainConfig, train
 
     def tell(step: int, loss: float) -> None:
@@ -65,7 +66,8 @@ def _train(options: argparse.Namespace) -> None:
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
         run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
-        print(run.folder, flush=True)
+        if Ranks.here().first:
+            print(run.folder, flush=True)
 
 
 def _sweep(options: argparse.Namespace) -> None:

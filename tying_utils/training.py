@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,7 +24,9 @@ from tying_utils import models, run_store
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
-from tying_utils.run_store import Run, Writer
+from tying_utils.next_token import NextTokenLoss
+from tying_utils.ranks import Ranks
+from tying_utils.run_store import Onlooker, Run, Writer
 from tying_utils.tie import SplitTie
 
 __all__ = ["METRICS", "Hardware", "Run", "TrainConfig", "choose_hardware", "train", "train_all"]
@@ -41,7 +42,7 @@ METRICS = {
     "gradient_norm": "of the whole model, after the paths are combined, before clipping",
     "clip": "factor that clipping put on every gradient, at most 1",
     "output_update_share": "the same share for the two parts of the Adam update: first moments apart, second moment shared",
-    "published_input_norm": "the input norm as published: of the activation gradient of the last micro-batch",
+    "published_input_norm": "the input norm as published: of the activation gradient of (rank 0's) last micro-batch",
     "published_output_share": "output_norm / (published_input_norm + output_norm)",
     "validation_loss": "nats a token on the held-out text, after the step; NaN between evaluations",
 }
@@ -90,18 +91,29 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
     """Train `config`, or load it if a finished run of it lies on disk, or resume it from its last checkpoint.
 
     On the CPU a resumed run equals an uninterrupted one bit for bit. `on_step(step, loss)` is called about twice a second at
-    most. Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for
-    the vocabulary.
+    most. In processes that torchrun started, all of them train one run together: each takes its share of every batch, all
+    return the run, and rank 0 alone writes, shows progress and calls `on_step`.
+
+    Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
+    vocabulary; and if the processes cannot share the batch or the device.
     """
+    ranks = Ranks.here()
+    ranks.share(config.batch_size, config.micro_batches)
+    ranks.join(config.device)
     corpus = _corpus(config)
-    with run_store.writing(config, corpus.fingerprint) as writer:
-        if run := writer.finished():
+    if ranks.told(corpus.fingerprint) != corpus.fingerprint:
+        raise ValueError(f"corpus: {config.corpus!r} is another text on rank {ranks.index} than on rank 0; give all one text")
+    with run_store.writing(config, corpus.fingerprint) if ranks.first else nullcontext(Onlooker()) as writer:
+        if run := ranks.told(writer.finished()):
             return run
         hardware = choose_hardware(config.device, config.dtype)
         threads = torch.get_num_threads()
         torch.set_num_threads(config.threads)
         try:
-            return _Trainer(config, corpus, hardware, writer).run(progress, on_step)
+            trainer = _Trainer(config, corpus, hardware, writer, ranks)
+            run = ranks.told(trainer.run(progress and ranks.first, on_step if ranks.first else None))
+            assert run is not None
+            return run
         finally:
             torch.set_num_threads(threads)
 
@@ -110,9 +122,13 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     """Train or load each of `configs`; the runs come in their order.
 
     On the CPU, unfinished runs train side by side, one process each, as many as the cores hold (`workers` sets the number):
-    small models gain more from a core each than from all cores together. On a GPU they train one after another, here.
+    small models gain more from a core each than from all cores together. On a GPU, and in processes that torchrun started,
+    they train one after another, here.
     Raises ValueError as `train` does, and RuntimeError with the worker's last words if one fails.
     """
+
+    if Ranks.here().count > 1:
+        return [train(config, progress=progress) for config in configs]
 
     def trains_on(config: TrainConfig) -> tuple[Any, ...]:
         return config.corpus, config.path, config.vocab_size, config.language, config.context
@@ -178,8 +194,12 @@ def _corpus(config: TrainConfig) -> Corpus:
 
 
 class _Trainer:
-    def __init__(self, config: TrainConfig, corpus: Corpus, hardware: Hardware, writer: Writer) -> None:
+    def __init__(
+        self, config: TrainConfig, corpus: Corpus, hardware: Hardware, writer: Writer | Onlooker, ranks: Ranks | None = None
+    ) -> None:
         self.config, self.corpus, self.hardware, self.writer = config, corpus, hardware, writer
+        self.ranks = ranks or Ranks()
+        self.share = self.ranks.share(config.batch_size, config.micro_batches)
         self.model = run_store.build_model(config).to(hardware.device)  # type: ignore[arg-type]
         self.model.tie_weights()
         self.tie = SplitTie(self.model) if config.tied else None
@@ -189,6 +209,9 @@ class _Trainer:
         self.input_weight, self.output_weight = embedding.weight, head.weight
         embedding.register_forward_hook(self._watch_activation)
         self.activation_norm = torch.zeros((), device=hardware.device)
+        # The tie is split before the ranks join: each leaf's gradient is averaged over them on its own.
+        self.loss = NextTokenLoss(self.model, hardware.autocast)
+        self.network = self.ranks.joined(self.loss)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate,
@@ -206,8 +229,10 @@ class _Trainer:
         windows = corpus.windows("validation", config.validation_sequences, config.context + 1)
         self.validation = torch.from_numpy(windows).to(hardware.device)
 
-    def run(self, progress: bool, on_step: Callable[[int, float], None] | None) -> Run:
-        config, began = self.config, time.monotonic()
+    def run(self, progress: bool, on_step: Callable[[int, float], None] | None) -> Run | None:
+        """The finished run; None on the ranks that do not write it."""
+        config, began, run = self.config, time.monotonic(), None
+        self.writer.step = self.ranks.told(self.writer.step)
         if self.writer.step:
             self._restore()
         else:
@@ -238,7 +263,6 @@ class _Trainer:
                         on_step(step, loss)
                 if step in models_at:
                     run = self._commit(step, self.writer.seconds + time.monotonic() - began)
-        assert run is not None
         return run
 
     def _step(self, step: int) -> Tensor:
@@ -247,10 +271,12 @@ class _Trainer:
             group["lr"] = self._learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.hardware.device)
-        for part in self._batch(step - 1).chunk(config.micro_batches):
-            part_loss = self._loss(part) / config.micro_batches
-            part_loss.backward()
+        for number, part in enumerate(self._batch(step - 1).chunk(config.micro_batches), 1):
+            with self.ranks.apart(self.network, apart=number < config.micro_batches):
+                part_loss = self.network(part) / config.micro_batches
+                part_loss.backward()
             loss += part_loss.detach()
+        loss = self.ranks.total(loss) / self.ranks.count
         if self.tie:
             input_gradient, output_gradient = self.tie.path_gradients()
             paths = gradients.path_statistics(input_gradient, output_gradient)
@@ -297,26 +323,21 @@ class _Trainer:
         if output.requires_grad:
             output.register_hook(lambda grad: setattr(self, "activation_norm", torch.linalg.vector_norm(grad.float())))
 
-    def _loss(self, windows: Tensor) -> Tensor:
-        """Mean cross-entropy in nats a token over windows (n, context + 1)."""
-        with self.hardware.autocast():
-            logits = self.model(windows[:, :-1]).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
-
     @torch.no_grad()
     def _validation_loss(self) -> float:
         self.model.eval()
-        parts = self.validation.split(self.config.batch_size)
-        losses = [float(self._loss(part)) * len(part) for part in parts]
+        parts = self.validation.split(self.share // self.config.micro_batches)[self.ranks.index :: self.ranks.count]
+        losses = [float(self.loss(part)) * len(part) for part in parts]
         self.model.train()
-        return sum(losses) / len(self.validation)
+        return sum(self.ranks.collected(sum(losses))) / len(self.validation)
 
     def _batch(self, index: int) -> Tensor:
-        """Batch `index` (batch_size, context + 1): training windows, each once an epoch, in the data seed's order."""
+        """This rank's windows (n, context + 1) of batch `index`: each of the text once an epoch, in the data seed's order."""
         config = self.config
         windows = (len(self.corpus.train) - 1) // config.context
         picked = []
-        for position in range(index * config.batch_size, (index + 1) * config.batch_size):
+        first = index * config.batch_size + self.ranks.index * self.share
+        for position in range(first, first + self.share):
             start = int(self._order(position // windows)[position % windows]) * config.context
             picked.append(self.corpus.train[start : start + config.context + 1])
         return torch.from_numpy(np.stack(picked).astype(np.int64)).to(self.hardware.device, non_blocking=True)
@@ -347,6 +368,9 @@ class _Trainer:
         return pd.concat(self.rows, ignore_index=True)
 
     def _commit(self, step: int, seconds: float) -> Run | None:
+        if isinstance(self.writer, Onlooker):
+            self.pending.clear()
+            return None
         state = self.optimizer.state
         names = run_store.weight_names(self.model)
         resume = {f"{name}/{key}": value for name, p in names.items() for key, value in state[p].items()}
@@ -356,6 +380,7 @@ class _Trainer:
 
     def _restore(self) -> None:
         weights, resume, metrics = self.writer.resume()
+        weights, resume = (self.ranks.handed_out(held, self.hardware.device) for held in (weights, resume))
         run_store.load_weights(self.model, weights)
         if self.output_moment is not None:
             self.output_moment.copy_(resume.pop("output_moment"))
@@ -377,6 +402,7 @@ class _Trainer:
             "dtype": str(hardware.dtype).removeprefix("torch."),
             "reason": hardware.reason,
             "threads": torch.get_num_threads(),
+            **({"processes": self.ranks.count} if self.ranks.count > 1 else {}),
             "parameters": sum(p.numel() for p in self.parameters),
             "python": platform.python_version(),
             "torch": torch.__version__,
