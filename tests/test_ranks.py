@@ -41,7 +41,7 @@ def torchrun(home: Path, configs: Sequence[TrainConfig], processes: int = 2) -> 
 
 def finished(child: subprocess.Popen[str]) -> str:
     out, err = child.communicate(timeout=300)
-    assert child.returncode == 0, err[-3000:]
+    assert child.returncode == 0, err
     return out
 
 

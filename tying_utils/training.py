@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import models, run_store
+from tying_utils import gpu, models, run_store
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
-from tying_utils.next_token import NextTokenLoss
+from tying_utils.next_token import LOGITS_AT_ONCE, NextTokenLoss
 from tying_utils.ranks import Ranks
 from tying_utils.run_store import Onlooker, Run, Writer
 from tying_utils.tie import SplitTie
@@ -56,6 +56,11 @@ class Hardware:
     device: torch.device
     dtype: torch.dtype
     reason: str
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a step does there what would change a run's last bits on the CPU, where it is left undone (see `gpu`)."""
+        return self.device.type == "cuda"
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:
@@ -200,6 +205,7 @@ class _Trainer:
         self.config, self.corpus, self.hardware, self.writer = config, corpus, hardware, writer
         self.ranks = ranks or Ranks()
         self.share = self.ranks.share(config.batch_size, config.micro_batches)
+        writer.step = self.ranks.told(writer.step)
         self.model = run_store.build_model(config).to(hardware.device)  # type: ignore[arg-type]
         self.model.tie_weights()
         self.tie = SplitTie(self.model) if config.tied else None
@@ -209,8 +215,14 @@ class _Trainer:
         self.input_weight, self.output_weight = embedding.weight, head.weight
         embedding.register_forward_hook(self._watch_activation)
         self.activation_norm = torch.zeros((), device=hardware.device)
+        self.loss = NextTokenLoss(self.model, hardware.autocast, LOGITS_AT_ONCE if hardware.on_gpu else None)
+        self.ahead = ThreadPoolExecutor(1) if hardware.on_gpu else None  # picks the next batch while this one trains
+        self.picked: tuple[int, Future[Tensor]] | None = None
+        self.reason = hardware.reason
+        if hardware.on_gpu:
+            gpu.without_mask(self.model)
+            self.reason += f"; {self._compile()}"
         # The tie is split before the ranks join: each leaf's gradient is averaged over them on its own.
-        self.loss = NextTokenLoss(self.model, hardware.autocast)
         self.network = self.ranks.joined(self.loss)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -232,7 +244,6 @@ class _Trainer:
     def run(self, progress: bool, on_step: Callable[[int, float], None] | None) -> Run | None:
         """The finished run; None on the ranks that do not write it."""
         config, began, run = self.config, time.monotonic(), None
-        self.writer.step = self.ranks.told(self.writer.step)
         if self.writer.step:
             self._restore()
         else:
@@ -247,6 +258,8 @@ class _Trainer:
         )
         tables_at, models_at = set(config.table_steps), set(config.checkpoint_steps)
         told = time.monotonic()
+        if progress and self.reason != self.hardware.reason:
+            bar.write(self.reason, file=sys.stderr)
         with bar:
             for step in range(self.writer.step + 1, config.steps + 1):
                 statistics = self._step(step)
@@ -323,6 +336,25 @@ class _Trainer:
         if output.requires_grad:
             output.register_hook(lambda grad: setattr(self, "activation_norm", torch.linalg.vector_norm(grad.float())))
 
+    def _compile(self) -> str:
+        """Compile the model where the card can and it pays, before it trains; the reason in words."""
+        config, device = self.config, self.hardware.device
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            return f"eager: compute capability {major}.{minor} is below 8.0"
+        part = self._batch(self.writer.step).chunk(config.micro_batches)[0]
+
+        def once() -> None:
+            self.loss(part).backward()
+            torch.cuda.synchronize(device)
+
+        passes = (config.steps - self.writer.step) * config.micro_batches
+        _, reason = gpu.compile_where_it_pays(
+            self.model, once, passes=passes, agreed=lambda own: all(self.ranks.collected(own))
+        )
+        self.model.zero_grad(set_to_none=True)
+        return reason
+
     @torch.no_grad()
     def _validation_loss(self) -> float:
         self.model.eval()
@@ -332,6 +364,18 @@ class _Trainer:
         return sum(self.ranks.collected(sum(losses))) / len(self.validation)
 
     def _batch(self, index: int) -> Tensor:
+        """`_pick(index)` on the device, without waiting for it; on a GPU the next one is picked meanwhile."""
+        if self.ahead is None:
+            return self._pick(index).to(self.hardware.device, non_blocking=True)
+        if self.picked is None or self.picked[0] != index:
+            self.picked = index, self.ahead.submit(self._pick, index)
+        batch = self.picked[1].result()
+        self.picked = index + 1, self.ahead.submit(self._pick, index + 1)
+        # Pageable memory would be copied while the host waits.
+        batch = batch.pin_memory() if self.hardware.device.type == "cuda" else batch
+        return batch.to(self.hardware.device, non_blocking=True)
+
+    def _pick(self, index: int) -> Tensor:
         """This rank's windows (n, context + 1) of batch `index`: each of the text once an epoch, in the data seed's order."""
         config = self.config
         windows = (len(self.corpus.train) - 1) // config.context
@@ -340,7 +384,7 @@ class _Trainer:
         for position in range(first, first + self.share):
             start = int(self._order(position // windows)[position % windows]) * config.context
             picked.append(self.corpus.train[start : start + config.context + 1])
-        return torch.from_numpy(np.stack(picked).astype(np.int64)).to(self.hardware.device, non_blocking=True)
+        return torch.from_numpy(np.stack(picked).astype(np.int64))
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
@@ -400,7 +444,7 @@ class _Trainer:
             "seconds": round(seconds, 2),
             "device": torch.cuda.get_device_name(hardware.device) if hardware.device.type == "cuda" else hardware.device.type,
             "dtype": str(hardware.dtype).removeprefix("torch."),
-            "reason": hardware.reason,
+            "reason": self.reason,
             "threads": torch.get_num_threads(),
             **({"processes": self.ranks.count} if self.ranks.count > 1 else {}),
             "parameters": sum(p.numel() for p in self.parameters),
