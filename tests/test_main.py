@@ -113,3 +113,14 @@ def test_evaluate_prints_scores_and_paired_differences(home, tmp_path, monkeypat
 
     assert run(monkeypatch, "evaluate", "--model", "tied=some/folder") == 0
     assert asked[-1] == ({"tied": "some/folder"}, list(downstream.TABLE_7.values()), {"limit": None, "include_path": None})
+
+
+@pytest.mark.parametrize("shard", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1.5/4", "1 / 4", "²/4"])
+def test_a_bad_shard_is_named(home, monkeypatch, capsys, shard):
+    assert run(monkeypatch, "sweep", "--profile", "smoke", f"--shard={shard}") == 2
+    assert f"tying-utils: --shard: I/N with I from 1 to N is needed, as 3/16, got {shard!r}" in capsys.readouterr().err
+
+
+def test_a_shard_measures_nothing_afresh(home, monkeypatch, capsys):
+    assert run(monkeypatch, "sweep", "--profile", "smoke", "--shard", "1/2", "--fresh") == 2
+    assert "tying-utils: --fresh: " in capsys.readouterr().err

@@ -20,6 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep.add_argument("--profile", default="laptop", help="laptop (default) or another that has a sweep")
     sweep.add_argument("--corpus", help="python or two-role (default: each that has a sweep)")
     sweep.add_argument("--fresh", action="store_true", help="measure again from the runs, even where a table is there")
+    words = (
+        "train the I-th of N shares of the sweep's runs and measure nothing: start all N, on one folder that all machines see, "
+        "then once without --shard, which measures (and trains what a share has left)"
+    )
+    sweep.add_argument("--shard", metavar="I/N", help=words)
     sweep.set_defaults(run=_sweep)
     evaluate = commands.add_parser("evaluate", help="let runs and checkpoints answer downstream tasks; needs the extra `eval`")
     words = (
@@ -72,8 +77,11 @@ def _train(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace) -> None:
     from tying_utils import profiles
-    from tying_utils.study import SWEEP, Study
+    from tying_utils.study import SWEEP, Shard, Study
 
+    shard = Shard.parse(options.shard) if options.shard is not None else None
+    if shard and options.fresh:
+        raise ValueError("--fresh: with --shard nothing is measured; give it to the call that measures")
     profiles.get(options.profile, options.corpus)
     corpora = [options.corpus] if options.corpus else list(profiles.PROFILES[options.profile])
     studies = [Study(options.profile, corpus, fresh=options.fresh) for corpus in corpora]
@@ -81,6 +89,10 @@ def _sweep(options: argparse.Namespace) -> None:
     if not having:
         raise ValueError(f"--profile: {options.profile!r} has no sweep on {', '.join(corpora)}; try laptop")
     for study in having:
+        if shard:
+            for run in study.train(SWEEP, shard):
+                print(run.folder, flush=True)
+            continue
         study.complete(SWEEP)
         for name in SWEEP:
             if name in study:
