@@ -3,11 +3,12 @@ import re
 import runpy
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from tying_utils import downstream, run_store
+from tying_utils import downstream, profiles, run_store, training
 from tying_utils.config import TrainConfig
 
 
@@ -124,3 +125,34 @@ def test_a_bad_shard_is_named(home, monkeypatch, capsys, shard):
 def test_a_shard_measures_nothing_afresh(home, monkeypatch, capsys):
     assert run(monkeypatch, "sweep", "--profile", "smoke", "--shard", "1/2", "--fresh") == 2
     assert "tying-utils: --fresh: " in capsys.readouterr().err
+
+
+def test_train_starts_from_an_arm_of_a_profile(home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "train", lambda config, **_: asked.append(config) or SimpleNamespace(folder="there"))
+    smoke = profiles.get("smoke")
+    for arguments, expected in (
+        ((), smoke.config("tied", 0)),
+        (("--arm", "untied", "--seed", "1"), smoke.config("untied", 1)),
+        (("--arm", "input x5", "--config", '{"steps": 7}'), smoke.config("input x5", 0).replace(steps=7)),
+    ):
+        assert run(monkeypatch, "train", "--profile", "smoke", *arguments) == 0
+        assert asked.pop() == expected
+    assert run(monkeypatch, "train", "--profile", "paper", "--arm", "tied") == 0
+    assert asked.pop() == profiles.get("paper").config("tied", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--profile", "huge"), "PROFILE: 'huge'"),
+        (("--profile", "smoke", "--arm", "united"), "arm: 'united'"),
+        (("--profile", "smoke", "--seed", "-1"), "init_seed: "),
+        (("--arm", "tied"), "--arm and --seed: "),
+        (("--seed", "0"), "--arm and --seed: "),
+    ],
+)
+def test_an_arm_that_is_none_is_named(home, monkeypatch, capsys, arguments, named):
+    assert run(monkeypatch, "train", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"tying-utils: {named}") and not out

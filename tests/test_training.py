@@ -2,6 +2,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -453,6 +454,12 @@ def test_no_worker_outlives_a_failure(home, tiny, tmp_path, monkeypatch):
         train_all([tiny(tied=False), tiny()], progress=False, workers=2)
     assert time.monotonic() - began < 7
     assert not (tmp_path / "outlived").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are not granted one by one here")
+def test_no_more_workers_than_granted_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    assert training._cores() == 3
 
 
 # What cannot be trained

@@ -14,6 +14,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train = commands.add_parser("train", help="train configurations, or load those that are finished")
     words = "a JSON object with the fields of TrainConfig that differ from their defaults; may be given several times"
     train.add_argument("--config", action="append", help=words)
+    train.add_argument("--profile", help="start from an arm of this profile; --config changes fields of it")
+    train.add_argument("--arm", help="of the profile, as tied (default) or untied")
+    train.add_argument("--seed", type=int, help="of the profile's arm (default: the profile's first)")
     train.add_argument("--lines", action="store_true", help="print lines 'step N loss L' in place of a progress bar")
     train.set_defaults(run=_train)
     sweep = commands.add_parser("sweep", help="cross the input scales with the output scales: the tables behind the sliders")
@@ -59,20 +62,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from tying_utils import profiles
     from tying_utils.ranks import Ranks
     from tying_utils.training import TrainConfig, train
+
+    ranks, base = Ranks.here(), {}
+    if options.profile:
+        profile = profiles.get(options.profile)
+        seed = profile.seeds[0] if options.seed is None else options.seed
+        base = profile.config(options.arm or profiles.TIED, seed).as_dict()
+    elif options.arm is not None or options.seed is not None:
+        raise ValueError("--arm and --seed: they are of a profile; give --profile, or name the fields in --config")
 
     def tell(step: int, loss: float) -> None:
         print(f"step {step} loss {loss:.4f}", flush=True)
 
     for text in options.config or ["{}"]:
         try:
-            config = TrainConfig.from_dict(json.loads(text))
+            config = TrainConfig.from_dict({**base, **json.loads(text)})
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
         run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
-        if Ranks.here().first:
+        if ranks.first:
             print(run.folder, flush=True)
+    ranks.leave()
 
 
 def _sweep(options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """One run on several devices: the processes that torchrun starts, each of them a rank."""
 
-import atexit
+import gc
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -55,7 +55,13 @@ class Ranks:
             torch.cuda.set_device(local)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
-            atexit.register(dist.destroy_process_group)
+
+    def leave(self) -> None:
+        """Part from the other ranks once all of them are done, before the interpreter ends: joined modules first."""
+        if self.count > 1 and dist.is_initialized():
+            gc.collect()
+            dist.barrier()
+            dist.destroy_process_group()
 
     def share(self, batch_size: int, micro_batches: int) -> int:
         """Sequences of a batch that each rank takes. ValueError where ranks x `micro_batches` do not divide `batch_size`."""

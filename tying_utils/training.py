@@ -144,12 +144,17 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
     missing = list(dict.fromkeys(missing))
     if workers is None:
-        workers = max(1, (os.cpu_count() or 1) // max((config.threads for config in missing), default=1))
+        workers = max(1, _cores() // max((config.threads for config in missing), default=1))
     # All of them are looked at, so that a bad one is found here and not in a worker.
     on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
     if on_cpu and workers > 1 and len(missing) > 1:
         _train_side_by_side(missing, workers, progress)
     return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+
+
+def _cores() -> int:
+    """Of this process: a batch system or a container may grant it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool) -> None:
