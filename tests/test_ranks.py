@@ -34,7 +34,7 @@ def torchrun(home: Path, configs: Sequence[TrainConfig], processes: int = 2) -> 
     """`processes` of them training `configs` in turn, each as one run."""
     options = [option for config in configs for option in ("--config", json.dumps(config.as_dict()))]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    env = {**os.environ, "TYING_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "TYING_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     command = [*launcher, "-m", "tying_utils", "train", "--lines", *options]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
