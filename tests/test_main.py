@@ -3,11 +3,12 @@ import re
 import runpy
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from tying_utils import downstream, run_store
+from tying_utils import downstream, profiles, run_store, training
 from tying_utils.config import TrainConfig
 
 
@@ -113,3 +114,45 @@ def test_evaluate_prints_scores_and_paired_differences(home, tmp_path, monkeypat
 
     assert run(monkeypatch, "evaluate", "--model", "tied=some/folder") == 0
     assert asked[-1] == ({"tied": "some/folder"}, list(downstream.TABLE_7.values()), {"limit": None, "include_path": None})
+
+
+@pytest.mark.parametrize("shard", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1.5/4", "1 / 4", "²/4"])
+def test_a_bad_shard_is_named(home, monkeypatch, capsys, shard):
+    assert run(monkeypatch, "sweep", "--profile", "smoke", f"--shard={shard}") == 2
+    assert f"tying-utils: --shard: I/N with I from 1 to N is needed, as 3/16, got {shard!r}" in capsys.readouterr().err
+
+
+def test_a_shard_measures_nothing_afresh(home, monkeypatch, capsys):
+    assert run(monkeypatch, "sweep", "--profile", "smoke", "--shard", "1/2", "--fresh") == 2
+    assert "tying-utils: --fresh: " in capsys.readouterr().err
+
+
+def test_train_starts_from_an_arm_of_a_profile(home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "train", lambda config, **_: asked.append(config) or SimpleNamespace(folder="there"))
+    smoke = profiles.get("smoke")
+    for arguments, expected in (
+        ((), smoke.config("tied", 0)),
+        (("--arm", "untied", "--seed", "1"), smoke.config("untied", 1)),
+        (("--arm", "input x5", "--config", '{"steps": 7}'), smoke.config("input x5", 0).replace(steps=7)),
+    ):
+        assert run(monkeypatch, "train", "--profile", "smoke", *arguments) == 0
+        assert asked.pop() == expected
+    assert run(monkeypatch, "train", "--profile", "paper", "--arm", "tied") == 0
+    assert asked.pop() == profiles.get("paper").config("tied", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--profile", "huge"), "PROFILE: 'huge'"),
+        (("--profile", "smoke", "--arm", "united"), "arm: 'united'"),
+        (("--profile", "smoke", "--seed", "-1"), "init_seed: "),
+        (("--arm", "tied"), "--arm and --seed: "),
+        (("--seed", "0"), "--arm and --seed: "),
+    ],
+)
+def test_an_arm_that_is_none_is_named(home, monkeypatch, capsys, arguments, named):
+    assert run(monkeypatch, "train", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"tying-utils: {named}") and not out

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tying_utils import files, models, paths, profiles, study
+from tying_utils import files, models, paths, profiles, run_store, study
 from tying_utils.config import TrainConfig
 from tying_utils.profiles import PROFILES, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile
 from tying_utils.study import Results, Study
@@ -134,6 +134,18 @@ def test_committed_tables_are_whole_and_complete(profile: str) -> None:
             "where the text lay is nobody's business"
         )
     assert sum(path.stat().st_size for path in top.rglob("*") if path.is_file()) < 5e6
+
+
+@pytest.mark.parametrize("profile", profiles.COMMITTED)
+def test_committed_runs_keep_their_keys(profile: str) -> None:
+    """What was trained and measured once is found by the configuration that it was trained with."""
+    top = Path(study.__file__).parents[1] / "data" / "results" / profile
+    for corpus in PROFILES[profile]:
+        manifest = json.loads((top / corpus / "manifest.json").read_text())
+        assert manifest["runs"]
+        for key, run in manifest["runs"].items():
+            config, fingerprint = TrainConfig.from_dict(run["config"]), manifest["corpora"][run["corpus"]]
+            assert run_store.run_key(config, fingerprint) == key
 
 
 def test_results_lie_under_the_home(smoke: Study) -> None:

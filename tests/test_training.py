@@ -1,6 +1,8 @@
+import functools
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +16,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tying_utils import corpora, files, models, run_store, training
+from tying_utils import corpora, files, gpu, models, run_store, training
 from tying_utils.config import TrainConfig
 from tying_utils.run_store import Run
 from tying_utils.training import METRICS, choose_hardware, train, train_all
@@ -454,6 +457,12 @@ def test_no_worker_outlives_a_failure(home, tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "outlived").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are not granted one by one here")
+def test_no_more_workers_than_granted_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    assert training._cores() == 3
+
+
 # What cannot be trained
 
 
@@ -554,3 +563,82 @@ def test_bfloat16_keeps_float32_weights_and_nearly_the_loss(uninterrupted):
     assert run.tables().table.dtype == torch.float32
     assert not torch.equal(run.tables().table, reference.tables().table)
     pd.testing.assert_series_equal(run.metrics["loss"], reference.metrics["loss"], rtol=0.02)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have the CPU train as a card of that compute capability does: in chunks, with batches ahead, compiled where it pays."""
+
+    def arrange(capability: tuple[int, int], seconds: tuple[float, float] = (1.0, 0.5)) -> None:
+        times, compile_where_it_pays = iter(seconds), gpu.compile_where_it_pays
+        monkeypatch.setattr(training.Hardware, "on_gpu", True)
+        monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 300)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
+        monkeypatch.setattr(gpu, "_seconds", lambda once: (once(), next(times))[1])
+        monkeypatch.setattr(gpu, "compile_where_it_pays", functools.partial(compile_where_it_pays, backend="aot_eager"))
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("capability", "seconds", "said"),
+    [
+        ((8, 0), (100.0, 50.0), "compiled: 50000.0 ms a pass compiled, 100000.0 ms eager"),
+        ((9, 0), (100.0, 99.0), "eager: 99000.0 ms a pass compiled, 100000.0 ms eager"),
+        ((9, 0), (0.1, 0.05), "eager: {whole} s of training are over before a compiler is"),
+        ((7, 5), (100.0, 50.0), "eager: compute capability 7.5 is below 8.0"),
+    ],
+)
+@pytest.mark.parametrize("arm", ["both scaled, in parts", "untied"])
+def test_what_a_gpu_does_otherwise_is_rounding_alone(home, tiny, uninterrupted, as_on_a_gpu, capability, seconds, said, arm):
+    reference = uninterrupted(**ARMS[arm])
+    as_on_a_gpu(capability, seconds)
+    run = train(tiny(**ARMS[arm]), progress=False)
+    assert run.record["made"]["reason"].startswith("float32: on cpu it is the reference; ")
+    passes = 12 * run.config.micro_batches
+    assert run.record["made"]["reason"].endswith(f"; {said.format(whole=round(seconds[0] * passes))}")
+    pd.testing.assert_frame_equal(run.metrics, reference.metrics, rtol=2e-3, atol=1e-5)
+    pd.testing.assert_frame_equal(run.metrics[:1], reference.metrics[:1], rtol=1e-4, atol=1e-6)
+
+
+def test_batches_ahead_are_the_same_batches(home, tiny, uninterrupted, monkeypatch):
+    """To the bit, from any step on, past the end of an epoch."""
+    monkeypatch.setattr(training._Trainer, "_compile", lambda _: "eager")
+    config = tiny(steps=60)
+    plain = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    monkeypatch.setattr(training.Hardware, "on_gpu", True)
+    ahead = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    assert plain.ahead is None and ahead.ahead is not None
+    for index in (0, 1, 2, 7, 8, 3, *range(900, 905)):
+        assert torch.equal(ahead._batch(index), plain._batch(index))
+
+
+class Watch(TorchDispatchMode):
+    """Names every operation that makes the host wait for a GPU: those that give Python a number, or a size from values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2"):
+            self.waits.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_no_step_on_a_gpu_makes_the_host_wait(home, tiny, monkeypatch, arm):
+    monkeypatch.setattr(training._Trainer, "_compile", lambda _: "eager")
+    monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 300)
+    config = tiny(**ARMS[arm])
+    waits = []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(training.Hardware, "on_gpu", on_gpu)
+        trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+        trainer._step(1)
+        with Watch() as watch:
+            trainer._step(2)
+        waits.append(watch.waits)
+    assert waits[0], "transformers no longer looks at the positions: gpu.without_mask may go"
+    assert waits[1] == []

@@ -14,12 +14,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train = commands.add_parser("train", help="train configurations, or load those that are finished")
     words = "a JSON object with the fields of TrainConfig that differ from their defaults; may be given several times"
     train.add_argument("--config", action="append", help=words)
+    train.add_argument("--profile", help="start from an arm of this profile; --config changes fields of it")
+    train.add_argument("--arm", help="of the profile, as tied (default) or untied")
+    train.add_argument("--seed", type=int, help="of the profile's arm (default: the profile's first)")
     train.add_argument("--lines", action="store_true", help="print lines 'step N loss L' in place of a progress bar")
     train.set_defaults(run=_train)
     sweep = commands.add_parser("sweep", help="cross the input scales with the output scales: the tables behind the sliders")
     sweep.add_argument("--profile", default="laptop", help="laptop (default) or another that has a sweep")
     sweep.add_argument("--corpus", help="python or two-role (default: each that has a sweep)")
     sweep.add_argument("--fresh", action="store_true", help="measure again from the runs, even where a table is there")
+    words = (
+        "train the I-th of N shares of the sweep's runs and measure nothing: start all N, on one folder that all machines see, "
+        "then once without --shard, which measures (and trains what a share has left)"
+    )
+    sweep.add_argument("--shard", metavar="I/N", help=words)
     sweep.set_defaults(run=_sweep)
     evaluate = commands.add_parser("evaluate", help="let runs and checkpoints answer downstream tasks; needs the extra `eval`")
     words = (
@@ -54,24 +62,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from tying_utils import profiles
+    from tying_utils.ranks import Ranks
     from tying_utils.training import TrainConfig, train
+
+    ranks, base = Ranks.here(), {}
+    if options.profile:
+        profile = profiles.get(options.profile)
+        seed = profile.seeds[0] if options.seed is None else options.seed
+        base = profile.config(options.arm or profiles.TIED, seed).as_dict()
+    elif options.arm is not None or options.seed is not None:
+        raise ValueError("--arm and --seed: they are of a profile; give --profile, or name the fields in --config")
 
     def tell(step: int, loss: float) -> None:
         print(f"step {step} loss {loss:.4f}", flush=True)
 
     for text in options.config or ["{}"]:
         try:
-            config = TrainConfig.from_dict(json.loads(text))
+            config = TrainConfig.from_dict({**base, **json.loads(text)})
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
         run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
-        print(run.folder, flush=True)
+        if ranks.first:
+            print(run.folder, flush=True)
+    ranks.leave()
 
 
 def _sweep(options: argparse.Namespace) -> None:
     from tying_utils import profiles
-    from tying_utils.study import SWEEP, Study
+    from tying_utils.study import SWEEP, Shard, Study
 
+    shard = Shard.parse(options.shard) if options.shard is not None else None
+    if shard and options.fresh:
+        raise ValueError("--fresh: with --shard nothing is measured; give it to the call that measures")
     profiles.get(options.profile, options.corpus)
     corpora = [options.corpus] if options.corpus else list(profiles.PROFILES[options.profile])
     studies = [Study(options.profile, corpus, fresh=options.fresh) for corpus in corpora]
@@ -79,6 +102,10 @@ def _sweep(options: argparse.Namespace) -> None:
     if not having:
         raise ValueError(f"--profile: {options.profile!r} has no sweep on {', '.join(corpora)}; try laptop")
     for study in having:
+        if shard:
+            for run in study.train(SWEEP, shard):
+                print(run.folder, flush=True)
+            continue
         study.complete(SWEEP)
         for name in SWEEP:
             if name in study:

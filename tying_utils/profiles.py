@@ -8,7 +8,7 @@ from typing import Any
 from tying_utils.config import TrainConfig
 from tying_utils.two_role import Settings
 
-PYTHON, WIKITEXT, TWO_ROLE = "python", "wikitext-2", "two-role"
+PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103 = "python", "wikitext-2", "two-role", "wikitext-103"
 UNTIED, TIED = "untied", "tied"
 PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
@@ -200,6 +200,22 @@ _ROLES: dict[str, Any] = {
     "agreements": (0.0, 0.5, 1.0),
     "equal": {"d_model": 72},  # within 3 % of the untied model's weights: half a layer more there is not
 }
+# arXiv 2603.26663, appendix. micro_batches is ours: 4 sequences at a time on each of 8 GPUs.
+_PAPER = {
+    "vocab_size": 50_280,
+    "d_model": 2048,
+    "n_layers": 16,
+    "n_heads": 16,
+    "context": 4096,
+    "steps": 10_000,
+    "batch_size": 512,
+    "micro_batches": 16,
+    "learning_rate": 3e-4,
+    "warmup_steps": 1000,
+    "adam_eps": 1e-5,
+    "checkpoint_every": 1000,
+    "validation_every": 500,
+}
 # What a lens is trained on where time is short.
 _FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100)}
 
@@ -271,6 +287,15 @@ for _profile in (
         purpose="the language whose right answer is known",
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
         **_ROLES,
+    ),
+    Profile(
+        name="paper",
+        purpose="OLMo-1B as published, for many GPUs under torchrun; the published text was 30B tokens of Dolma v1.7",
+        corpus=WIKITEXT_103,
+        seeds=(0,),
+        training=_PAPER,
+        input_scales=(1.0, 5.0),
+        shared_start=False,
     ),
 ):
     PROFILES.setdefault(_profile.name, {})[_profile.corpus] = _profile

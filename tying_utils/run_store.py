@@ -270,6 +270,22 @@ class Writer:
                 file.replace(target / file.name)
 
 
+class Onlooker:
+    """What the ranks hold that train along and write nothing: a `Writer` that keeps nothing and has nothing to resume from."""
+
+    step, seconds = 0, 0.0
+
+    def finished(self) -> None:
+        """Rank 0 knows."""
+
+    def put_tables(self, step: int, tables: Tables) -> None:
+        """Rank 0 does."""
+
+    def resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], pd.DataFrame]:
+        """Nothing; rank 0 hands out what it reads."""
+        return {}, {}, pd.DataFrame()
+
+
 def _tables_name(step: int) -> str:
     return f"tables/step-{step:06d}.safetensors"
 

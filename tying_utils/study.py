@@ -3,7 +3,8 @@
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -17,8 +18,30 @@ from tying_utils.table_store import TableStore
 from tying_utils.tabulate import SWEEP, TABLES, Arm
 from tying_utils.training import train_all
 
+Item = TypeVar("Item")
+
 # Part of every table's record: raise it when a measure would give other numbers.
 FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `index`-th (from 1) of `count` parts of a list."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """From text as in 3/16. Raises ValueError, naming --shard, for any other."""
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise ValueError(f"--shard: I/N with I from 1 to N is needed, as 3/16, got {text!r}")
+        return cls(int(index), int(count))
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """Every `count`-th of `items`, from the `index`-th on."""
+        return [*items[self.index - 1 :: self.count]]
 
 
 class Study:
@@ -85,6 +108,16 @@ class Study:
             finished = train_all([self.profile.config(*pair) for pair in missing], progress=self.progress)
             self._runs |= dict(zip(missing, finished, strict=True))
         return [Arm(arm, seed, run := self._runs[arm, seed], self._corpus(run.config)) for arm, seed in wanted]
+
+    def train(self, names: Iterable[str], shard: Shard) -> list[Run]:
+        """Train, or load, the runs of `shard` that the tables `names` are measured from, and measure nothing.
+
+        The shards part all runs, finished or not, so that they are disjoint and leave none out whenever each is started; a
+        shard that was killed goes on from its checkpoints when it is started again.
+        """
+        arms = dict.fromkeys(arm for name in names if name in self for arm in TABLES[name][1](self.profile))
+        configs = dict.fromkeys(self.profile.config(arm, seed) for seed in self.profile.seeds for arm in arms)
+        return train_all(shard.of([*configs]), progress=self.progress)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.table(name)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import models, run_store
+from tying_utils import gpu, models, run_store
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
-from tying_utils.run_store import Run, Writer
+from tying_utils.next_token import LOGITS_AT_ONCE, NextTokenLoss
+from tying_utils.ranks import Ranks
+from tying_utils.run_store import Onlooker, Run, Writer
 from tying_utils.tie import SplitTie
 
 __all__ = ["METRICS", "Hardware", "Run", "TrainConfig", "choose_hardware", "train", "train_all"]
@@ -41,7 +42,7 @@ METRICS = {
     "gradient_norm": "of the whole model, after the paths are combined, before clipping",
     "clip": "factor that clipping put on every gradient, at most 1",
     "output_update_share": "the same share for the two parts of the Adam update: first moments apart, second moment shared",
-    "published_input_norm": "the input norm as published: of the activation gradient of the last micro-batch",
+    "published_input_norm": "the input norm as published: of the activation gradient of (rank 0's) last micro-batch",
     "published_output_share": "output_norm / (published_input_norm + output_norm)",
     "validation_loss": "nats a token on the held-out text, after the step; NaN between evaluations",
 }
@@ -55,6 +56,11 @@ class Hardware:
     device: torch.device
     dtype: torch.dtype
     reason: str
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a step does there what would change a run's last bits on the CPU, where it is left undone (see `gpu`)."""
+        return self.device.type == "cuda"
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:
@@ -90,18 +96,29 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
     """Train `config`, or load it if a finished run of it lies on disk, or resume it from its last checkpoint.
 
     On the CPU a resumed run equals an uninterrupted one bit for bit. `on_step(step, loss)` is called about twice a second at
-    most. Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for
-    the vocabulary.
+    most. In processes that torchrun started, all of them train one run together: each takes its share of every batch, all
+    return the run, and rank 0 alone writes, shows progress and calls `on_step`.
+
+    Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
+    vocabulary; and if the processes cannot share the batch or the device.
     """
+    ranks = Ranks.here()
+    ranks.share(config.batch_size, config.micro_batches)
+    ranks.join(config.device)
     corpus = _corpus(config)
-    with run_store.writing(config, corpus.fingerprint) as writer:
-        if run := writer.finished():
+    if ranks.told(corpus.fingerprint) != corpus.fingerprint:
+        raise ValueError(f"corpus: {config.corpus!r} is another text on rank {ranks.index} than on rank 0; give all one text")
+    with run_store.writing(config, corpus.fingerprint) if ranks.first else nullcontext(Onlooker()) as writer:
+        if run := ranks.told(writer.finished()):
             return run
         hardware = choose_hardware(config.device, config.dtype)
         threads = torch.get_num_threads()
         torch.set_num_threads(config.threads)
         try:
-            return _Trainer(config, corpus, hardware, writer).run(progress, on_step)
+            trainer = _Trainer(config, corpus, hardware, writer, ranks)
+            run = ranks.told(trainer.run(progress and ranks.first, on_step if ranks.first else None))
+            assert run is not None
+            return run
         finally:
             torch.set_num_threads(threads)
 
@@ -110,9 +127,13 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     """Train or load each of `configs`; the runs come in their order.
 
     On the CPU, unfinished runs train side by side, one process each, as many as the cores hold (`workers` sets the number):
-    small models gain more from a core each than from all cores together. On a GPU they train one after another, here.
+    small models gain more from a core each than from all cores together. On a GPU, and in processes that torchrun started,
+    they train one after another, here.
     Raises ValueError as `train` does, and RuntimeError with the worker's last words if one fails.
     """
+
+    if Ranks.here().count > 1:
+        return [train(config, progress=progress) for config in configs]
 
     def trains_on(config: TrainConfig) -> tuple[Any, ...]:
         return config.corpus, config.path, config.vocab_size, config.language, config.context
@@ -123,12 +144,17 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
     missing = list(dict.fromkeys(missing))
     if workers is None:
-        workers = max(1, (os.cpu_count() or 1) // max((config.threads for config in missing), default=1))
+        workers = max(1, _cores() // max((config.threads for config in missing), default=1))
     # All of them are looked at, so that a bad one is found here and not in a worker.
     on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
     if on_cpu and workers > 1 and len(missing) > 1:
         _train_side_by_side(missing, workers, progress)
     return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+
+
+def _cores() -> int:
+    """Of this process: a batch system or a container may grant it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool) -> None:
@@ -178,8 +204,13 @@ def _corpus(config: TrainConfig) -> Corpus:
 
 
 class _Trainer:
-    def __init__(self, config: TrainConfig, corpus: Corpus, hardware: Hardware, writer: Writer) -> None:
+    def __init__(
+        self, config: TrainConfig, corpus: Corpus, hardware: Hardware, writer: Writer | Onlooker, ranks: Ranks | None = None
+    ) -> None:
         self.config, self.corpus, self.hardware, self.writer = config, corpus, hardware, writer
+        self.ranks = ranks or Ranks()
+        self.share = self.ranks.share(config.batch_size, config.micro_batches)
+        writer.step = self.ranks.told(writer.step)
         self.model = run_store.build_model(config).to(hardware.device)  # type: ignore[arg-type]
         self.model.tie_weights()
         self.tie = SplitTie(self.model) if config.tied else None
@@ -189,6 +220,15 @@ class _Trainer:
         self.input_weight, self.output_weight = embedding.weight, head.weight
         embedding.register_forward_hook(self._watch_activation)
         self.activation_norm = torch.zeros((), device=hardware.device)
+        self.loss = NextTokenLoss(self.model, hardware.autocast, LOGITS_AT_ONCE if hardware.on_gpu else None)
+        self.ahead = ThreadPoolExecutor(1) if hardware.on_gpu else None  # picks the next batch while this one trains
+        self.picked: tuple[int, Future[Tensor]] | None = None
+        self.reason = hardware.reason
+        if hardware.on_gpu:
+            gpu.without_mask(self.model)
+            self.reason += f"; {self._compile()}"
+        # The tie is split before the ranks join: each leaf's gradient is averaged over them on its own.
+        self.network = self.ranks.joined(self.loss)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate,
@@ -206,8 +246,9 @@ class _Trainer:
         windows = corpus.windows("validation", config.validation_sequences, config.context + 1)
         self.validation = torch.from_numpy(windows).to(hardware.device)
 
-    def run(self, progress: bool, on_step: Callable[[int, float], None] | None) -> Run:
-        config, began = self.config, time.monotonic()
+    def run(self, progress: bool, on_step: Callable[[int, float], None] | None) -> Run | None:
+        """The finished run; None on the ranks that do not write it."""
+        config, began, run = self.config, time.monotonic(), None
         if self.writer.step:
             self._restore()
         else:
@@ -222,6 +263,8 @@ class _Trainer:
         )
         tables_at, models_at = set(config.table_steps), set(config.checkpoint_steps)
         told = time.monotonic()
+        if progress and self.reason != self.hardware.reason:
+            bar.write(self.reason, file=sys.stderr)
         with bar:
             for step in range(self.writer.step + 1, config.steps + 1):
                 statistics = self._step(step)
@@ -238,7 +281,6 @@ class _Trainer:
                         on_step(step, loss)
                 if step in models_at:
                     run = self._commit(step, self.writer.seconds + time.monotonic() - began)
-        assert run is not None
         return run
 
     def _step(self, step: int) -> Tensor:
@@ -247,10 +289,12 @@ class _Trainer:
             group["lr"] = self._learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.hardware.device)
-        for part in self._batch(step - 1).chunk(config.micro_batches):
-            part_loss = self._loss(part) / config.micro_batches
-            part_loss.backward()
+        for number, part in enumerate(self._batch(step - 1).chunk(config.micro_batches), 1):
+            with self.ranks.apart(self.network, apart=number < config.micro_batches):
+                part_loss = self.network(part) / config.micro_batches
+                part_loss.backward()
             loss += part_loss.detach()
+        loss = self.ranks.total(loss) / self.ranks.count
         if self.tie:
             input_gradient, output_gradient = self.tie.path_gradients()
             paths = gradients.path_statistics(input_gradient, output_gradient)
@@ -297,29 +341,55 @@ class _Trainer:
         if output.requires_grad:
             output.register_hook(lambda grad: setattr(self, "activation_norm", torch.linalg.vector_norm(grad.float())))
 
-    def _loss(self, windows: Tensor) -> Tensor:
-        """Mean cross-entropy in nats a token over windows (n, context + 1)."""
-        with self.hardware.autocast():
-            logits = self.model(windows[:, :-1]).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+    def _compile(self) -> str:
+        """Compile the model where the card can and it pays, before it trains; the reason in words."""
+        config, device = self.config, self.hardware.device
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            return f"eager: compute capability {major}.{minor} is below 8.0"
+        part = self._batch(self.writer.step).chunk(config.micro_batches)[0]
+
+        def once() -> None:
+            self.loss(part).backward()
+            torch.cuda.synchronize(device)
+
+        passes = (config.steps - self.writer.step) * config.micro_batches
+        _, reason = gpu.compile_where_it_pays(
+            self.model, once, passes=passes, agreed=lambda own: all(self.ranks.collected(own))
+        )
+        self.model.zero_grad(set_to_none=True)
+        return reason
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
         self.model.eval()
-        parts = self.validation.split(self.config.batch_size)
-        losses = [float(self._loss(part)) * len(part) for part in parts]
+        parts = self.validation.split(self.share // self.config.micro_batches)[self.ranks.index :: self.ranks.count]
+        losses = [float(self.loss(part)) * len(part) for part in parts]
         self.model.train()
-        return sum(losses) / len(self.validation)
+        return sum(self.ranks.collected(sum(losses))) / len(self.validation)
 
     def _batch(self, index: int) -> Tensor:
-        """Batch `index` (batch_size, context + 1): training windows, each once an epoch, in the data seed's order."""
+        """`_pick(index)` on the device, without waiting for it; on a GPU the next one is picked meanwhile."""
+        if self.ahead is None:
+            return self._pick(index).to(self.hardware.device, non_blocking=True)
+        if self.picked is None or self.picked[0] != index:
+            self.picked = index, self.ahead.submit(self._pick, index)
+        batch = self.picked[1].result()
+        self.picked = index + 1, self.ahead.submit(self._pick, index + 1)
+        # Pageable memory would be copied while the host waits.
+        batch = batch.pin_memory() if self.hardware.device.type == "cuda" else batch
+        return batch.to(self.hardware.device, non_blocking=True)
+
+    def _pick(self, index: int) -> Tensor:
+        """This rank's windows (n, context + 1) of batch `index`: each of the text once an epoch, in the data seed's order."""
         config = self.config
         windows = (len(self.corpus.train) - 1) // config.context
         picked = []
-        for position in range(index * config.batch_size, (index + 1) * config.batch_size):
+        first = index * config.batch_size + self.ranks.index * self.share
+        for position in range(first, first + self.share):
             start = int(self._order(position // windows)[position % windows]) * config.context
             picked.append(self.corpus.train[start : start + config.context + 1])
-        return torch.from_numpy(np.stack(picked).astype(np.int64)).to(self.hardware.device, non_blocking=True)
+        return torch.from_numpy(np.stack(picked).astype(np.int64))
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
@@ -347,6 +417,9 @@ class _Trainer:
         return pd.concat(self.rows, ignore_index=True)
 
     def _commit(self, step: int, seconds: float) -> Run | None:
+        if isinstance(self.writer, Onlooker):
+            self.pending.clear()
+            return None
         state = self.optimizer.state
         names = run_store.weight_names(self.model)
         resume = {f"{name}/{key}": value for name, p in names.items() for key, value in state[p].items()}
@@ -356,6 +429,7 @@ class _Trainer:
 
     def _restore(self) -> None:
         weights, resume, metrics = self.writer.resume()
+        weights, resume = (self.ranks.handed_out(held, self.hardware.device) for held in (weights, resume))
         run_store.load_weights(self.model, weights)
         if self.output_moment is not None:
             self.output_moment.copy_(resume.pop("output_moment"))
@@ -375,8 +449,9 @@ class _Trainer:
             "seconds": round(seconds, 2),
             "device": torch.cuda.get_device_name(hardware.device) if hardware.device.type == "cuda" else hardware.device.type,
             "dtype": str(hardware.dtype).removeprefix("torch."),
-            "reason": hardware.reason,
+            "reason": self.reason,
             "threads": torch.get_num_threads(),
+            **({"processes": self.ranks.count} if self.ranks.count > 1 else {}),
             "parameters": sum(p.numel() for p in self.parameters),
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -1,0 +1,68 @@
+"""The published configuration as a profile: its fields, its size, and its split tie, on shapes alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tying_utils import gpu, models, profiles, published, tie
+from tying_utils.next_token import NextTokenLoss
+from tying_utils.profiles import TIED, UNTIED
+
+PAPER = profiles.get("paper")
+
+
+def test_the_paper_profile_is_the_published_configuration():
+    setup, config = published.load()["training_setup"], PAPER.config(TIED, 0)
+    expected = {
+        "vocab_size": setup["vocabulary"],
+        "context": setup["sequence_length"],
+        "batch_size": setup["batch"],
+        "learning_rate": setup["learning_rate"],
+        "weight_decay": setup["weight_decay"],
+        "adam_eps": setup["adam_eps"],
+        "clip": setup["gradient_clip"],
+        "steps": setup["steps"],
+    }
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert [config.beta1, config.beta2] == setup["betas"]
+    assert setup["architecture"].startswith(
+        f"OLMo-1B: {config.n_layers} layers, d_model {config.d_model}, {config.n_heads} heads"
+    )
+    assert setup["schedule"].startswith(f"cosine to {config.final_learning_rate}, warmup {config.warmup_steps} (10k runs)")
+    assert not PAPER.sweep
+
+
+def on_meta(arm: str, vocab_size: int) -> Any:
+    config = PAPER.config(arm, 0)
+    sizes = {name: getattr(config, name) for name in ("d_model", "n_layers", "n_heads", "context")}
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            models.configured(config.arch, tied=config.tied, vocab_size=vocab_size, **sizes)
+        )
+
+
+@pytest.mark.parametrize(
+    ("arm", "padded", "count"),
+    [(TIED, True, 1_176_764_416), (TIED, False, 1_176_715_264), (UNTIED, False, 1_279_688_704)],
+)
+def test_it_has_as_many_parameters_as_published(arm, padded, count):
+    setup = published.load()["training_setup"]
+    model = on_meta(arm, setup["vocabulary_padded" if padded else "vocabulary"])
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert model.model.layers[0].mlp.gate_proj.weight.shape == (8192, 2048)
+
+
+def test_its_tie_is_split_on_shapes():
+    config = PAPER.config(TIED, 0)
+    model = on_meta(TIED, config.vocab_size)
+    gpu.without_mask(model)  # values, which are looked at otherwise, there are none
+    split = tie.SplitTie(model)
+    windows = torch.zeros(2, 65, dtype=torch.long, device="meta")
+    NextTokenLoss(model, logits_at_once=32 * config.vocab_size)(windows).backward()
+    assert [gradient.shape for gradient in split.path_gradients()] == [(50_280, 2048)] * 2
+    split.combine(5.0, 1.0)
+    assert split.weight.grad is not None and split.weight.grad.shape == (50_280, 2048)
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in split.parameters())
+    assert sum(p.numel() for p in split.parameters()) == 1_176_715_264

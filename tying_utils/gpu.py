@@ -1,0 +1,81 @@
+"""What a training step does on a GPU alone. On the CPU nothing here is used, so that runs there stay what they were."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PROBE = 10  # passes, each way
+_WORTH_TRYING = 60.0  # seconds of training left; a compiler takes about as long
+_GAIN = 0.95  # what is compiled must take less than this part of the time
+
+
+def without_mask(model: "PreTrainedModel") -> bool:
+    """Have `model` attend causally without looking for padding or packed texts first; whether it could be done.
+
+    transformers looks at the positions of every batch, for which the host waits for the device. Windows here are whole, and
+    an attention that is registered without a mask of its own is spared the look.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    config: Any = model.config
+    if config._attn_implementation != "sdpa":
+        return False
+    AttentionInterface.register("causal_sdpa", sdpa_attention_forward)
+    model.set_attn_implementation("causal_sdpa")
+    return True
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The transformer blocks of `model`, in order. Raises ValueError where there is no list of them."""
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            return module
+    raise ValueError(f"model: {type(model).__name__} has no list of blocks")
+
+
+def compile_where_it_pays(
+    model: nn.Module,
+    once: Callable[[], object],
+    *,
+    passes: int,
+    agreed: Callable[[bool], bool] = bool,
+    backend: str = "inductor",
+) -> tuple[bool, str]:
+    """Compile the blocks of `model` if `PROBE` passes are faster so; whether it was done, and why, in words.
+
+    `once` is a forward and a backward pass that waits for the device, `passes` how many of them are left to train, and
+    `agreed` says whether all that train along found the same. The blocks alone are compiled: embedding and head, whose
+    gradients are watched, stay as they are.
+    """
+    once()
+    plain = _seconds(once)
+    if not agreed(plain * passes >= _WORTH_TRYING):
+        return False, f"eager: {plain * passes:.0f} s of training are over before a compiler is"
+    compiled, failure = float("inf"), ""
+    try:
+        for block in blocks(model):
+            block.compile(backend=backend)
+        once()  # this one compiles, the next may once more
+        once()
+        compiled = _seconds(once)
+    except Exception as error:  # whatever a compiler trips over, training goes on without it
+        failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    times = f"{1e3 * compiled:.1f} ms a pass compiled, {1e3 * plain:.1f} ms eager"
+    if agreed(compiled < _GAIN * plain):
+        return True, f"compiled: {times}"
+    for block in blocks(model):
+        block._compiled_call_impl = None
+    return False, f"eager: the compiler failed with {failure}" if failure else f"eager: {times}"
+
+
+def _seconds(once: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    for _ in range(PROBE):
+        once()
+    return (time.perf_counter() - began) / PROBE
