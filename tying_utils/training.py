@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import models, run_store
+from tying_utils import budget, models, run_store
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
@@ -91,13 +91,14 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
 
     On the CPU a resumed run equals an uninterrupted one bit for bit. `on_step(step, loss)` is called about twice a second at
     most. Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for
-    the vocabulary.
+    the vocabulary; and, before anything is allocated, if the run cannot fit in memory or on the disk (`budget.check`).
     """
     corpus = _corpus(config)
     with run_store.writing(config, corpus.fingerprint) as writer:
         if run := writer.finished():
             return run
         hardware = choose_hardware(config.device, config.dtype)
+        budget.check(config, hardware.device, hardware.dtype, writer.folder)
         threads = torch.get_num_threads()
         torch.set_num_threads(config.threads)
         try:
