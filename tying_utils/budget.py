@@ -10,7 +10,7 @@ On the device, at the worst moment, in bytes (P weights in all, T = V d of one t
 
 The worst moment is the backward pass at the logits (of the first micro-batch, where only the combined gradient of the step
 before is left; of a later one, beside all gradients), the end of that pass, or a validation, which takes the whole batch at
-once: 8 N V. It is what torch asks for. A C allocator may hold up to a third more, and the libraries 0.5 GB beside.
+once: 8 N V. It is what torch asks for. glibc may hold up to half more in small pieces, the libraries 0.5 GB beside.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -70,19 +70,22 @@ def memory(config: TrainConfig, dtype: torch.dtype = torch.float32) -> int:
     everything, table, tied = parameters(config), config.vocab_size * config.d_model, config.tied
     held = 4 * (3 * everything + (3 if tied else 2) * table)
     gradients = 4 * (everything + (2 if tied else 0) * table)
-    half = dtype != torch.float32
-    a_token = ACTIVATIONS[config.arch][half] * config.d_model + 4 * config.n_heads
-    if config.arch == "gpt_neo":
-        a_token += (6 if half else 4) * config.n_heads * config.context
-    kept = config.n_layers * a_token + 12 * config.d_model
-    tokens = config.batch_size // config.micro_batches * config.context
-    logits = 12 * config.vocab_size
-    batch = tokens * (kept + logits)
-    if half:  # the weights of every linear map, once more
-        batch += 2 * (everything - (0 if tied else table))
     beside = gradients if config.micro_batches > 1 else 4 * table if tied else 0
-    validation = min(config.batch_size, config.validation_sequences) * config.context * (10 if half else 8) * config.vocab_size
-    return held + max(beside + batch, gradients, 4 * everything + validation)
+    tokens = min(config.batch_size, config.validation_sequences) * config.context
+    validation = tokens * config.vocab_size * (8 if dtype == torch.float32 else 10)
+    return held + max(beside + _batch(config, dtype), gradients, 4 * everything + validation)
+
+
+def _batch(config: TrainConfig, dtype: torch.dtype) -> int:
+    """Bytes of one micro-batch at its worst moment: what the blocks keep, and the logits three times."""
+    half = dtype != torch.float32
+    block = ACTIVATIONS[config.arch][half] * config.d_model + 4 * config.n_heads
+    if config.arch == "gpt_neo":
+        block += (6 if half else 4) * config.n_heads * config.context
+    token = config.n_layers * block + 12 * config.d_model + 12 * config.vocab_size
+    # Autocast keeps the weights of every linear map in its own precision.
+    cast = 2 * (parameters(config) - (0 if config.tied else config.vocab_size * config.d_model)) if half else 0
+    return config.batch_size // config.micro_batches * config.context * token + cast
 
 
 def disk(config: TrainConfig) -> tuple[int, int]:
@@ -219,7 +222,7 @@ def fits(config: TrainConfig, dtype: torch.dtype, free: int) -> bool:
 def _refusal(
     config: TrainConfig,
     words: str,
-    choices: dict[str, Sequence[int]],
+    choices: Mapping[str, Sequence[int]],
     least: dict[str, int],
     passes: Callable[[TrainConfig], bool],
 ) -> ValueError:
