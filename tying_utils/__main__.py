@@ -1,10 +1,14 @@
-"""The command line: tying-utils train | sweep | evaluate | reproduce | figures | site | badges."""
+"""The command line: tying-utils train | plan | sweep | evaluate | reproduce | figures | site | badges."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tying_utils.config import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--seed", type=int, help="of the profile's arm (default: the profile's first)")
     train.add_argument("--lines", action="store_true", help="print lines 'step N loss L' in place of a progress bar")
     train.set_defaults(run=_train)
+    plan = commands.add_parser("plan", help="say what training would take here: time (from a short probe), memory and disk")
+    plan.add_argument("--config", action="append", help=words)
+    plan.add_argument("--profile", help="in place of configurations: all runs of a profile that are missing")
+    plan.add_argument("--corpus", help="one of the profile's (default: each of them)")
+    plan.set_defaults(run=_plan)
     sweep = commands.add_parser("sweep", help="cross the input scales with the output scales: the tables behind the sliders")
     sweep.add_argument("--profile", default="laptop", help="laptop (default) or another that has a sweep")
     sweep.add_argument("--corpus", help="python or two-role (default: each that has a sweep)")
@@ -64,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> None:
     from tying_utils import profiles
     from tying_utils.ranks import Ranks
-    from tying_utils.training import TrainConfig, train
+    from tying_utils.training import train
 
     ranks, base = Ranks.here(), {}
     if options.profile:
@@ -78,14 +87,35 @@ def _train(options: argparse.Namespace) -> None:
         print(f"step {step} loss {loss:.4f}", flush=True)
 
     for text in options.config or ["{}"]:
-        try:
-            config = TrainConfig.from_dict({**base, **json.loads(text)})
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
-        run = train(config, progress=not options.lines, on_step=tell if options.lines else None)
+        run = train(_config(text, base), progress=not options.lines, on_step=tell if options.lines else None)
         if ranks.first:
             print(run.folder, flush=True)
     ranks.leave()
+
+
+def _config(text: str, base: dict[str, Any] | None = None) -> "TrainConfig":
+    """The condition that `text` says, in the fields that it names; the others are those of `base`."""
+    from tying_utils.config import TrainConfig
+
+    try:
+        return TrainConfig.from_dict({**(base or {}), **json.loads(text)})
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from tying_utils import profiles
+    from tying_utils.plan import plan, plan_profile
+
+    if (options.config and options.profile) or (options.corpus and not options.profile):
+        raise ValueError("--profile: either it or --config is needed, and --corpus goes with --profile alone")
+    if options.profile:
+        profiles.get(options.profile, options.corpus)
+        corpora = [options.corpus] if options.corpus else list(profiles.PROFILES[options.profile])
+        for corpus in corpora:
+            print(plan_profile(options.profile, corpus), flush=True)
+    for text in [] if options.profile else options.config or ["{}"]:
+        print(plan(_config(text)), flush=True)
 
 
 def _sweep(options: argparse.Namespace) -> None:

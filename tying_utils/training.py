@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import gpu, models, run_store
+from tying_utils import budget, gpu, models, run_store
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
@@ -100,10 +100,11 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
     return the run, and rank 0 alone writes, shows progress and calls `on_step`.
 
     Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
-    vocabulary; and if the processes cannot share the batch or the device.
+    vocabulary; if the processes cannot share the batch or the device; and, before anything is allocated, if the run cannot fit
+    in memory or on the disk (`budget.check`).
     """
     ranks = Ranks.here()
-    ranks.share(config.batch_size, config.micro_batches)
+    own = config.replace(batch_size=ranks.share(config.batch_size, config.micro_batches))  # what this process holds
     ranks.join(config.device)
     corpus = _corpus(config)
     if ranks.told(corpus.fingerprint) != corpus.fingerprint:
@@ -112,6 +113,7 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
         if run := ranks.told(writer.finished()):
             return run
         hardware = choose_hardware(config.device, config.dtype)
+        budget.check(own, hardware.device, hardware.dtype, run_store.run_folder(config, corpus.fingerprint))
         threads = torch.get_num_threads()
         torch.set_num_threads(config.threads)
         try:
