@@ -1,4 +1,4 @@
-# make setup | reproduce | lab | site | test | test-colab | test-eval | sweep | figures | badges | clean
+# make setup | reproduce | lab | site | test | test-colab | test-eval | sweep | figures | bench | badges | clean
 # PROFILE=quick (default) or laptop
 PROFILE ?= quick
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 COLAB_TORCH ?= torch==2.11.0
 COLAB := build/colab
 
-.PHONY: setup reproduce lab site figures sweep test test-colab test-eval badges lint clean
+.PHONY: setup reproduce lab site figures sweep test test-colab test-eval bench badges lint clean
 
 setup: $(VENV)/.installed
 
@@ -32,6 +32,10 @@ figures: setup
 
 sweep: setup
 	$(BIN)/tying-utils sweep
+
+# QUICK=1: small sizes, about three minutes. On a machine that does nothing else.
+bench: setup
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -62,4 +66,4 @@ badges: setup
 	$(BIN)/tying-utils badges --repo $(REPO)
 
 clean:
-	rm -rf build data/runs data/corpora data/miniatures data/results/quick figures/quick
+	rm -rf build data/runs data/corpora data/miniatures data/results/quick data/results/benchmarks-quick figures/quick figures/benchmarks-quick

@@ -1,57 +1,77 @@
-"""What an alignment with its null, folds and intervals costs: seconds, CPU seconds and peak memory, a line a kind.
+"""The linear alignment beside a least-squares solver, and an alignment with its null beside one fit a permutation.
 
-    python benchmarks/alignment.py [--tokens 50000] [--width 768] [--permutations 100] [--threads 2] [--slow]
-
-Independent Gaussian tables in float32, 5 folds, 1,000 bootstrap draws. Each line is measured in a process of its own; its peak
-includes the tables and the libraries. `--slow` adds the size of the paper's largest tables, V 50,280 and d 2,048, with 5
-permutations: some minutes, and values of .171 (orthogonal) and .202 (linear) that are chance alone.
+Gaussian tables, the target half a linear image of the source, in float32; all ways compute in float64 but the null's, which is
+in float32 and good to 1e-4.
 """
 
-import argparse
-import multiprocessing
-import resource
-import time
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from tying_utils.measures.alignment import Kind, alignment
+from benchmarks.turns import Contest, Turn, device
+from tying_utils.measures import alignment
 
-KINDS: tuple[Kind, ...] = ("orthogonal", "linear")
+ALIGN, SOLVER = "align", "numpy.linalg.lstsq"
+NULL, FITS = "chance", "align on each permutation"
 
 
-def measure(V: int, d: int, kind: Kind, permutations: int, threads: int) -> None:
-    """Align two independent Gaussian (V, d) tables; print the seconds, this process's peak memory and the scores."""
-    torch.set_num_threads(threads)
+def contests(quick: bool) -> list[Contest]:
+    """Of a fit and of a null."""
+    sizes = [(8_000, 256, 5)] if quick else [(8_000, 256, 15), (50_304, 2_048, 1)]
+    fits = [Contest("alignment", "linear alignment", (ALIGN, SOLVER), fit, _size(V, d), same, n) for V, d, n in sizes]
+    null = {**_size(4_000, 64), "permutations": 20} if quick else {**_size(8_000, 512), "permutations": 100}
+    what = f"null of {null['permutations']} permutations"
+    return [*fits, Contest("alignment", what, (NULL, FITS), permuted, null, same, 3, memory=False)]
+
+
+def fit(way: str, V: int, d: int) -> Turn:
+    """The linear alignment of two (V, d) tables; on a GPU the solver is torch's there, so that the machine is one."""
+    source, target = tables(V, d)
+    return (lambda: alignment.align(source, target, "linear")) if way == ALIGN else (lambda: _solved(source, target))
+
+
+def permuted(way: str, V: int, d: int, permutations: int) -> Turn:
+    """Mean linear alignment over the same permutations of the source's rows (up to 8,192 of them `chance` scores whole)."""
+    source, target = tables(V, d)
+    if way == NULL:
+        return lambda: alignment.chance(source, target, "linear", permutations=permutations).mean
+
+    def naive() -> float:
+        generator = torch.Generator().manual_seed(0)
+        orders = [torch.randperm(V, generator=generator) for _ in range(permutations)]
+        return float(np.mean([alignment.align(source[order], target, "linear") for order in orders]))
+
+    return naive
+
+
+def same(values: dict[str, Any]) -> None:
+    """Equal to 1e-6, the null to 1e-4."""
+    one, other = values.values()
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 if NULL in values else 1e-6)
+
+
+@cache
+def tables(V: int, d: int) -> tuple[Tensor, Tensor]:
+    """A Gaussian source (V, d) and a target that is half its linear image, on the suite's device."""
     generator = torch.Generator().manual_seed(0)
-    source, target = torch.randn(2, V, d, generator=generator)
-    began, cpu = time.perf_counter(), time.process_time()
-    result = alignment(source, target, kind, permutations=permutations)
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes, on Linux
-    print(f"{kind}, V {V}, d {d}, {permutations} permutations: {seconds:.1f} s (CPU {cpu:.1f} s), peak {peak:.2f} GB")
-    print(f"  value {result.value:.4f}, chance {result.chance:.4f}, Gaussian formula {result.gaussian:.4f}", end=", ")
-    print(f"corrected {result.corrected:.4f}, held out {result.held_out:.4f}", flush=True)
+    source, noise = (torch.randn(V, d, generator=generator) for _ in range(2))
+    target = source @ torch.randn(d, d, generator=generator) / d**0.5 + noise
+    return source.to(device()), target.to(device())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=50_000)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--permutations", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--slow", action="store_true", help="add the paper's largest size")
-    options = parser.parse_args()
-    sizes = [(options.tokens, options.width, options.permutations)]
-    if options.slow:
-        sizes.append((50_280, 2_048, 5))
-    for V, d, permutations in sizes:
-        for kind in KINDS:
-            process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(V, d, kind, permutations, options.threads)
-            )
-            process.start()
-            process.join()
+def _solved(source: Tensor, target: Tensor) -> float:
+    if source.is_cuda:
+        s, t = (table.double() - table.double().mean(0) for table in (source, target))
+        mapped = s @ torch.linalg.lstsq(s, t).solution
+        return float(torch.nn.functional.cosine_similarity(mapped, t, dim=1).mean())
+    s, t = (table.double().numpy() for table in (source, target))
+    s, t = s - s.mean(0), t - t.mean(0)
+    mapped = s @ np.linalg.lstsq(s, t)[0]
+    return float(((mapped * t).sum(1) / np.linalg.norm(mapped, axis=1) / np.linalg.norm(t, axis=1)).mean())
 
 
-if __name__ == "__main__":
-    main()
+def _size(V: int, d: int) -> dict[str, Any]:
+    return {"V": V, "d": d}

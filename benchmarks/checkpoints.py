@@ -1,84 +1,67 @@
-"""What reading the two tables of a checkpoint costs beside loading the whole model: seconds and peak memory, and their ratio.
+"""Reading the two tables of a local checkpoint beside loading the whole model: seconds, peak memory and bytes.
 
-    python benchmarks/checkpoints.py [--vocab 50304] [--width 1024] [--layers 12] [--rounds 3] [--shards]
-
-A local OLMo checkpoint in float32 is written to a temporary folder (1.2 GB by default). Each reading is a process of its own,
-in turns: `read_tables`, and from_pretrained with its state dict; libraries are imported before the clock starts, and every byte
-of both tables is looked at before it stops. Peak memory is what the reading adds to the imports', in units of the tables in
-float32.
+An OLMo checkpoint in float32 is written to a temporary folder. Each reading is a process of its own, in turns; libraries are
+imported before the clock starts, and every byte of both tables is looked at before it stops.
 """
 
-import argparse
-import multiprocessing
-import statistics
 import tempfile
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+from benchmarks import turns
+from benchmarks.turns import Contest
+from tying_utils import models
 
 TABLES, WHOLE = "read_tables", "from_pretrained"
 
 
-def peak() -> int:
-    """Of this process's memory so far, in bytes."""
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+def rows(quick: bool) -> list[dict[str, Any]]:
+    """The tidy rows of a small checkpoint (`quick`), or of one of 1.2 GB in one file and in shards of 300 MB."""
+    if quick:
+        return read(16_384, 256, 4, rounds=2)
+    return [row for shard in ("50GB", "300MB") for row in read(50_304, 1_024, 12, rounds=5, shard=shard)]
 
 
-def measure(how: str, folder: Path, answer: Connection) -> None:
-    """Send seconds, and peak memory over that of the imports in units of both tables, of one reading."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def read(V: int, d: int, layers: int, *, rounds: int, shard: str = "50GB") -> list[dict[str, Any]]:
+    """The rows of one checkpoint; AssertionError if the two ways do not read the same tables."""
+    with tempfile.TemporaryDirectory() as temporary, models.without_bars():
+        folder = Path(temporary)
+        model = models.build("olmo", tied=False, vocab_size=V, d_model=d, n_layers=layers, n_heads=d // 64 or 1)
+        model.save_pretrained(folder, max_shard_size=shard)
+        del model
+        files = sorted(folder.glob("*.safetensors"))
+        found: dict[str, list[dict[str, Any]]] = {TABLES: [], WHOLE: []}
+        for index in range(rounds + 1):
+            for way in (TABLES, WHOLE)[:: -1 if index % 2 else 1]:
+                found[way].append(turns.alone(_reading, way, folder))
+    assert len({tuple(reading["sums"]) for readings in found.values() for reading in readings}) == 1
+    size = {"V": V, "d": d, "layers": layers}
+    what = f"tables of a checkpoint, {len(files)} file" + "s" * (len(files) > 1)
+    contest = Contest("checkpoints", what, (TABLES, WHOLE), _reading, size, lambda values: None)
+    out = []
+    for quantity in ("seconds", "memory", "bytes"):
+        values = {
+            way: [reading[quantity] for reading in readings[1:]] for way, readings in found.items()
+        }  # the first: page cache
+        out += turns.against(contest, quantity, values)
+    return out
+
+
+def _reading(way: str, folder: Path) -> dict[str, Any]:
+    """Seconds, peak memory over that of the imports, bytes read and the sums of both tables."""
+    from transformers import AutoModelForCausalLM, OlmoConfig
 
     from tying_utils.checkpoints import read_tables
 
-    torch.set_num_threads(1)
-    AutoModelForCausalLM._model_mapping.keys()  # imports the table of architectures
-    before, began = peak(), time.perf_counter()
-    if how == TABLES:
+    AutoModelForCausalLM._model_mapping[OlmoConfig]  # imports the table of architectures and this one
+    before, began = turns.peak(), time.perf_counter()
+    if way == TABLES:
         tables = read_tables(folder)
-        pair = tables.input, tables.output
+        pair, read = (tables.input, tables.output), tables.bytes_read
     else:
         weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         pair = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+        read = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     sums = [float(table.sum()) for table in pair]
-    seconds, grown = time.perf_counter() - began, peak() - before
-    answer.send((seconds, grown / sum(table.numel() * 4 for table in pair), sums))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocab", type=int, default=50_304)
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--shards", action="store_true", help="write the checkpoint in shards of 300 MB")
-    options = parser.parse_args()
-    from tying_utils import models
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        sizes = {"vocab_size": options.vocab, "d_model": options.width, "n_layers": options.layers}
-        model = models.build("olmo", tied=False, n_heads=options.width // 64, **sizes)
-        model.save_pretrained(folder, max_shard_size="300MB" if options.shards else "50GB")
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
-        del model
-        seconds: dict[str, list[float]] = {TABLES: [], WHOLE: []}
-        seen = []
-        for _ in range(options.rounds + 1):  # the first is for the page cache alone
-            for how, times in seconds.items():
-                ours, theirs = multiprocessing.Pipe()
-                process = multiprocessing.get_context("spawn").Process(target=measure, args=(how, folder, theirs))
-                process.start()
-                taken, memory, sums = ours.recv()
-                process.join()
-                times.append(taken)
-                seen.append(sums)
-                print(f"{how}: {taken:.2f} s, peak {memory:.2f} x tables", flush=True)
-        assert all(sums == seen[0] for sums in seen)
-        ratios = [one / whole for one, whole in zip(seconds[TABLES][1:], seconds[WHOLE][1:], strict=True)]
-        shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-        print(f"checkpoint of {size:.2f} GB; ratios {shown}, median {statistics.median(ratios):.3f}")
-
-
-if __name__ == "__main__":
-    main()
+    return {"seconds": time.perf_counter() - began, "memory": turns.peak() - before, "bytes": read, "sums": sums}

@@ -1,74 +1,84 @@
-"""What the neighbour graphs of two tables cost beside the matrix products that they could be had from: seconds and peak memory.
+"""The neighbour overlap of two tables beside the published loop over sets, scikit-learn, and the floor of two matrix products.
 
-    python benchmarks/neighbors.py [--tokens 50304] [--width 2048] [--threads 2] [--large]
-
-Independent Gaussian tables. `knn_overlap` (k 10, float32) is measured between the two full products unit @ unit.T, in the
-same blocks of rows and with nothing kept; each line is a process of its own, whose peak includes the tables and the libraries.
-On cores that others use, trust the ratio of CPU seconds. `--large` measures instead what `knn_overlap` costs at V 151,936 and
-d 2,560 and 4,096 in bfloat16: about an hour on two free cores.
+Independent Gaussian tables in float32, k 10. The floor keeps nothing: each table times its own transpose, in the same blocks.
 """
 
-import argparse
-import multiprocessing
-import resource
-import time
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from tying_utils.measures.neighbors import knn_chance, knn_overlap
+from benchmarks.turns import Contest, Turn, device
+from tying_utils.measures.neighbors import knn_overlap
 
-BLOCK = 1024
+OURS, SETS, SKLEARN, FLOOR = "knn_overlap", "loop over sets", "scikit-learn, brute force", "two full products"
+BLOCK, K = 1024, 10
 
 
-def product(table: torch.Tensor) -> str:
-    """The full matrix product of a table with itself."""
+def contests(quick: bool) -> list[Contest]:
+    """At a small size, and at the paper's largest."""
+    ways = [OURS, SETS, FLOOR]
+    if importlib.util.find_spec("sklearn") and device() == "cpu":  # not a dependency
+        ways.insert(2, SKLEARN)
+    sizes = [(8_000, 128, 5)] if quick else [(8_000, 128, 15), (50_304, 2_048, 1)]
+    return [Contest("neighbors", "neighbour overlap", ways, overlap, {"V": V, "d": d}, same, n) for V, d, n in sizes]
+
+
+def overlap(way: str, V: int, d: int) -> Turn:
+    """The overlap of two (V, d) tables; of the floor None."""
+    a, b = (_table(V, d, seed) for seed in (0, 1))
+    do: dict[str, Callable[[Tensor, Tensor], float | None]] = {SETS: _sets, SKLEARN: _sklearn, FLOOR: _floor}
+    do[OURS] = lambda a, b: knn_overlap(a, b, K, block=BLOCK)
+    return lambda: do[way](a, b)
+
+
+def same(values: dict[str, Any]) -> None:
+    """The same share of neighbours but for a few pairs that another order of sums ranks otherwise."""
+    for way, value in values.items():
+        if way != FLOOR:
+            np.testing.assert_allclose(value, values[OURS], rtol=1e-3, err_msg=way)
+
+
+@cache
+def _table(V: int, d: int, seed: int) -> Tensor:
+    # Half of every table is common, so that there is an overlap to find.
+    common, own = (torch.randn(V, d, generator=torch.Generator().manual_seed(number)) for number in (2, seed))
+    return (common + own).to(device())
+
+
+def _similarities(table: Tensor) -> Any:
     unit = torch.nn.functional.normalize(table)
     for start in range(0, len(unit), BLOCK):
-        torch.mm(unit[start : start + BLOCK], unit.T)
-    return "one full product"
+        yield unit[start : start + BLOCK] @ unit.T
 
 
-def graphs(a: torch.Tensor, b: torch.Tensor) -> str:
-    """The neighbour graphs of two tables, and how far they agree."""
-    return f"knn_overlap {knn_overlap(a, b, block=BLOCK):.5f}, chance {knn_chance(len(a), 10):.5f}"
+def _floor(a: Tensor, b: Tensor) -> None:
+    for table in (a, b):
+        for _ in _similarities(table):
+            pass
 
 
-def measure(
-    task: Callable[..., str], V: int, d: int, dtype: torch.dtype, seeds: Sequence[int], threads: int
-) -> tuple[float, float]:
-    """Run `task` on Gaussian (V, d) tables, one a seed; print and return its seconds and CPU seconds."""
-    torch.set_num_threads(threads)
-    tables = [torch.empty(V, d, dtype=dtype).normal_(generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    began, cpu = time.perf_counter(), time.process_time()
-    done = task(*tables)
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes, on Linux
-    print(f"V {V}, d {d}, {dtype}: {seconds:.1f} s (CPU {cpu:.1f} s), peak {peak:.2f} GB, {done}", flush=True)
-    return seconds, cpu
+def _sets(a: Tensor, b: Tensor) -> float:
+    near = []
+    for table in (a, b):
+        rows: list[list[int]] = []
+        for similarity in _similarities(table):
+            own = torch.arange(len(similarity), device=table.device)
+            similarity[own, len(rows) + own] = -torch.inf
+            rows += similarity.topk(K, dim=1).indices.tolist()
+        near.append(rows)
+    return sum(len(set(x) & set(y)) for x, y in zip(*near, strict=True)) / (K * len(a))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=50_304)
-    parser.add_argument("--width", type=int, default=2_048)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--large", action="store_true", help="V 151,936, d 2,560 and 4,096, bfloat16, without the products")
-    options = parser.parse_args()
+def _sklearn(a: Tensor, b: Tensor) -> float:
+    from sklearn.neighbors import NearestNeighbors  # type: ignore[import-not-found]
 
-    def alone(*arguments: object) -> tuple[float, float]:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(measure, (*arguments, options.threads))
-
-    if options.large:
-        for width in (2_560, 4_096):
-            alone(graphs, 151_936, width, torch.bfloat16, (0, 1))
-        return
-    size = options.tokens, options.width, torch.float32
-    one, both, other = alone(product, *size, (0,)), alone(graphs, *size, (0, 1)), alone(product, *size, (1,))
-    wall, cpu = (two / (first + second) for first, two, second in zip(one, both, other, strict=True))
-    print(f"knn_overlap took {wall:.2f} of the time of the two products (CPU {cpu:.2f})")
-
-
-if __name__ == "__main__":
-    main()
+    near = []
+    for table in (a.numpy(), b.numpy()):
+        search = NearestNeighbors(n_neighbors=K, metric="cosine", algorithm="brute").fit(table)
+        near.append(search.kneighbors(return_distance=False))  # with no argument a token is not its own neighbour
+    return sum(len(set(x) & set(y)) for x, y in zip(*near, strict=True)) / (K * len(a))

@@ -38,10 +38,15 @@ def save(figure: Figure, name: str, tables: Any) -> list[Path]:
     `tables` is the `study.Study`, `study.Results` or `public.Public` that the figure was drawn from: the checksums of the
     tables that it reads stand in the files' metadata (see `source`). Equal input gives equal bytes.
     """
-    belongs = json.dumps(_source(name, tables), sort_keys=True)
+    return write(figure, _folder_of(name, tables), name, _source(name, tables))
+
+
+def write(figure: Figure, folder: Path, name: str, checksums: Mapping[str, str]) -> list[Path]:
+    """Write NAME.pdf and NAME.png into `folder` as `save` does, with the `checksums` of the tables that they show."""
+    belongs = json.dumps(checksums, sort_keys=True)
     written = []
     for kind, metadata in (("pdf", {"Keywords": belongs, "CreationDate": None}), ("png", {"Source": belongs})):
-        path = _folder_of(name, tables) / f"{name}.{kind}"
+        path = folder / f"{name}.{kind}"
         with drawing.styled(), files.replacing(path) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
         written.append(path)

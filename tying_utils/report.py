@@ -12,6 +12,7 @@ from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.public import Public, output_bias
 from tying_utils.study import Results
 from tying_utils.sweep import Sweep
+from tying_utils.table_store import TableStore
 
 PROFILE, DOCUMENTS = "laptop", ("README.md", "METHODS.md")
 NAMES = {PYTHON: "Python source", "wikitext-2": "WikiText-2", TWO_ROLE: "two-role language"}
@@ -175,6 +176,51 @@ def miniatures(results: Results) -> str:
     return _table(("Family", "Fit", "Miniatures, corrected", "Held-out tokens", "Published, corrected"), rows)
 
 
+def benchmarks(_: Results) -> str:
+    """What ours costs beside other ways to the same values, as ratios, and how it grows."""
+    store = TableStore(paths.results("benchmarks"))
+    read = [
+        (write, store.read(name, lambda entry: True, keep=True)) for name, write in (("ratios", _ratios), ("growth", _slopes))
+    ]
+    parts = [write(found[0]) for write, found in read if found]
+    return "\n\n".join(parts) or "Not measured yet: `make bench`."
+
+
+def _ratios(table: pd.DataFrame) -> str:
+    rows = []
+    where = ["part", "what", "V", "d", "layers", "tokens", "ours", "other", "device", "threads"]
+    for _, part in table.groupby(where, sort=False, dropna=False):
+        one = part.iloc[0]
+        size = ", ".join(f"{name} {one[name]:,.0f}" for name in ("V", "d", "layers", "tokens") if pd.notna(one[name]))
+        cells = {row["quantity"]: _ratio(pd.Series(row)) for row in part.to_dict("records")}
+        times = one["what"] if pd.isna(one["note"]) else f"{one['what']} ({one['note']})"
+        names = f"{one['ours']} / {one['other']}"
+        shown = (cells.get(quantity, "") for quantity in ("seconds", "memory", "bytes"))
+        rows.append((times, size, names, *shown, str(one["rounds"]), f"{one['device']}, {one['threads']} threads"))
+    header = "What", "Size", "Ours / other", "Seconds, ratio (quartiles)", "Peak memory", "Bytes read", "Rounds", "On"
+    return _table(header, rows)
+
+
+def _ratio(row: pd.Series) -> str:
+    shown = f"{row['ratio']:#.2g}"
+    return shown if row["rounds"] == 1 or row["low"] == row["high"] else f"{shown} ({row['low']:#.2g} to {row['high']:#.2g})"
+
+
+def _slopes(table: pd.DataFrame) -> str:
+    axes, rows = list(dict.fromkeys(table["axis"])), []
+    for keys, part in table.groupby(["what", "quantity", "device"], sort=False):
+        ends = {row["axis"]: row for row in part.to_dict("records")}  # the last one is the largest
+        cells = []
+        for axis in axes:
+            row = ends.get(axis)
+            words = "" if row is None else f"{row['slope']:.2f}"
+            if row is not None and row["rounds"] > 1:
+                words += f" ({row['slope_low']:.2f} to {row['slope_high']:.2f})"
+            cells.append(words)
+        rows.append((*map(str, keys), *cells))
+    return _table(("What", "Cost", "On", *(f"log-log slope in {axis}" for axis in axes)), rows)
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "verdicts": verdicts,
     "all-verdicts": all_verdicts,
@@ -188,6 +234,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "lens-indexing": lens_indexing,
     "lens-budget": lens_budget,
     "miniatures": miniatures,
+    "benchmarks": benchmarks,
 }
 
 

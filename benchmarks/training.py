@@ -1,0 +1,220 @@
+"""A tied training step with its tracking, and a whole run, beside the ordinary and the published ways.
+
+The tokens are drawn from a Zipf distribution: what they say does not matter to what a step costs.
+"""
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import OlmoForCausalLM
+
+from benchmarks.turns import Contest, Turn, device
+from tying_utils import models, run_store, training
+from tying_utils.config import TrainConfig
+from tying_utils.corpora import Corpus
+from tying_utils.training import Hardware
+
+CONTEXT = 64
+SPLIT, ORDINARY, HOOKS = "split tie, tracked", "ordinary tied step", "published hooks"
+RUN, LOOP, TRAINER = "training.train", "plain PyTorch loop", "transformers.Trainer"
+
+
+def contests(quick: bool) -> list[Contest]:
+    """Of one step and of a run."""
+    steps = [
+        Contest("step", "tied training step", (SPLIT, ORDINARY, HOOKS), step, size, same_step, rounds, warm=5)
+        for size, rounds in _sizes(quick)
+    ]
+    ways = (RUN, LOOP, TRAINER) if importlib.util.find_spec("accelerate") else (RUN, LOOP)
+    size = {"V": 2048, "d": 128, "layers": 4, "tokens": 512, "steps": 30 if quick else 200}
+    words = f"run of {size['steps']} steps"
+    note = "ours tracks, evaluates and saves at the end; the others do not"
+    runs = Contest("run", words, ways, run, size, same_run, 3 if quick else 5, memory=False, note=note)
+    return [*steps, runs]
+
+
+def _sizes(quick: bool) -> list[tuple[dict[str, Any], int]]:
+    small = {"V": 4096, "d": 128, "layers": 4, "tokens": 512}
+    return [(small, 15)] if quick else [(small, 60), ({**small, "V": 50_304}, 20)]
+
+
+def step(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
+    """One optimizer step on `tokens` tokens; the turn returns what it tracked: scalars by name, in a dictionary or stacked."""
+    config, corpus, hardware = _setting(V, d, layers, tokens)
+    if way == SPLIT:
+        nothing_written: Any = SimpleNamespace(step=0)
+        return _counted(training._Trainer(config, corpus, hardware, nothing_written)._step)
+    tracked: dict[str, Tensor] = {}
+    model = _model(config, hardware)
+    if way == HOOKS:
+        _watch(model, tracked)
+    ordinary = _ordinary(model, _Dealer(config, corpus, hardware))
+    return _counted(lambda index: {"loss": ordinary(index), **tracked})
+
+
+def same_step(values: dict[str, Any]) -> None:
+    """Equal losses, and equal norms of both paths as published, whoever recomputes them."""
+    own = dict(zip(training._SCALARS, values[SPLIT].tolist(), strict=True))
+    tolerance = 1e-4 if device() == "cpu" else 2e-2  # bfloat16
+    for way, tracked in values.items():
+        for name, value in tracked.items() if way != SPLIT else ():
+            np.testing.assert_allclose(float(value), own[name], rtol=tolerance, err_msg=f"{way}: {name}")
+
+
+def run(way: str, V: int, d: int, layers: int, tokens: int, steps: int) -> Turn:
+    """A run of `steps` steps from a fresh model to its mean training loss, which the turn returns."""
+    config, corpus, hardware = _setting(V, d, layers, tokens, steps=steps, checkpoint_every=steps, validation_every=steps)
+    return lambda: {RUN: _ours, LOOP: _loop, TRAINER: _trainer}[way](config, corpus, hardware)
+
+
+def same_run(values: dict[str, Any]) -> None:
+    """Equal mean losses over the run."""
+    tolerance = 1e-3 if device() == "cpu" else 2e-2
+    for way, loss in values.items():
+        np.testing.assert_allclose(loss, values[RUN], rtol=tolerance, err_msg=way)
+
+
+class _Dealer(training._Trainer):
+    """As much of a trainer as deals the batches and the learning rates, with no model."""
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, hardware: Hardware) -> None:
+        self.config, self.corpus, self.hardware = config, corpus, hardware
+
+
+@cache
+def _corpus(V: int) -> Corpus:
+    random, weights = np.random.default_rng(0), 1 / np.arange(1, V + 1)
+    train, validation = (random.choice(V, n, p=weights / weights.sum()).astype(np.uint32) for n in (200_000, 8_000))
+    return Corpus("benchmark", V, train, validation, {"name": "benchmark"}, Path())
+
+
+def _setting(V: int, d: int, layers: int, tokens: int, **others: Any) -> tuple[TrainConfig, Corpus, Hardware]:
+    sizes: dict[str, Any] = {"vocab_size": V, "d_model": d, "n_layers": layers, "n_heads": max(1, d // 32)}
+    batch = {"context": CONTEXT, "batch_size": max(1, tokens // CONTEXT), "threads": torch.get_num_threads()}
+    config = TrainConfig(**sizes, **batch, **others, device=device())
+    return config, _corpus(V), training.choose_hardware(device())
+
+
+def _model(config: TrainConfig, hardware: Hardware) -> Any:
+    model: Any = run_store.build_model(config)
+    assert isinstance(model, OlmoForCausalLM)  # whose import, above, is then no part of anybody's peak memory
+    model.to(hardware.device)  # type: ignore[arg-type]
+    model.tie_weights()
+    return model
+
+
+def _optimizer(model: Any, config: TrainConfig) -> torch.optim.AdamW:
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
+    return torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=betas, eps=config.adam_eps, weight_decay=decay, fused=True
+    )
+
+
+def _ordinary(model: Any, dealer: _Dealer) -> Callable[[int], Tensor]:
+    """The same model, batches and optimizer, tied the ordinary way and with nothing tracked but the loss."""
+    config = dealer.config
+    optimizer = _optimizer(model, config)
+
+    def one(index: int) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = dealer._learning_rate(index)
+        optimizer.zero_grad(set_to_none=True)
+        windows = dealer._batch(index - 1)
+        with dealer.hardware.autocast():
+            logits = model(windows[:, :-1]).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        return loss.detach()
+
+    return one
+
+
+def _watch(model: Any, tracked: dict[str, Tensor]) -> None:
+    """The published way: the input path's activation gradient caught, the output path's weight gradient computed once more."""
+
+    def at_input(_: Any, inputs: Any, output: Tensor) -> None:
+        output.register_hook(lambda g: tracked.update(published_input_norm=torch.linalg.vector_norm(g.float())))
+
+    def at_output(_: Any, inputs: Any, output: Tensor) -> None:
+        hidden = inputs[0].detach().flatten(0, -2)
+
+        def again(slope: Tensor) -> None:
+            gradient = hidden.T @ slope.flatten(0, -2).to(hidden.dtype)  # (d, V): what backward has just computed
+            tracked["output_norm"] = torch.linalg.vector_norm(gradient.float())
+
+        output.register_hook(again)
+
+    model.get_input_embeddings().register_forward_hook(at_input)
+    model.get_output_embeddings().register_forward_hook(at_output)
+
+
+def _counted(one: Callable[[int], Any]) -> Turn:
+    """`one` at 1, 2, 3, ..., a turn each."""
+    steps = iter(range(1, 10**9))
+    return lambda: one(next(steps))
+
+
+@contextmanager
+def _nowhere() -> Iterator[str]:
+    """A home for what a run writes, gone with it; what it prints is not wanted either."""
+    before = os.environ.get("TYING_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TYING_HOME"] = folder
+        try:
+            yield folder
+        finally:
+            del os.environ["TYING_HOME"]
+            if before is not None:
+                os.environ["TYING_HOME"] = before
+
+
+def _ours(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
+    with models.without_bars(), _nowhere(), run_store.writing(config, corpus.fingerprint) as writer:
+        return float(training._Trainer(config, corpus, hardware, writer).run(False, None).metrics["loss"].mean())
+
+
+def _loop(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
+    one = _ordinary(_model(config, hardware), _Dealer(config, corpus, hardware))
+    return float(torch.stack([one(step) for step in range(1, config.steps + 1)]).mean())
+
+
+def _trainer(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    dealer = _Dealer(config, corpus, hardware)
+    windows = torch.cat([dealer._batch(index) for index in range(config.steps)]).cpu()
+    examples: Any = [{"input_ids": w[:-1], "labels": w[:-1], "shift_labels": w[1:]} for w in windows]
+    model = _model(config, hardware)
+    optimizer = _optimizer(model, config)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: dealer._learning_rate(done + 1) / config.learning_rate)
+    with _nowhere() as folder:
+        arguments = TrainingArguments(
+            folder,
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch_size,
+            max_grad_norm=config.clip,
+            train_sampling_strategy="sequential",
+            use_cpu=hardware.device.type == "cpu",
+            bf16=hardware.dtype == torch.bfloat16,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        trainer = Trainer(model, arguments, train_dataset=examples, optimizers=(optimizer, rate))
+        trainer.remove_callback(PrinterCallback)
+        return trainer.train().training_loss

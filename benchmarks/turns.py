@@ -1,0 +1,164 @@
+"""Ways to the same values, timed in turns in one run: ratios, which a machine's changing speed touches on both sides alike.
+
+A `Contest` names the ways, ours first, and says how each is set up; `held` gives its tidy rows, seconds and peak memory of ours
+over each other way. Before anything is timed the ways' values are compared: a ratio between unequal results is refused.
+"""
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Turn = Callable[[], Any]
+COLUMNS = {
+    "part": "of the suite, as --only takes it",
+    "what": "is done by both ways",
+    "quantity": "seconds, memory (peak over that of the imports) or bytes (read from disk)",
+    "ours": "our way",
+    "other": "the way beside it",
+    "ratio": "ours / other: median over rounds of the ratios pair by pair",
+    "low": "lower quartile of those ratios",
+    "high": "upper quartile",
+    "rounds": "in each of which every way had one turn",
+    "V": "tokens of the vocabulary",
+    "d": "width of the tables",
+    "layers": "of the model; empty where there is none",
+    "tokens": "a turn computes on; empty where the tables are all there is",
+    "threads": "of the CPU",
+    "device": "cpu, or the GPU's name",
+    "torch": "version",
+    "ours_value": "median of ours, in seconds or bytes: for orientation, of this machine on that day",
+    "note": "what the reader has to know of this row",
+}
+SIZES = ("V", "d", "layers", "tokens")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """`build(way, **size)` sets a way up and returns its turn; it is a module's own function, so that a process can be sent it.
+
+    `agree` raises AssertionError for the values of one turn a way, by its name, if they differ. `warm` turns go before the
+    `rounds`; `memory` measures that too, a process a way.
+    """
+
+    part: str
+    what: str
+    ways: Sequence[str]
+    build: Callable[..., Any]
+    size: Mapping[str, Any]
+    agree: Callable[[dict[str, Any]], None]
+    rounds: int = 5
+    warm: int = 1
+    memory: bool = True
+    note: str = ""
+
+
+def held(contest: Contest) -> list[dict[str, Any]]:
+    """The rows of a contest, `COLUMNS` each: seconds and, if wanted, memory of ours over every other way."""
+    turns = {way: contest.build(way, **contest.size) for way in contest.ways}
+    contest.agree({way: turn() for way, turn in turns.items()})
+    seconds = in_turns(turns, contest.rounds, contest.warm - 1)
+    del turns
+    rows = against(contest, "seconds", seconds)
+    if contest.memory:
+        peaks = {way: [float(alone(peak_of, partial(contest.build, way), dict(contest.size)))] for way in contest.ways}
+        rows += against(contest, "memory", peaks)
+    return rows
+
+
+def in_turns(turns: Mapping[Any, Turn], rounds: int, warm: int = 0) -> dict[Any, list[float]]:
+    """Seconds of each turn, a value a round; every other round goes backwards, so that nobody is always first."""
+    seconds: dict[Any, list[float]] = {key: [] for key in turns}
+    for index in range(-warm, rounds):
+        for key in list(turns)[:: -1 if index % 2 else 1]:
+            _wait()
+            began = time.perf_counter()
+            turns[key]()
+            _wait()
+            if index >= 0:
+                seconds[key].append(time.perf_counter() - began)
+    return seconds
+
+
+def against(contest: Contest, quantity: str, values: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """A row for each way but ours, from a value a round of every way."""
+    ours, *others = contest.ways
+    rows = []
+    for other in others:
+        ratios = np.divide(values[ours], values[other])
+        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+        row = {"part": contest.part, "what": contest.what, "quantity": quantity, "ours": ours, "other": other}
+        row |= {"ratio": middle, "low": low, "high": high, "rounds": len(ratios)}
+        row |= {name: contest.size.get(name, math.nan) for name in SIZES}
+        rows.append({**row, **machine(), "ours_value": float(np.median(values[ours])), "note": contest.note})
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """The columns that say where a row was measured."""
+    device = torch.cuda.get_device_name() if on_cuda() else "cpu"
+    return {"threads": torch.get_num_threads(), "device": device, "torch": torch.__version__}
+
+
+def on_cuda() -> bool:
+    """Whether the suite computes on a GPU."""
+    return torch.cuda.is_available()
+
+
+def device() -> str:
+    """Where the suite computes: cuda where it is present, else cpu."""
+    return "cuda" if on_cuda() else "cpu"
+
+
+def alone(task: Callable[..., Any], *arguments: Any) -> Any:
+    """What `task(*arguments)` returns in a process of its own, with as many threads as here; its errors are raised here."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_answered, args=(theirs, torch.get_num_threads(), task, arguments)
+    )
+    process.start()
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        raise RuntimeError(f"{task.__name__}{arguments}: its process died without a word, as for want of memory") from None
+    finally:
+        process.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _answered(answer: Connection, threads: int, task: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    torch.set_num_threads(threads)
+    try:
+        answer.send(task(*arguments))
+    except Exception as error:
+        answer.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def peak() -> int:
+    """Of this process's memory so far, in bytes. The kernel's count for this program: getrusage's starts at the parent's."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+def peak_of(build: Callable[..., Turn], size: dict[str, Any]) -> int:
+    """Peak memory of `build(**size)` and two of its turns, over that of the imports, in bytes; on a GPU, of the GPU."""
+    before = peak()
+    turn = build(**size)
+    for _ in range(2):  # the second step of an optimizer holds what the first one made
+        turn()
+    return torch.cuda.max_memory_allocated() if on_cuda() else peak() - before
+
+
+def _wait() -> None:
+    if on_cuda():
+        torch.cuda.synchronize()
