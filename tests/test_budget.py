@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
-from tying_utils import budget, models, run_store, shares
+from tying_utils import budget, models, run_store, shares, training
 from tying_utils.config import TrainConfig
 from tying_utils.training import train
 
@@ -70,6 +71,31 @@ def test_check_takes_milliseconds(home, tiny):
 
 
 # Memory
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_held_and_the_gradients_are_counted_to_the_byte(home, tiny, monkeypatch, tied):
+    """Weights, moments, the output path's moment and both scratch tables; every gradient, and those of both paths."""
+    config = tiny(tied=tied, steps=1)
+    found: list[tuple[int, int]] = []
+    share = training._Trainer._update_share
+
+    def bytes_of(tensors: list[torch.Tensor | None]) -> int:
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+        return sum(storages.values())
+
+    def watch(trainer: Any, step: int, output_gradient: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+        state = [value for of in trainer.optimizer.state.values() for value in of.values() if value.dim()]
+        gradients = [p.grad for p in trainer.parameters] + [output_gradient]
+        if trainer.tie:  # the local of the step that calls this; the tie itself has let go of it
+            gradients.append(sys._getframe(1).f_locals["input_gradient"])
+        held = bytes_of([*trainer.parameters, *state, trainer.output_moment, *trainer.scratch])
+        found.append((held, bytes_of(gradients)))
+        return share(trainer, step, output_gradient, clip)
+
+    monkeypatch.setattr(training._Trainer, "_update_share", watch)
+    train(config, progress=False)
+    assert found == [(budget._held(config), budget._gradients(config))]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -262,13 +288,21 @@ def test_the_tightest_group_is_the_limit(tmp_path):
     assert budget._groups_free(mount, tmp_path / "none") is None
 
 
-def test_the_disk_of_a_folder_to_come(tmp_path):
+def test_the_disk_of_a_folder_to_come(tmp_path, monkeypatch):
+    """What is free where it will lie, and what its own files hold: those of a run that goes on are counted in its needs."""
+    asked = []
+    monkeypatch.setattr(budget.shutil, "disk_usage", lambda place: asked.append(place) or SimpleNamespace(free=1000))
     folder = tmp_path / "a" / "b"
-    before = budget.disk_free(folder)
-    folder.mkdir(parents=True)
-    (folder / "file").write_bytes(bytes(1 << 20))
-    assert abs(budget.disk_free(folder) - before) < 1 << 30
-    assert budget.memory_free(CPU) is not None or sys.platform == "win32"
+    assert (budget.disk_free(folder), asked) == (1000, [tmp_path])
+    (folder / "tables").mkdir(parents=True)
+    (folder / "tables" / "file").write_bytes(bytes(24))
+    assert budget.disk_free(folder) == 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_memory_of_this_machine_is_known():
+    free = budget.memory_free(CPU)
+    assert free is not None and 0 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,21 @@ def parameters(config: TrainConfig) -> int:
 
 def memory(config: TrainConfig, dtype: torch.dtype = torch.float32) -> int:
     """Bytes that training holds on its device at the worst moment; `dtype` is autocast's. The formula stands above."""
-    everything, table, tied = parameters(config), config.vocab_size * config.d_model, config.tied
-    held = 4 * (3 * everything + (3 if tied else 2) * table)
-    gradients = 4 * (everything + (2 if tied else 0) * table)
-    beside = gradients if config.micro_batches > 1 else 4 * table if tied else 0
+    held, gradients, table = _held(config), _gradients(config), config.vocab_size * config.d_model
+    beside = gradients if config.micro_batches > 1 else 4 * table if config.tied else 0
     tokens = min(config.batch_size, config.validation_sequences) * config.context
     validation = tokens * config.vocab_size * (8 if dtype == torch.float32 else 10)
-    return held + max(beside + _batch(config, dtype), gradients, 4 * everything + validation)
+    return held + max(beside + _batch(config, dtype), gradients, 4 * parameters(config) + validation)
+
+
+def _held(config: TrainConfig) -> int:
+    """Bytes that a trainer holds throughout."""
+    return 4 * (3 * parameters(config) + (3 if config.tied else 2) * config.vocab_size * config.d_model)
+
+
+def _gradients(config: TrainConfig) -> int:
+    """Bytes of all gradients at the end of a backward pass."""
+    return 4 * (parameters(config) + (2 if config.tied else 0) * config.vocab_size * config.d_model)
 
 
 def _batch(config: TrainConfig, dtype: torch.dtype) -> int:
