@@ -45,7 +45,7 @@ def read(V: int, d: int, layers: int, *, rounds: int, shard: str = "50GB") -> li
             way: [reading[quantity] for reading in readings[1:]] for way, readings in found.items()
         }  # the first: page cache
         out += turns.against(contest, quantity, values)
-    return out
+    return [{**row, "device": "cpu"} for row in out]  # wherever the suite computes, files are read by the CPU
 
 
 def _reading(way: str, folder: Path) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def _reading(way: str, folder: Path) -> dict[str, Any]:
         tables = read_tables(folder)
         pair, read = (tables.input, tables.output), tables.bytes_read
     else:
-        weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        with models.without_bars():
+            weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         pair = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
         read = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     sums = [float(table.sum()) for table in pair]

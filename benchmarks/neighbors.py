@@ -25,7 +25,8 @@ def contests(quick: bool) -> list[Contest]:
     if importlib.util.find_spec("sklearn") and device() == "cpu":  # not a dependency
         ways.insert(2, SKLEARN)
     sizes = [(8_000, 128, 5)] if quick else [(8_000, 128, 15), (50_304, 2_048, 1)]
-    return [Contest("neighbors", "neighbour overlap", ways, overlap, {"V": V, "d": d}, same, n) for V, d, n in sizes]
+    rows = [({"V": V, "d": d}, rounds) for V, d, rounds in sizes]
+    return [Contest("neighbors", "neighbour overlap", ways, overlap, size, same, n, warm=min(1, n - 1)) for size, n in rows]
 
 
 def overlap(way: str, V: int, d: int) -> Turn:

@@ -1,7 +1,7 @@
 """Ways to the same values, timed in turns in one run: ratios, which a machine's changing speed touches on both sides alike.
 
 A `Contest` names the ways, ours first, and says how each is set up; `held` gives its tidy rows, seconds and peak memory of ours
-over each other way. Before anything is timed the ways' values are compared: a ratio between unequal results is refused.
+over each other way. The values of every way's first turn are compared: a ratio between unequal results is refused.
 """
 
 import math
@@ -45,8 +45,8 @@ SIZES = ("V", "d", "layers", "tokens")
 class Contest:
     """`build(way, **size)` sets a way up and returns its turn; it is a module's own function, so that a process can be sent it.
 
-    `agree` raises AssertionError for the values of one turn a way, by its name, if they differ. `warm` turns go before the
-    `rounds`; `memory` measures that too, a process a way.
+    `agree` raises AssertionError for the values of the first turns, by way, if they differ. `warm` turns go before the
+    `rounds` (0 where a turn takes minutes); `memory` measures that too, a process a way.
     """
 
     part: str
@@ -63,13 +63,20 @@ class Contest:
 
 def held(contest: Contest) -> list[dict[str, Any]]:
     """The rows of a contest, `COLUMNS` each: seconds and, if wanted, memory of ours over every other way."""
-    turns = {way: contest.build(way, **contest.size) for way in contest.ways}
-    contest.agree({way: turn() for way, turn in turns.items()})
-    seconds = in_turns(turns, contest.rounds, contest.warm - 1)
+    values: dict[str, Any] = {}
+
+    def noted(way: str) -> Turn:
+        turn = contest.build(way, **contest.size)
+        return lambda: values.setdefault(way, turn())  # takes every turn and keeps the first one's value
+
+    turns = {way: noted(way) for way in contest.ways}
+    seconds = in_turns(turns, contest.rounds, contest.warm)
+    contest.agree(values)
     del turns
     rows = against(contest, "seconds", seconds)
     if contest.memory:
-        peaks = {way: [float(alone(peak_of, partial(contest.build, way), dict(contest.size)))] for way in contest.ways}
+        often = 2 if contest.warm else 1
+        peaks = {way: [alone(peak_of, partial(contest.build, way), dict(contest.size), often)] for way in contest.ways}
         rows += against(contest, "memory", peaks)
     return rows
 
@@ -150,11 +157,11 @@ def peak() -> int:
     return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
-def peak_of(build: Callable[..., Turn], size: dict[str, Any]) -> int:
-    """Peak memory of `build(**size)` and two of its turns, over that of the imports, in bytes; on a GPU, of the GPU."""
+def peak_of(build: Callable[..., Turn], size: dict[str, Any], turns: int = 2) -> int:
+    """Peak memory of `build(**size)` and some turns of it, over that of the imports, in bytes; on a GPU, of the GPU."""
     before = peak()
     turn = build(**size)
-    for _ in range(2):  # the second step of an optimizer holds what the first one made
+    for _ in range(turns):  # the second step of an optimizer holds what the first one made
         turn()
     return torch.cuda.max_memory_allocated() if on_cuda() else peak() - before
 

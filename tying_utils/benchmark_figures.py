@@ -30,6 +30,7 @@ def store(quick: bool = False) -> TableStore:
 def growth(tables: Tables | dict[str, Any]) -> Figure:
     """How time and memory grow with each size, relative to the smallest, with their log-log slopes."""
     table = tables["growth"]
+    table = table[table["device"] == table["device"].iloc[0]]  # one machine a figure: the one that was measured first
     whats, quantities = list(dict.fromkeys(table["what"])), [name for name in _QUANTITIES if name in set(table["quantity"])]
     titles = [*whats, *[""] * len(whats) * (len(quantities) - 1)]
     figure, panels = drawing.panels(TWO_COLUMNS, 2.3 * len(quantities) + 0.5, *titles, rows=len(quantities))
@@ -45,13 +46,15 @@ def growth(tables: Tables | dict[str, Any]) -> Figure:
         loc="outside upper center",
         ncols=5,
     )
-    where = sorted({f"{row['device']}, {row['threads']} threads" for row in table.to_dict("records")})
+    first = table[table["factor"] == 1].drop_duplicates("what").to_dict("records")
+    smallest = [f"{row['what']} {', '.join(f'{axis} {row[axis]:g}' for axis in AXES if row[axis] > 0)}" for row in first]
+    where = f"{table['device'].iloc[0]}, {table['threads'].iloc[0]} threads"
     once = " (memory: once)" if "memory" in quantities else ""
     return drawing.small_print(
         figure,
         f"Sizes in turns, {table['rounds'].max()} rounds: median ratio to the smallest size, bars from quartile to "
         f"quartile{once}. Numbers: log-log slope over the sizes shown, with its 95 % t interval over rounds. "
-        f"{'; '.join(where)}.",
+        f"Smallest: {'; '.join(smallest)}. {where}.",
     )
 
 
