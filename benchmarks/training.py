@@ -183,7 +183,9 @@ def _nowhere() -> Iterator[str]:
 
 def _ours(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
     with models.without_bars(), _nowhere(), run_store.writing(config, corpus.fingerprint) as writer:
-        return float(training._Trainer(config, corpus, hardware, writer).run(False, None).metrics["loss"].mean())
+        run = training._Trainer(config, corpus, hardware, writer).run(False, None)
+        assert run is not None
+        return float(run.metrics["loss"].mean())
 
 
 def _loop(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:

@@ -155,12 +155,12 @@ print(status("VmHWM") - before)
 @pytest.mark.parametrize(
     "changes",
     [
-        # At the logits; at the end of the backward pass; in a validation.
+        # At the logits; at the end of the backward pass; in parts, a validation among them.
         {"vocab_size": 8192, "d_model": 256, "n_layers": 2, "batch_size": 8, "context": 64},
         {"vocab_size": 8192, "d_model": 512, "n_layers": 2, "batch_size": 1, "context": 32},
         {"vocab_size": 16384, "d_model": 64, "n_layers": 1, "batch_size": 16, "context": 64, "micro_batches": 16},
     ],
-    ids=["logits", "gradients", "validation"],
+    ids=["logits", "gradients", "parts"],
 )
 def test_memory_is_what_a_run_takes(home, changes):
     base = {**ROLES, "d_model": 16, "n_layers": 1, "n_heads": 2, "context": 16, "vocab_size": 512}
@@ -212,8 +212,7 @@ def refused(config: TrainConfig, home: Path) -> tuple[str, TrainConfig]:
 @pytest.mark.parametrize(
     ("changes", "free", "named"),
     [
-        ({"batch_size": 64, "validation_sequences": 4}, 900_000, "micro_batches"),
-        ({"batch_size": 64, "validation_sequences": 64}, 900_000, "batch_size"),
+        ({"batch_size": 64}, 900_000, "micro_batches"),
         ({"d_model": 64}, 900_000, "d_model"),
         ({"n_layers": 40, "n_heads": 8, "batch_size": 1}, 900_000, "n_layers"),
         ({"d_model": 64, "n_layers": 8, "batch_size": 64}, 700_000, "d_model"),

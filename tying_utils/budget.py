@@ -9,8 +9,8 @@ On the device, at the worst moment, in bytes (P weights in all, T = V d of one t
                       context a layer), and 12 N V: log-probabilities, their gradient and that of the logits
 
 The worst moment is the backward pass at the logits (of the first micro-batch, where only the combined gradient of the step
-before is left; of a later one, beside all gradients), the end of that pass, or a validation, which takes the whole batch at
-once: 8 N V. It is what torch asks for. glibc may hold up to half more in small pieces, the libraries 0.5 GB beside.
+before is left; of a later one, beside all gradients) or the end of that pass; a validation takes no more tokens at once. It is
+what torch asks for. glibc may hold up to half more in small pieces, the libraries 0.5 GB beside.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def memory(config: TrainConfig, dtype: torch.dtype = torch.float32) -> int:
     """Bytes that training holds on its device at the worst moment; `dtype` is autocast's. The formula stands above."""
     held, gradients, table = _held(config), _gradients(config), config.vocab_size * config.d_model
     beside = gradients if config.micro_batches > 1 else 4 * table if config.tied else 0
-    tokens = min(config.batch_size, config.validation_sequences) * config.context
-    validation = tokens * config.vocab_size * (8 if dtype == torch.float32 else 10)
-    return held + max(beside + _batch(config, dtype), gradients, 4 * parameters(config) + validation)
+    return held + max(beside + _batch(config, dtype), gradients)
 
 
 def _held(config: TrainConfig) -> int:
