@@ -23,6 +23,7 @@ from benchmarks.turns import Contest, Turn, device
 from tying_utils import models, run_store, training
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
+from tying_utils.ranks import Ranks
 from tying_utils.training import Hardware
 
 CONTEXT = 64
@@ -90,6 +91,7 @@ class _Dealer(training._Trainer):
 
     def __init__(self, config: TrainConfig, corpus: Corpus, hardware: Hardware) -> None:
         self.config, self.corpus, self.hardware = config, corpus, hardware
+        self.ranks, self.share, self.ahead = Ranks(), config.batch_size, None
 
 
 @cache
