@@ -218,14 +218,6 @@ def test_the_tie_is_read_from_the_checkpoint(tmp_path):
         assert not read_tables(folder).tied
 
 
-def test_not_a_number_is_compared_by_its_bytes():
-    a = torch.tensor([[float("nan"), 0.0]])
-    assert same_bytes(a, a.clone())
-    assert not same_bytes(a, torch.tensor([[float("nan"), -0.0]]))
-    assert not same_bytes(a, a.double())
-    assert not same_bytes(a, a.T)
-
-
 def test_names_choose_the_tensors(tmp_path):
     folder = saved(tmp_path / "model", tied=False)
     weights = load_file(folder / "model.safetensors")

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 import re
 import time
 
@@ -153,7 +152,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
 
 
 def test_a_profile_probes_each_kind_once_and_counts_what_is_missing(home, probed, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(training, "_cores", lambda: 2)
     of = profiles.get("smoke", "two-role")
     configs = list(dict.fromkeys(of.config(arm, seed) for seed in of.seeds for arm in of.arms))
     whole = plan_profile("smoke", "two-role")

@@ -15,6 +15,7 @@ from scipy import stats
 from tying_utils import (
     checkpoints,
     claims,
+    corpora,
     drawing,
     figures,
     miniatures,
@@ -246,7 +247,7 @@ def test_bad_choices_are_named(home: Path):
     with pytest.raises(ValueError, match="name: 'weather' is unknown; choose one of checkpoints, alignment"):
         Public("smoke")["weather"]
     with pytest.raises(ValueError, match="fewer than one window of 64"):
-        public._windows(np.arange(9), 1, 64)
+        corpora.windows(np.arange(9), 1, 64)
 
 
 # The public names, through a hub

@@ -84,8 +84,7 @@ def read_tables(
     model without an output table (an encoder), quantised tables, and a file whose header contradicts itself or its size;
     `sources.Unreachable`, a ValueError and an OSError, where the hub cannot be reached or read.
     """
-    if Path(source).expanduser().is_dir():
-        where = sources.at(source, revision)
+    if (where := sources.local(source, revision)) is not None:
         layout = _layout(where, names)
         return _tied_or_not(where, layout, _read_whole(where, layout), source, revision)
     cache = _Cache(sources.checked_id(source), revision or "main", names)
@@ -160,11 +159,10 @@ def _vocabulary(config: Mapping[str, Any]) -> Any:
 
 
 def _json(where: Folder | Hub, name: str) -> dict[str, Any]:
+    content = where.whole(name).read_bytes()
     try:
-        value = json.loads(where.whole(name).read_text(encoding="utf-8"))
+        value = json.loads(content)
     except ValueError as error:
-        if isinstance(error, sources.Unreachable):
-            raise
         raise ValueError(f"source: {name} of {where} is not JSON ({error}); copy it anew") from error
     if not isinstance(value, dict):
         raise ValueError(f"source: {name} of {where} is no JSON object; copy it anew")
@@ -285,8 +283,8 @@ def _alike(shapes: Mapping[str, tuple[int, ...]], where: Folder | Hub) -> None:
         raise ValueError(f"source: the input table of {where} is {shapes['input']}, its output table {shapes['output']}")
 
 
-def _read_whole(where: Folder | Hub, layout: _Layout) -> dict[str, Tensor]:
-    """The stored tables of a checkpoint that lies on this machine, memory-mapped where the format allows."""
+def _read_whole(where: Folder, layout: _Layout) -> dict[str, Tensor]:
+    """The stored tables of a local folder, memory-mapped where the format allows."""
     if layout.pickled:
         return _unpickled(where, layout)
     found = {}
@@ -297,8 +295,7 @@ def _read_whole(where: Folder | Hub, layout: _Layout) -> dict[str, Tensor]:
                 found[part] = file.get_tensor(layout.held[part])
         except SafetensorError as error:
             raise ValueError(f"source: {path} is damaged ({error}); copy it anew") from error
-        if isinstance(where, Folder):
-            where.bytes_read += found[part].nbytes
+        where.bytes_read += found[part].nbytes
     return found
 
 

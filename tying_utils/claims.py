@@ -49,11 +49,11 @@ class _OfCorpus:
 def output_bias(alignment: pd.DataFrame, column: str = "corrected") -> pd.DataFrame:
     """Output bias of each tied table: alignment with the untied output table less that with the input table.
 
-    `alignment` has a row for each arm, seed, source and (optionally) kind; the result one for each arm, seed and kind, with
-    the column "output_bias". Above 0 the table is nearer to U than to E.
+    `alignment` has a row for each arm and seed, or family of public models, source and (optionally) kind; the result one for
+    each arm and seed, or family, and kind, with the column "output_bias". Above 0 the table is nearer to U than to E.
     """
     tied = alignment[alignment["target"] == "tied"]
-    keys = [key for key in ("corpus", "arm", "input_scale", "output_scale", "seed", "kind") if key in tied.columns]
+    keys = [key for key in ("corpus", "family", "arm", "input_scale", "output_scale", "seed", "kind") if key in tied.columns]
     wide = tied.pivot_table(index=keys, columns="source", values=column)
     return (wide["output"] - wide["input"]).rename("output_bias").reset_index()
 

@@ -69,14 +69,7 @@ class Corpus:
         if part not in ("train", "validation"):
             raise ValueError(f"part: {part!r} is unknown; choose 'train' or 'validation'")
         tokens = self.train if part == "train" else self.validation
-        whole = len(tokens) // length
-        if whole < 1:
-            raise ValueError(
-                f"length: the {part} part of {self.name!r} holds {len(tokens)} tokens, fewer than one window of {length}; "
-                "use more text or shorter windows"
-            )
-        picked = np.linspace(0, whole - 1, min(count, whole)).round().astype(int)
-        return np.stack([tokens[i * length : (i + 1) * length] for i in picked]).astype(np.int64)
+        return windows(tokens, count, length, of=f"the {part} part of {self.name!r}")
 
 
 def load(name: str, *, vocab_size: int, path: str | Path | None = None, language: two_role.Settings | None = None) -> Corpus:
@@ -114,6 +107,20 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
         "vocab_size": vocab_size,
     }
     return _cached(fingerprint, lambda folder: _tokenise(train, validation, fingerprint, folder))
+
+
+def windows(tokens: np.ndarray, count: int, length: int, *, of: str = "the text") -> np.ndarray:
+    """Up to `count` windows of `length` tokens spread evenly over `tokens` (n,), without overlap: (count, length), int64.
+
+    Raises ValueError if there are fewer tokens than one window; `of` says there whose they are.
+    """
+    whole = len(tokens) // length
+    if whole < 1:
+        raise ValueError(
+            f"length: {of} holds {len(tokens)} tokens, fewer than one window of {length}; use more text or shorter windows"
+        )
+    picked = np.linspace(0, whole - 1, min(count, whole)).round().astype(int)
+    return np.stack([tokens[i * length : (i + 1) * length] for i in picked]).astype(np.int64)
 
 
 def documents(name: str, path: str | Path | None = None) -> tuple[Documents, Documents]:

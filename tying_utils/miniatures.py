@@ -76,21 +76,18 @@ def _saved(model: Model, run: Run, profile: str) -> Path:
     folder = (top / profile if profile == "smoke" else top) / model.source
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        path = folder / "record.json"
-        record = files.read_json(path)
+        record = files.read_json(folder / "record.json")
         if record is not None and (record["format"], record["run"]) == (FORMAT, run.key):
             if all(files.intact(folder / name, digest) for name, digest in record["files"].items()):
                 return folder
             files.set_aside(folder, "a file in it is missing or does not match its checksum")
-        elif path.exists():  # of an earlier configuration
-            shutil.rmtree(folder)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             whole = Path(temporary) / "whole"
             with models.without_bars():
                 _write(model, run, whole)
             written = {p.relative_to(whole).as_posix(): files.digest(p) for p in sorted(whole.rglob("*")) if p.is_file()}
             files.write_json(whole / "record.json", {"format": FORMAT, "run": run.key, "files": written})
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier configuration
             whole.replace(folder)
     return folder
 
@@ -102,18 +99,16 @@ def _write(model: Model, run: Run, folder: Path) -> None:
     if not any(model in family.evolution for family in families().values()):
         return
     steps = [0, *run.model_steps]
-    true = [steps[place] for place in range(len(steps))]
-    for place, shown in PLANTED.get(model.name, {}).items():
-        true[place] = steps[shown]
-    for step, stored in zip(steps, true, strict=True):
+    planted = {place: steps[true] for place, true in PLANTED.get(model.name, {}).items()}
+    for place, step in enumerate(steps):
         tokens = f"-tokens{step * run.config.batch_size * run.config.context // 10**9}B" if model.arch == "olmo" else ""
-        _save(model, run, stored, folder / f"step{step}{tokens}")
+        _save(model, run, planted.get(place, step), folder / f"step{step}{tokens}")
 
 
 def _tokenizer(run: Run) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token="<|endoftext|>")
+    return PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token=corpora.SEPARATOR)
 
 
 def _save(model: Model, run: Run, step: int, folder: Path) -> None:

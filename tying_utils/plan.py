@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -220,14 +219,13 @@ def plan_profile(profile: str, corpus: str | None = None, *, probe_steps: int = 
         kinds.setdefault(_kind(config), []).append(config)
     plans = tuple((plan(alike[0], probe_steps=probe_steps), len(alike)) for alike in kinds.values())
     on_cpu = all(of.device == "cpu" for of, _ in plans)
-    # As `training.train_all` shares them out.
-    workers = (os.cpu_count() or 1) // max((config.threads for config in missing), default=1) if on_cpu else 1
+    workers = training.workers_for(missing) if on_cpu else 1
     return ProfilePlan(
         profile=of.name,
         corpus=of.corpus,
         runs=len(configs),
         plans=plans,
-        workers=max(1, min(workers, len(missing) or 1)),
+        workers=min(workers, len(missing) or 1),
     )
 
 

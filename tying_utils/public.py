@@ -20,7 +20,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import checkpoints, corpora, miniatures, models, paths, profiles, published, shares, tabulate, vocabulary
+from tying_utils import (
+    checkpoints,
+    claims,
+    corpora,
+    miniatures,
+    models,
+    paths,
+    profiles,
+    published,
+    shares,
+    tabulate,
+    vocabulary,
+)
 from tying_utils.families import Family, Model, families
 from tying_utils.measures import alignment, drift, frequency, integrity, lens, neighbors, perplexity, spectral, statistics
 from tying_utils.table_store import TableStore
@@ -30,7 +42,6 @@ MINIATURES, PUBLIC = "miniatures", "public"
 # Part of every table's record: raise it when a measure would give other numbers.
 FORMAT = 1
 PAIRS = (("input", "output"), ("input", "tied"), ("output", "tied"))
-_PUBLISHED = {"input": "untied input", "output": "untied output", "tied": "tied"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +73,6 @@ _EFFORTS = {
         components=8,
     ),
     "quick": Effort(lens_windows=240, lens={"steps": 100}, permutations=20, spectral_permutations=4),
-    "laptop": Effort(),
     PUBLIC: Effort(
         text="wikitext-2",
         characters=20_000_000,
@@ -111,12 +121,13 @@ class Public:
         self.families = _chosen(families)
         self.profile = SimpleNamespace(name=profile, corpus=models)  # what a figure asks of the tables that it is drawn from
         self.models, self.fresh, self.only_read, self.progress = models, fresh, only_read, progress
-        self.effort = _EFFORTS[PUBLIC if models == PUBLIC else profile]
+        self.effort = _EFFORTS.get(PUBLIC if models == PUBLIC else profile, Effort())
         self.store = TableStore(paths.results(profile) / models)
         self.folder = self.store.folder
         self.origin: dict[str, str] = {}
         self.sources: dict[str, dict[str, Any]] = {}  # what each checkpoint that was read turned out to hold
         self._tables: dict[str, pd.DataFrame] = {}
+        self._read: dict[tuple[Model, str | None], checkpoints.CheckpointTables] = {}
         self._joined: dict[str, Joined] = {}
         self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -187,7 +198,12 @@ class Public:
         return model.source if self.models == PUBLIC else self._folders[model.name]
 
     def read(self, model: Model, revision: str | None = None) -> checkpoints.CheckpointTables:
-        """The tables of `model`, every row of them."""
+        """The tables of `model`, every row of them, memory-mapped: verified once, and held at no cost."""
+        if (model, revision) not in self._read:
+            self._read[model, revision] = self._found(model, revision)
+        return self._read[model, revision]
+
+    def _found(self, model: Model, revision: str | None) -> checkpoints.CheckpointTables:
         found = checkpoints.read_tables(self.source(model), revision, progress=self.progress)
         (V, d), dtype = found.input.shape, str(found.input.dtype).removeprefix("torch.")
         about = {"tied": found.tied, "rows": V, "width": d, "dtype": dtype, "commit": found.commit}
@@ -251,11 +267,9 @@ def _beside(table: pd.DataFrame, paper: pd.DataFrame, on: list[str]) -> pd.DataF
 
 def _by_pair(paper: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """A published table of pairs with our names, each pair in the order that we measure it in."""
-    ours = {theirs: name for name, theirs in _PUBLISHED.items()}
-    paper = paper.replace({a: ours, b: ours}).rename(columns={"models": "family", a: "source", b: "target"})
-    ordered = [
-        tuple(sorted(pair, key=list(ours.values()).index)) for pair in zip(paper["source"], paper["target"], strict=True)
-    ]
+    paper = paper.replace(regex="^untied ", value="").rename(columns={"models": "family", a: "source", b: "target"})
+    pairs = zip(paper["source"], paper["target"], strict=True)
+    ordered = [pair if pair in PAIRS else pair[::-1] for pair in pairs]
     return paper.assign(source=[one for one, _ in ordered], target=[other for _, other in ordered])
 
 
@@ -305,11 +319,10 @@ def output_bias(table: pd.DataFrame) -> pd.DataFrame:
     table: of `Public`, "alignment". Columns: corrected, held_out, and published_corrected where there is a published value.
     There is one model of each kind: no interval over training runs.
     """
-    columns = ["corrected", "held_out", "published_corrected"]
-    by = table.query("target == 'tied' and kind != 'identity'").pivot(
-        index=["family", "kind"], columns="source", values=columns
-    )
-    return pd.DataFrame({column: by[column]["output"] - by[column]["input"] for column in columns}).reset_index()
+    fits = table[table["kind"] != "identity"]
+    columns = ("corrected", "held_out", "published_corrected")
+    bias = {column: claims.output_bias(fits, column).set_index(["family", "kind"])["output_bias"] for column in columns}
+    return pd.DataFrame(bias).reset_index()
 
 
 def verdicts(public: Public) -> pd.DataFrame:
@@ -449,7 +462,7 @@ def _lens_curves(public: Public, model: Model) -> dict[str, Any]:
     """Lens KL by layer under each indexing."""
     effort = public.effort
     counts = effort.lens_windows, effort.evaluation_windows
-    learned, held_out = (_windows(*part, effort.context) for part in zip(public.tokens(model), counts, strict=True))
+    learned, held_out = (corpora.windows(*part, effort.context) for part in zip(public.tokens(model), counts, strict=True))
     with _whole(public, model) as whole:
         tuned = lens.train_lens(whole, learned, progress=public.progress, **effort.lens)
         return {indexing: lens.kl_by_layer(whole, tuned, held_out, indexing=indexing) for indexing in ("matched", "published")}
@@ -461,7 +474,7 @@ def _perplexity(public: Public, bar: Any) -> pd.DataFrame:
     for family in public.families.values():
         for model in (family.tied, family.untied):
             with _whole(public, model) as whole:
-                windows = _windows(public.tokens(model)[1], public.effort.evaluation_windows, public.effort.context)
+                windows = corpora.windows(public.tokens(model)[1], public.effort.evaluation_windows, public.effort.context)
                 score = perplexity.perplexity(whole, windows, progress=False)
             read = vocabulary.tokenizer(public.source(model)).decode_batch(windows[:, 1:].tolist(), skip_special_tokens=False)
             size = sum(len(text.encode()) for text in read)
@@ -497,15 +510,6 @@ def load_model(
     more = {"revision": revision} if revision else {}
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **more)
     return model.to(device=device).eval()  # type: ignore[call-arg]
-
-
-def _windows(tokens: np.ndarray, count: int, length: int) -> np.ndarray:
-    """Up to `count` windows (n, length) spread evenly over `tokens`."""
-    whole = len(tokens) // length
-    if whole < 1:
-        raise ValueError(f"tokens: {len(tokens)} are fewer than one window of {length}; use more text")
-    picked = np.linspace(0, whole - 1, min(count, whole)).round().astype(int)
-    return np.stack([tokens[i * length : (i + 1) * length] for i in picked])
 
 
 def _shares(public: Public, bar: Any) -> pd.DataFrame:

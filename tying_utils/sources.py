@@ -53,12 +53,8 @@ class Folder:
     def size(self, name: str) -> int:
         return (self.folder / name).stat().st_size
 
-    def local(self, name: str) -> Path | None:
-        """The whole file, if it is on this machine."""
-        return self.folder / name if self.has(name) else None
-
     def whole(self, name: str) -> Path:
-        """The whole file, brought to this machine if need be."""
+        """The whole file."""
         return self.folder / name
 
     def take(self, name: str, start: int, stop: int, give: Take) -> None:
@@ -227,16 +223,22 @@ class Hub:
 def at(source: str | Path, revision: str | None = None) -> Folder | Hub:
     """The checkpoint at `source`: a local folder (then `revision` is a folder in it) or a model on the hub, by its id.
 
-    Raises ValueError for a folder or revision that is not there and for what is neither a folder nor an id; else as `Hub`.
+    Raises ValueError for a revision that is not there and for what is neither a folder nor an id; else as `Hub`.
     """
-    if (folder := Path(source).expanduser()).is_dir():
-        if revision is None:
-            return Folder(folder)
-        if not (folder / revision).is_dir():
-            there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
-            raise ValueError(f"revision: {folder} holds no folder {revision!r}; it holds {there}")
-        return Folder(folder / revision)
-    return Hub(checked_id(source), revision)
+    return local(source, revision) or Hub(checked_id(source), revision)
+
+
+def local(source: str | Path, revision: str | None = None) -> Folder | None:
+    """The folder `source`, or its folder `revision`; None if there is no folder `source`. ValueError if it lacks `revision`."""
+    if not (folder := Path(source).expanduser()).is_dir():
+        return None
+    if revision is not None and not (folder / revision).is_dir():
+        raise ValueError(f"revision: {folder} holds no folder {revision!r}; it holds {', '.join(_folders(folder)) or 'none'}")
+    return Folder(folder / (revision or ""))
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
 def checked_id(source: str | Path) -> str:
@@ -249,8 +251,8 @@ def checked_id(source: str | Path) -> str:
 
 def branches(source: str | Path) -> list[str]:
     """Names of the revisions of `source`: branches on the hub, folders in a local folder. Raises as `at`."""
-    if (folder := Path(source).expanduser()).is_dir():
-        return sorted(p.name for p in folder.iterdir() if p.is_dir())
+    if (where := local(source)) is not None:
+        return _folders(where.folder)
     from huggingface_hub import HfApi, constants
 
     repo = checked_id(source)

@@ -146,12 +146,17 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
     missing = list(dict.fromkeys(missing))
     if workers is None:
-        workers = max(1, _cores() // max((config.threads for config in missing), default=1))
+        workers = workers_for(missing)
     # All of them are looked at, so that a bad one is found here and not in a worker.
     on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
     if on_cpu and workers > 1 and len(missing) > 1:
         _train_side_by_side(missing, workers, progress)
     return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+
+
+def workers_for(configs: Sequence[TrainConfig]) -> int:
+    """How many of `configs` the CPU's cores hold side by side, at least 1, by the threads of the one that has most."""
+    return max(1, _cores() // max((config.threads for config in configs), default=1))
 
 
 def _cores() -> int:

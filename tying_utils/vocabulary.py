@@ -26,7 +26,7 @@ def read(source: str | Path, revision: str | None = None) -> Vocabulary:
     """
     where = sources.at(source, revision)
     if where.has("tokenizer.json"):
-        return tokenizer(source, revision).get_vocab(with_added_tokens=True)
+        return _tokenizer(where).get_vocab(with_added_tokens=True)
     if where.has("vocab.json"):
         added = where.whole("added_tokens.json") if where.has("added_tokens.json") else None
         found = [json.loads(path.read_text(encoding="utf-8")) for path in (where.whole("vocab.json"), added) if path]
@@ -36,11 +36,15 @@ def read(source: str | Path, revision: str | None = None) -> Vocabulary:
 
 def tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
     """The tokenizer in the tokenizer.json at `source`. Arguments and errors as in `read`."""
-    from tokenizers import Tokenizer
-
     where = sources.at(source, revision)
     if not where.has("tokenizer.json"):
         raise ValueError(f"source: {where} holds no tokenizer.json; save it with tokenizer.save_pretrained")
+    return _tokenizer(where)
+
+
+def _tokenizer(where: sources.Folder | sources.Hub) -> Tokenizer:
+    from tokenizers import Tokenizer
+
     path = where.whole("tokenizer.json")
     try:
         return Tokenizer.from_file(str(path))
