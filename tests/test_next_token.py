@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tying_utils import models
-from tying_utils.next_token import NextTokenLoss, chunked_cross_entropy
+from tying_utils.next_token import KeptLogits, NextTokenLoss, chunked_cross_entropy
 from tying_utils.tie import SplitTie
 
 V, D, CONTEXT = 300, 16, 12
@@ -28,6 +28,69 @@ def test_it_is_the_mean_cross_entropy_of_the_next_token():
     model = build()
     expected = F.cross_entropy(model(windows()[:, :-1]).logits.flatten(0, 1), windows()[:, 1:].flatten())
     assert torch.equal(NextTokenLoss(model)(windows()), expected)
+
+
+def plainly(model: Any, taken: Tensor) -> Tensor:
+    return F.cross_entropy(model(taken[:, :-1]).logits.flatten(0, 1), taken[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("arch", models.ARCHITECTURES)
+def test_kept_logits_change_no_bit_of_a_gradient(arch, tied):
+    ours, plain = build(arch, tied), build(arch, tied)
+    loss = NextTokenLoss(ours)
+    for rows in (3, 2, 5, 5):  # smaller and larger than what is kept
+        own, other = loss(windows(rows)) / 3, plainly(plain, windows(rows)) / 3
+        own.backward()
+        other.backward()
+        assert torch.equal(own, other)
+    assert loss.kept.calls == 8  # they were used
+    for (name, one), (_, two) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad), name
+
+
+@given(tokens=st.integers(1, 40), vocabulary=st.integers(2, 50), width=st.integers(1, 8), seed=st.integers(0, 100))
+def test_kept_logits_are_those_of_the_whole(tokens, vocabulary, width, seed):
+    draw = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, width, generator=draw, requires_grad=True)
+    weight = torch.randn(vocabulary, width, generator=draw, requires_grad=True)
+    targets = torch.randint(vocabulary, (tokens,), generator=draw)
+    kept, whole = KeptLogits()(hidden, weight, targets), F.cross_entropy(F.linear(hidden, weight), targets)
+    torch.testing.assert_close(kept, whole)
+    for own, other in zip(
+        torch.autograd.grad(kept, (hidden, weight)), torch.autograd.grad(whole, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(own, other)
+
+
+def test_a_loss_whose_logits_are_gone_has_no_gradient():
+    loss = NextTokenLoss(build())
+    first = loss(windows())
+    second = loss(windows())
+    with pytest.raises(RuntimeError, match="overwritten by a later loss"):
+        first.backward()
+    second.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        second.backward()
+
+
+def test_the_same_memory_serves_every_step():
+    loss = NextTokenLoss(build())
+    loss(windows(4)).backward()
+    places = [buffer.data_ptr() for buffer in loss.kept.buffers(1, V)]
+    for rows in (4, 2, 4):
+        loss(windows(rows)).backward()
+        assert [buffer.data_ptr() for buffer in loss.kept.buffers(1, V)] == places
+    assert not loss.kept.buffers(4 * CONTEXT, V)[1].any()
+
+
+def test_a_head_that_is_watched_is_called():
+    model = build()
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: seen.append(1))
+    loss = NextTokenLoss(model)
+    loss(windows()).backward()
+    assert seen and not loss.kept.calls
 
 
 @given(

@@ -6,7 +6,9 @@ On the device, at the worst moment, in bytes (P weights in all, T = V d of one t
                       the output path's own moment
     gradients         4 P, and 8 T where the tables are tied: both paths' and the combined one
     one micro-batch   N (layers (a d + 4 heads) + 12 d), with `a` of `ACTIVATIONS` (gpt_neo keeps its attention: + 4 heads
-                      context a layer), and 12 N V: log-probabilities, their gradient and that of the logits
+                      context a layer), and 12 N V: log-probabilities, their gradient and that of the logits; on the CPU in
+                      float32 two of these share a buffer, and both buffers are held throughout
+                      (`next_token.KeptLogits`): 8 N V, beside which the head's gradient, 4 T, is made
 
 The worst moment is the backward pass at the logits (of the first micro-batch, where only the combined gradient of the step
 before is left; of a later one, beside all gradients) or the end of that pass; a validation takes no more tokens at once. It is
@@ -41,6 +43,7 @@ ACTIVATIONS = {
 }
 # The estimate is within this of what torch asks for; a run is refused only where even that much less would not fit.
 TOLERANCE = 0.1
+CPU = torch.device("cpu")
 
 Weights = dict[str, tuple[int, ...]]
 
@@ -65,11 +68,14 @@ def parameters(config: TrainConfig) -> int:
     return sum(map(math.prod, weights(config).values()))
 
 
-def memory(config: TrainConfig, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes that training holds on its device at the worst moment; `dtype` is autocast's. The formula stands above."""
+def memory(config: TrainConfig, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> int:
+    """Bytes that training holds on `device` at the worst moment; `dtype` is autocast's. The formula stands above."""
     held, gradients, table = _held(config), _gradients(config), config.vocab_size * config.d_model
     beside = gradients if config.micro_batches > 1 else 4 * table if config.tied else 0
-    return held + max(beside + _batch(config, dtype), gradients)
+    logits = 4 * _tokens(config) * config.vocab_size
+    if device.type == "cpu" and dtype == torch.float32:
+        return held + 2 * logits + max(beside + 4 * table + _blocks(config, dtype), gradients)
+    return held + max(beside + 3 * logits + _blocks(config, dtype), gradients)
 
 
 def _held(config: TrainConfig) -> int:
@@ -82,16 +88,21 @@ def _gradients(config: TrainConfig) -> int:
     return 4 * (parameters(config) + (2 if config.tied else 0) * config.vocab_size * config.d_model)
 
 
-def _batch(config: TrainConfig, dtype: torch.dtype) -> int:
-    """Bytes of one micro-batch at its worst moment: what the blocks keep, and the logits three times."""
+def _tokens(config: TrainConfig) -> int:
+    """Of one micro-batch."""
+    return config.batch_size // config.micro_batches * config.context
+
+
+def _blocks(config: TrainConfig, dtype: torch.dtype) -> int:
+    """Bytes that the blocks keep of one micro-batch for its backward pass."""
     half = dtype != torch.float32
     block = ACTIVATIONS[config.arch][half] * config.d_model + 4 * config.n_heads
     if config.arch == "gpt_neo":
         block += (6 if half else 4) * config.n_heads * config.context
-    token = config.n_layers * block + 12 * config.d_model + 12 * config.vocab_size
+    token = config.n_layers * block + 12 * config.d_model
     # Autocast keeps the weights of every linear map in its own precision.
     cast = 2 * (parameters(config) - (0 if config.tied else config.vocab_size * config.d_model)) if half else 0
-    return config.batch_size // config.micro_batches * config.context * token + cast
+    return _tokens(config) * token + cast
 
 
 def disk(config: TrainConfig) -> tuple[int, int]:
@@ -201,14 +212,14 @@ def check(config: TrainConfig, device: torch.device, dtype: torch.dtype, folder:
     Where no one argument is enough, what goes with it.
     """
     free = memory_free(device)
-    if free is not None and not fits(config, dtype, free):
-        words = f"training needs about {size(memory(config, dtype))} of memory on {device.type}, {size(free)} are free"
+    if free is not None and not fits(config, free, dtype, device):
+        words = f"training needs about {size(memory(config, dtype, device))} of memory on {device.type}, {size(free)} are free"
         choices = {
             "micro_batches": [n for n in range(config.micro_batches, config.batch_size + 1) if config.batch_size % n == 0],
             "batch_size": range(config.batch_size, 0, -config.micro_batches),
         }
         least = {"micro_batches": 1, "batch_size": 1}
-        raise _refusal(config, words, choices, least, lambda other: fits(other, dtype, free))
+        raise _refusal(config, words, choices, least, lambda other: fits(other, free, dtype, device))
     room, needed = disk_free(folder), disk(config)[1]
     if needed > room:
         words = f"the run writes {size(needed)} under {folder.parent}, {size(room)} are free"
@@ -220,9 +231,9 @@ def check(config: TrainConfig, device: torch.device, dtype: torch.dtype, folder:
         raise _refusal(config, words, choices, least, lambda other: disk(other)[1] <= room)
 
 
-def fits(config: TrainConfig, dtype: torch.dtype, free: int) -> bool:
-    """Whether training `config` may fit in `free` bytes of its device; in doubt it does."""
-    return (1 - TOLERANCE) * memory(config, dtype) <= free
+def fits(config: TrainConfig, free: int, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> bool:
+    """Whether training `config` may fit in `free` bytes of `device`; in doubt it does."""
+    return (1 - TOLERANCE) * memory(config, dtype, device) <= free
 
 
 def _refusal(

@@ -43,7 +43,9 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether `training.train` would take it."""
-        enough = self.memory_free is None or budget.fits(self.config, getattr(torch, self.dtype), self.memory_free)
+        enough = self.memory_free is None or budget.fits(
+            self.config, self.memory_free, getattr(torch, self.dtype), torch.device(self.device)
+        )
         return enough and self.disk_peak <= self.disk_free
 
     @property
@@ -109,13 +111,13 @@ def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
         dtype=str(hardware.dtype).removeprefix("torch."),
         parameters=parameters,
         table_share=(1 if config.tied else 2) * config.vocab_size * config.d_model / parameters,
-        memory=budget.memory(config, hardware.dtype),
+        memory=budget.memory(config, hardware.dtype, hardware.device),
         memory_free=(free := budget.memory_free(hardware.device)),
         disk=kept,
         disk_peak=peak,
         disk_free=budget.disk_free(run_store.run_folder(config, corpus.fingerprint)),
     )
-    if free is not None and not budget.fits(config, hardware.dtype, free):
+    if free is not None and not budget.fits(config, free, hardware.dtype, hardware.device):
         return counted
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
