@@ -33,8 +33,9 @@ figures: setup
 sweep: setup
 	$(BIN)/tying-utils sweep
 
-# QUICK=1: small sizes, about three minutes. On a machine that does nothing else.
+# QUICK=1: small sizes, a few minutes. On a machine that does nothing else. scikit-learn is one of the ways to compare with.
 bench: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt scikit-learn
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 lint: setup

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import OlmoForCausalLM
 
+from benchmarks import turns
 from benchmarks.turns import Contest, Turn, device
 from tying_utils import models, run_store, training
 from tying_utils.config import TrainConfig
@@ -29,20 +30,29 @@ from tying_utils.training import Hardware
 CONTEXT = 64
 SPLIT, ORDINARY, HOOKS = "split tie, tracked", "ordinary tied step", "published hooks"
 RUN, LOOP, TRAINER = "training.train", "plain PyTorch loop", "transformers.Trainer"
+ALL, ONE_BY_ONE = "training.train_all, a core each", "plain PyTorch loop, all cores, one by one"
 
 
 def contests(quick: bool) -> list[Contest]:
     """Of one step and of a run."""
-    steps = [
+    steps_of = [
         Contest("step", "tied training step", (SPLIT, ORDINARY, HOOKS), step, size, same_step, rounds, warm=5)
         for size, rounds in _sizes(quick)
     ]
     ways = (RUN, LOOP, TRAINER) if importlib.util.find_spec("accelerate") else (RUN, LOOP)
-    size = {"V": 2048, "d": 128, "layers": 4, "tokens": 512, "steps": 30 if quick else 200}
-    words = f"run of {size['steps']} steps"
     note = "ours tracks, evaluates and saves at the end; the others do not"
-    runs = Contest("run", words, ways, run, size, same_run, 3 if quick else 5, memory=False, note=note)
-    return [*steps, runs]
+    small = {"V": 2048, "d": 128, "layers": 4, "tokens": 512}
+    runs = [({**small, "steps": 30}, 3)] if quick else [({**small, "steps": 200}, 5), ({**small, "V": 50_304, "steps": 20}, 3)]
+    made = [
+        Contest("run", f"run of {size['steps']} steps", ways, run, size, same_run, rounds, memory=False, note=note)
+        for size, rounds in runs
+    ]
+    count, steps = (2, 30) if quick else (6, 200)
+    note += "; ours starts its processes anew"
+    size = {**small, "steps": steps, "runs": count}
+    words = f"{count} runs of {steps} steps"
+    side = Contest("run", words, (ALL, ONE_BY_ONE), side_by_side, size, same_run, 3, memory=False, note=note)
+    return [*steps_of, *made, *([] if turns.on_cuda() else [side])]
 
 
 def _sizes(quick: bool) -> list[tuple[dict[str, Any], int]]:
@@ -79,11 +89,29 @@ def run(way: str, V: int, d: int, layers: int, tokens: int, steps: int) -> Turn:
     return lambda: {RUN: _ours, LOOP: _loop, TRAINER: _trainer}[way](config, corpus, hardware)
 
 
+def side_by_side(way: str, V: int, d: int, layers: int, tokens: int, steps: int, runs: int) -> Turn:
+    """As many runs in the two-role language, from fresh models to their mean training loss, which the turn returns."""
+    config, _, hardware = _setting(V, d, layers, tokens, steps=steps, checkpoint_every=steps, validation_every=steps)
+    configs = [config.replace(corpus="two-role", threads=1, init_seed=seed) for seed in range(runs)]
+
+    def ours() -> float:
+        with _nowhere():
+            return float(np.mean([run.metrics["loss"].mean() for run in training.train_all(configs, progress=False)]))
+
+    def theirs() -> float:
+        with _nowhere():
+            corpus = configs[0].load_corpus()
+            return float(np.mean([_loop(config, corpus, hardware) for config in configs]))
+
+    return {ALL: ours, ONE_BY_ONE: theirs}[way]
+
+
 def same_run(values: dict[str, Any]) -> None:
-    """Equal mean losses over the run."""
+    """Equal mean losses over the run or runs."""
     tolerance = 1e-3 if device() == "cpu" else 2e-2
-    for way, loss in values.items():
-        np.testing.assert_allclose(loss, values[RUN], rtol=tolerance, err_msg=way)
+    ours, *others = values
+    for way in others:
+        np.testing.assert_allclose(values[way], values[ours], rtol=tolerance, err_msg=way)
 
 
 class _Dealer(training._Trainer):

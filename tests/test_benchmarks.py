@@ -18,13 +18,13 @@ from tying_utils.config import TrainConfig
 from tying_utils.measures.alignment import gaussian_chance
 
 ROOT = Path(report.__file__).parents[1]
-TOY = {"V": 300, "d": 16, "layers": 1, "tokens": 128}
+TOY = {"V": 320, "d": 16, "layers": 1, "tokens": 128}
 CONTESTS = [contest for module in (training, alignment, neighbors) for contest in module.contests(True)]
 
 
 def toy(contest: turns.Contest, **changes: Any) -> turns.Contest:
     """`contest` at a size that takes a moment; in this process alone."""
-    known = {**TOY, "steps": 3, "permutations": 4}  # of which the null makes the same as the other way
+    known = {**TOY, "steps": 3, "runs": 2, "permutations": 4}  # of which the null makes the same as the other way
     size = {name: known[name] for name in contest.size}
     return dataclasses.replace(contest, **{"size": size, "rounds": 3, "memory": False, **changes})
 
