@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tying_utils import gpu, models, profiles, published, tie
+from tying_utils import budget, gpu, models, profiles, published, tie
 from tying_utils.next_token import NextTokenLoss
 from tying_utils.profiles import TIED, UNTIED
 
@@ -66,3 +66,16 @@ def test_its_tie_is_split_on_shapes():
     assert split.weight.grad is not None and split.weight.grad.shape == (50_280, 2048)
     assert all(p.grad is not None and p.grad.shape == p.shape for p in split.parameters())
     assert sum(p.numel() for p in split.parameters()) == 1_176_715_264
+
+
+def test_the_profile_for_a_gpu_compares_models_of_equal_size():
+    profile = profiles.get("gpu")
+    tied, untied, equal = (budget.parameters(profile.config(arm, 0)) for arm in (TIED, UNTIED, profiles.EQUAL))
+    assert tied < untied == equal
+    assert set(profile.arms) >= {TIED, UNTIED, *map(profiles.scaled, (0.1, 5.0, 20.0))} and len(profile.seeds) >= 3
+
+
+def test_a_run_of_the_profile_for_a_gpu_is_two_minutes_of_a_t4():
+    config = profiles.get("gpu").config(TIED, 0)
+    operations = 6 * budget.parameters(config) * config.steps * config.batch_size * config.context
+    assert operations / 4e12 < 120  # of the 8.1e12 a second on its data sheet

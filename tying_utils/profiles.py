@@ -216,6 +216,27 @@ _PAPER = {
     "checkpoint_every": 1000,
     "validation_every": 500,
 }
+# A model of 10 million weights on 5 million tokens: 3e14 operations a run, of which a T4 does 4e12 a second in float32. A table
+# is again as many weights as whole layers, here two.
+_LARGER: dict[str, Any] = {
+    "training": {
+        "vocab_size": 8192,
+        "d_model": 256,
+        "n_layers": 8,
+        "n_heads": 8,
+        "context": 256,
+        "batch_size": 32,
+        "steps": 600,
+        "learning_rate": 1e-3,
+        "warmup_steps": 150,
+        "checkpoint_every": 150,
+        "validation_every": 150,
+    },
+    "equal": {"n_layers": 10},
+    "lens": {"steps": 600, "tokens_per_step": 512, "cache_bytes": 2**32},
+    "lens_budgets": (100, 200, 400),
+    "lens_windows": 1200,
+}
 # What a lens is trained on where time is short.
 _FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100)}
 
@@ -287,6 +308,19 @@ for _profile in (
         purpose="the language whose right answer is known",
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
         **_ROLES,
+    ),
+    Profile(
+        name="gpu",
+        purpose="one GPU: sized for half an hour on a T4, minutes on an H100",
+        corpus=PYTHON,
+        seeds=(0, 1, 2),
+        input_scales=(0.1, 1.0, 5.0, 20.0),
+        **_LARGER,
+    ),
+    Profile(
+        name="gpu",
+        purpose="the language whose right answer is known, as on two cores",
+        **{**_ROLES, "output_scales": (0.1, 1.0), "agreements": (0.0, 1.0)},
     ),
     Profile(
         name="paper",
