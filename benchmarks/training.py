@@ -21,7 +21,7 @@ from transformers import OlmoForCausalLM
 
 from benchmarks import turns
 from benchmarks.turns import Contest, Turn, device
-from tying_utils import models, run_store, training
+from tying_utils import budget, gpu, models, run_store, training
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.ranks import Ranks
@@ -30,42 +30,54 @@ from tying_utils.training import Hardware
 CONTEXT = 64
 SPLIT, ORDINARY, HOOKS = "split tie, tracked", "ordinary tied step", "published hooks"
 RUN, LOOP, TRAINER = "training.train", "plain PyTorch loop", "transformers.Trainer"
-ALL, ONE_BY_ONE = "training.train_all, a core each", "plain PyTorch loop, all cores, one by one"
+EAGER, HALF, COMPILED = "float32, eager", "bfloat16 autocast", "compiled blocks"
+STEP, PRODUCTS = "training step, tracked", "its operations as matrix products"
+ALL, IN_TURN = "training.train_all, a core each", "plain PyTorch loop, all cores, one by one"
 
 
 def contests(quick: bool) -> list[Contest]:
     """Of one step and of a run."""
-    steps_of = [
+    return [*_steps(quick), *_runs(quick)]
+
+
+def _steps(quick: bool) -> list[Contest]:
+    small = {"V": 4096, "d": 128, "layers": 4, "tokens": 512}
+    sizes = [(small, 15)] if quick else [(small, 60), ({**small, "V": 50_304}, 20)]
+    made = [
         Contest("step", "tied training step", (SPLIT, ORDINARY, HOOKS), step, size, same_step, rounds, warm=5)
-        for size, rounds in _sizes(quick)
+        for size, rounds in sizes
     ]
+    if not turns.on_cuda():  # there `training` itself chooses, after a probe
+        words, note = "training step", "compiled beforehand; what that takes is not counted"
+        made.append(Contest("step", words, (EAGER, HALF, COMPILED), kind, small, same_loss, 15, 5, False, note))
+    words, note = "training step and the machine's matrix rate", "1 / ratio is the fraction of that rate"
+    size = {"V": 50_304, "d": 768, "layers": 12, "tokens": 16_384} if turns.on_cuda() and not quick else small
+    return [*made, Contest("step", words, (STEP, PRODUCTS), at_rate, size, nothing, 15, 5, False, note)]
+
+
+def _runs(quick: bool) -> list[Contest]:
+    small = {"V": 2048, "d": 128, "layers": 4, "tokens": 512}
+    sizes = [({**small, "steps": 30}, 3)]
+    if not quick:
+        sizes = [({**small, "steps": 200}, 5), ({**small, "V": 50_304, "steps": 20}, 3)]
     ways = (RUN, LOOP, TRAINER) if importlib.util.find_spec("accelerate") else (RUN, LOOP)
     note = "ours tracks, evaluates and saves at the end; the others do not"
-    small = {"V": 2048, "d": 128, "layers": 4, "tokens": 512}
-    runs = [({**small, "steps": 30}, 3)] if quick else [({**small, "steps": 200}, 5), ({**small, "V": 50_304, "steps": 20}, 3)]
     made = [
         Contest("run", f"run of {size['steps']} steps", ways, run, size, same_run, rounds, memory=False, note=note)
-        for size, rounds in runs
+        for size, rounds in sizes
     ]
-    count, steps = (2, 30) if quick else (6, 200)
-    note += "; ours starts its processes anew"
-    size = {**small, "steps": steps, "runs": count}
-    words = f"{count} runs of {steps} steps"
-    side = Contest("run", words, (ALL, ONE_BY_ONE), side_by_side, size, same_run, 3, memory=False, note=note)
-    return [*steps_of, *made, *([] if turns.on_cuda() else [side])]
-
-
-def _sizes(quick: bool) -> list[tuple[dict[str, Any], int]]:
-    small = {"V": 4096, "d": 128, "layers": 4, "tokens": 512}
-    return [(small, 15)] if quick else [(small, 60), ({**small, "V": 50_304}, 20)]
+    if turns.on_cuda():
+        return made
+    size = {**small, "steps": 30, "runs": 2} if quick else {**small, "steps": 200, "runs": 6}
+    words, note = f"{size['runs']} runs of {size['steps']} steps", f"{note}; ours starts its processes anew"
+    return [*made, Contest("run", words, (ALL, IN_TURN), side_by_side, size, same_run, 3, memory=False, note=note)]
 
 
 def step(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
     """One optimizer step on `tokens` tokens; the turn returns what it tracked: scalars by name, in a dictionary or stacked."""
     config, corpus, hardware = _setting(V, d, layers, tokens)
     if way == SPLIT:
-        nothing_written: Any = SimpleNamespace(step=0)
-        return _counted(training._Trainer(config, corpus, hardware, nothing_written)._step)
+        return _counted(_trainer_of(config, corpus, hardware)._step)
     tracked: dict[str, Tensor] = {}
     model = _model(config, hardware)
     if way == HOOKS:
@@ -81,6 +93,48 @@ def same_step(values: dict[str, Any]) -> None:
     for way, tracked in values.items():
         for name, value in tracked.items() if way != SPLIT else ():
             np.testing.assert_allclose(float(value), own[name], rtol=tolerance, err_msg=f"{way}: {name}")
+
+
+def kind(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
+    """One tracked step in another precision, or of blocks that are compiled; the turn returns its loss."""
+    config, corpus, _ = _setting(V, d, layers, tokens)
+    hardware = training.choose_hardware(config.device, "bfloat16" if way == HALF else "float32")
+    trainer = _trainer_of(config, corpus, hardware)
+    if way == COMPILED:
+        for block in gpu.blocks(trainer.model):
+            block.compile()
+    return _counted(lambda index: float(trainer._step(index)[training._SCALARS.index("loss")]))
+
+
+def same_loss(values: dict[str, Any]) -> None:
+    """Equal first losses, as far as bfloat16 goes."""
+    for way, loss in values.items():
+        np.testing.assert_allclose(loss, values[EAGER], rtol=2e-2, err_msg=way)
+
+
+def at_rate(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
+    """One tracked step, or as many operations in square matrix products of the same dtype.
+
+    They are counted as in the appendix of PaLM (arXiv 2204.02311): 6 a weight and 12 (layers) (context) (d), for each token.
+    """
+    if way == STEP:
+        return step(SPLIT, V, d, layers, tokens)
+    config, _, hardware = _setting(V, d, layers, tokens)
+    operations = tokens * (6 * budget.parameters(config) + 12 * layers * CONTEXT * d)
+    side = 8192 if turns.on_cuda() else 512
+    count = max(1, round(operations / (2 * side**3)))
+    one, other = (torch.randn(side, side, dtype=hardware.dtype, device=hardware.device) for _ in range(2))
+    product = torch.empty_like(one)
+
+    def products() -> None:
+        for _ in range(count):
+            torch.mm(one, other, out=product)
+
+    return products
+
+
+def nothing(values: dict[str, Any]) -> None:
+    """There is no value to agree on."""
 
 
 def run(way: str, V: int, d: int, layers: int, tokens: int, steps: int) -> Turn:
@@ -103,7 +157,7 @@ def side_by_side(way: str, V: int, d: int, layers: int, tokens: int, steps: int,
             corpus = configs[0].load_corpus()
             return float(np.mean([_loop(config, corpus, hardware) for config in configs]))
 
-    return {ALL: ours, ONE_BY_ONE: theirs}[way]
+    return {ALL: ours, IN_TURN: theirs}[way]
 
 
 def same_run(values: dict[str, Any]) -> None:
@@ -130,10 +184,15 @@ def _corpus(V: int) -> Corpus:
 
 
 def _setting(V: int, d: int, layers: int, tokens: int, **others: Any) -> tuple[TrainConfig, Corpus, Hardware]:
-    sizes: dict[str, Any] = {"vocab_size": V, "d_model": d, "n_layers": layers, "n_heads": max(1, d // 32)}
+    sizes: dict[str, Any] = {"vocab_size": V, "d_model": d, "n_layers": layers, "n_heads": max(1, d // (32 if d < 512 else 64))}
     batch = {"context": CONTEXT, "batch_size": max(1, tokens // CONTEXT), "threads": torch.get_num_threads()}
     config = TrainConfig(**sizes, **batch, **others, device=device())
     return config, _corpus(V), training.choose_hardware(device())
+
+
+def _trainer_of(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> Any:
+    nothing_written: Any = SimpleNamespace(step=0)
+    return training._Trainer(config, corpus, hardware, nothing_written)
 
 
 def _model(config: TrainConfig, hardware: Hardware) -> Any:
