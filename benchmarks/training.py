@@ -59,7 +59,7 @@ def _runs(quick: bool) -> list[Contest]:
     small = {"V": 2048, "d": 128, "layers": 4, "tokens": 512}
     sizes = [({**small, "steps": 30}, 3)]
     if not quick:
-        sizes = [({**small, "steps": 200}, 5), ({**small, "V": 50_304, "steps": 20}, 3)]
+        sizes = [({**small, "steps": 200}, 3), ({**small, "V": 50_304, "steps": 50}, 3)]
     ways = (RUN, LOOP, TRAINER) if importlib.util.find_spec("accelerate") else (RUN, LOOP)
     note = "ours tracks, evaluates and saves at the end; the others do not"
     made = [
@@ -70,7 +70,7 @@ def _runs(quick: bool) -> list[Contest]:
         return made
     size = {**small, "steps": 30, "runs": 2} if quick else {**small, "steps": 200, "runs": 6}
     words, note = f"{size['runs']} runs of {size['steps']} steps", f"{note}; ours starts its processes anew"
-    return [*made, Contest("run", words, (ALL, IN_TURN), side_by_side, size, same_run, 3, memory=False, note=note)]
+    return [*made, Contest("run", words, (ALL, IN_TURN), side_by_side, size, same_run, 3, 0, False, note)]
 
 
 def step(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
@@ -139,13 +139,19 @@ def nothing(values: dict[str, Any]) -> None:
 
 def run(way: str, V: int, d: int, layers: int, tokens: int, steps: int) -> Turn:
     """A run of `steps` steps from a fresh model to its mean training loss, which the turn returns."""
-    config, corpus, hardware = _setting(V, d, layers, tokens, steps=steps, checkpoint_every=steps, validation_every=steps)
+    config, corpus, hardware = _setting(V, d, layers, tokens, **_kept(steps))
     return lambda: {RUN: _ours, LOOP: _loop, TRAINER: _trainer}[way](config, corpus, hardware)
+
+
+def _kept(steps: int) -> dict[str, int]:
+    """Fields of a run of `steps` steps that saves tables as often as one of the default length, and evaluates half as often."""
+    often = {"checkpoint_every": steps, "validation_every": steps}
+    return {"steps": steps, **often, "table_snapshots": max(1, steps // 20), "validation_sequences": max(1, steps // 3)}
 
 
 def side_by_side(way: str, V: int, d: int, layers: int, tokens: int, steps: int, runs: int) -> Turn:
     """As many runs in the two-role language, from fresh models to their mean training loss, which the turn returns."""
-    config, _, hardware = _setting(V, d, layers, tokens, steps=steps, checkpoint_every=steps, validation_every=steps)
+    config, _, hardware = _setting(V, d, layers, tokens, **_kept(steps))
     configs = [config.replace(corpus="two-role", threads=1, init_seed=seed) for seed in range(runs)]
 
     def ours() -> float:
