@@ -35,7 +35,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
             corpus="two-role", vocab_size=512, d_model=64, n_layers=2, steps=150, threads=torch.get_num_threads()
         )
         return race(config, steps=200, rounds=1, cap=10)
-    return race(TrainConfig(threads=torch.get_num_threads()), steps=400, rounds=3, cap=20)
+    return race(TrainConfig(threads=torch.get_num_threads()), steps=400, rounds=3, cap=8)
 
 
 def race(config: TrainConfig, *, steps: int, rounds: int, cap: float, first: int = 100) -> list[dict[str, Any]]:

@@ -202,8 +202,8 @@ def _ratios(table: pd.DataFrame) -> str:
 
 
 def _ratio(row: pd.Series) -> str:
-    shown = f"{row['ratio']:#.2g}"
-    return shown if row["rounds"] == 1 or row["low"] == row["high"] else f"{shown} ({row['low']:#.2g} to {row['high']:#.2g})"
+    shown = f"{row['ratio']:#.3g}"
+    return shown if row["rounds"] == 1 or row["low"] == row["high"] else f"{shown} ({row['low']:#.3g} to {row['high']:#.3g})"
 
 
 def _slopes(table: pd.DataFrame) -> str:
