@@ -3,10 +3,12 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tying_utils.config import TrainConfig
 
@@ -99,3 +101,21 @@ def damage(file: Path, how: str) -> bytes | None:
 @pytest.fixture(scope="session")
 def damaging() -> Callable[[Path, str], bytes | None]:
     return damage
+
+
+class Watch(TorchDispatchMode):
+    """Names every operation that makes the host wait for a GPU: those that give Python a number, or a size from values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2"):
+            self.waits.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="session")
+def watching() -> type[Watch]:
+    return Watch

@@ -184,7 +184,10 @@ def test_tables_are_kept_replaced_by_part_and_shown(home: Path, monkeypatch: pyt
     assert set(store.manifest["tables"]["ratios"]["parts"]) == {"alignment on cpu", "lens on cpu", "alignment on a GPU"}  # type: ignore[index]
     assert len(pd.read_csv(store.folder / "growth.csv")) == len(grown)
     block = report.benchmarks(None)  # type: ignore[arg-type]
-    assert "| V 320, d 16, layers 1, tokens 128 | align / lstsq | 0.500 (0.375 to 0.625) | 0.500 |  | 3 | cpu, 1 threads |" in block
+    assert (
+        "| V 320, d 16, layers 1, tokens 128 | align / lstsq | 0.500 (0.375 to 0.625) | 0.500 |  | 3 | cpu, 1 threads |"
+        in block
+    )
     assert "| tuned lens | seconds | cpu | 1.00 (0.90 to 1.10) |" in block
     pdf, png = benchmark_figures.render()
     assert pdf.is_file() and figures.source(png) == {"benchmarks/growth": store.checksums["benchmarks/growth"]}

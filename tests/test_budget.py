@@ -159,8 +159,11 @@ print(status("VmHWM") - before)
         {"vocab_size": 8192, "d_model": 256, "n_layers": 2, "batch_size": 8, "context": 64},
         {"vocab_size": 8192, "d_model": 512, "n_layers": 2, "batch_size": 1, "context": 32},
         {"vocab_size": 16384, "d_model": 64, "n_layers": 1, "batch_size": 16, "context": 64, "micro_batches": 16},
+        # A rule that looks at the logits, and tables that come of other weights.
+        {"vocab_size": 8192, "d_model": 256, "n_layers": 2, "batch_size": 8, "context": 64, "remedy": "rare-gate"},
+        {"vocab_size": 8192, "d_model": 512, "n_layers": 2, "batch_size": 1, "context": 32, "remedy": "projection"},
     ],
-    ids=["logits", "gradients", "parts"],
+    ids=["logits", "gradients", "parts", "gated", "folded"],
 )
 def test_memory_is_what_a_run_takes(home, changes):
     base = {**ROLES, "d_model": 16, "n_layers": 1, "n_heads": 2, "context": 16, "vocab_size": 512}

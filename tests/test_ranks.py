@@ -27,6 +27,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "both scaled, in parts": {"input_scale": 5, "output_scale": 0.5, "micro_batches": 2},
     "tied": {},
     "untied": {"tied": False},
+    # What remembers, what steps otherwise, what holds other weights, and what changes its tables on the way.
+    "smoothed": {"remedy": {"name": "norm-match", "smoothing": 0.5}, "micro_batches": 2},
+    "gated": {"remedy": {"name": "rare-gate", "alpha": 0.5, "memory": 4}},
+    "coupled": {"remedy": "coupled-adam"},
+    "map": {"remedy": "spd-map"},
+    "untied on the way": {"remedy": {"name": "untie", "at": 0.5}},
 }
 
 
@@ -94,8 +100,11 @@ def test_two_processes_train_the_run_of_one(home, tiny, alone):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_run_killed_in_two_processes_is_resumed_in_two(home, tiny, text, alone):
-    changes: dict[str, Any] = {"steps": 60, "checkpoint_every": 10, "input_scale": 5, "micro_batches": 2}
+@pytest.mark.parametrize(
+    "arm", [{"input_scale": 5}, {"remedy": {"name": "untie", "at": 0.1}}], ids=["scaled", "untied by then"]
+)
+def test_a_run_killed_in_two_processes_is_resumed_in_two(home, tiny, text, alone, arm):
+    changes: dict[str, Any] = {"steps": 60, "checkpoint_every": 10, "micro_batches": 2, **arm}
     config = tiny(**changes)
     fingerprint = corpora.load("text", vocab_size=300, path=text).fingerprint
     record = run_store.run_folder(config, fingerprint) / "run.json"

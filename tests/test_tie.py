@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tying_utils import models
-from tying_utils.tie import SplitTie
+from tying_utils import balance, models
+from tying_utils.tie import SplitTie, weigh
 
 V, D = 300, 16
 draw = torch.Generator().manual_seed(0)
@@ -364,3 +364,86 @@ def test_bad_scale_is_named_and_changes_nothing(name, scale):
         tie.combine(**{name: scale})
     assert torch.equal(tie.path_gradients()[0], source)
     tie.combine()
+
+
+# With a rule, and two tables
+
+
+@pytest.mark.parametrize("given", [{}, {"step": 1}, {"steps": 4}, {"step": 0, "steps": 4}, {"step": 5, "steps": 4}])
+def test_a_rule_has_to_be_told_its_step(given):
+    model = build()
+    tie = SplitTie(model, balance.NormMatch())
+    backward(model)
+    with pytest.raises(ValueError, match=r"^step and steps: .* 1 <= step <= steps"):
+        tie.combine(**given)
+    tie.combine(step=4, steps=4)
+
+
+def test_a_rule_and_scales_by_hand_do_not_mix():
+    model = build()
+    tie = SplitTie(model, balance.Scale(input=5))
+    backward(model)
+    with pytest.raises(ValueError, match=r"^input_scale and output_scale: this tie's rule sets them"):
+        tie.combine(2.0, step=1, steps=1)
+    expected = paths(build())
+    tie.combine(step=1, steps=1)
+    close(tie.weight.grad, 5 * expected[0] + expected[1])  # type: ignore[arg-type]
+    assert tie.scales == (5.0, 1.0)
+
+
+def test_without_a_rule_a_step_is_taken_and_not_used():
+    model, ordinary = build(), build()
+    backward(model)
+    tie, other = SplitTie(model), SplitTie(ordinary)
+    for one in (model, ordinary):
+        one.zero_grad()
+        backward(one)
+    tie.combine(3, step=7, steps=2)
+    other.combine(3)
+    assert torch.equal(tie.weight.grad, other.weight.grad)  # type: ignore[arg-type]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**20), input_scale=scales, output_scale=scales, kind=st.sampled_from(["number", "tensor", "rows"]))
+def test_weights_of_any_kind_weigh_alike(seed, input_scale, output_scale, kind):
+    generator = torch.Generator().manual_seed(seed)
+    source, target = torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)
+    made = {
+        "number": float,
+        "tensor": lambda scale: torch.tensor(float(scale), dtype=torch.float64),
+        "rows": lambda scale: torch.full((7, 1), float(scale), dtype=torch.float64),
+    }[kind]
+    expected = input_scale * source + output_scale * target
+    for second in (made, float):
+        found = weigh(source, target, made(input_scale), second(output_scale), out=torch.empty(7, 3, dtype=torch.float64))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@architectures
+def test_parting_leaves_two_equal_tables_that_learn_apart(arch, tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
+    model = build(arch, torch.float32)
+    tie = SplitTie(model)
+    leaf = model.get_output_embeddings().weight
+    backward(model)
+    tie.combine()
+    tie.part()
+    own = models.tables(model)
+    assert not own.tied and torch.equal(own.input, own.output)
+    assert model.get_output_embeddings().weight is leaf, "whatever holds the leaf goes on holding it"
+    model.zero_grad()
+    for _ in range(2):  # gradients add up again, each its own
+        backward(model)
+    expected = paths(build(arch, torch.float32))
+    torch.testing.assert_close(model.get_input_embeddings().weight.grad, 2 * expected[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(leaf.grad, 2 * expected[1], rtol=1e-4, atol=1e-6)
+    torch.optim.AdamW(model.parameters(), lr=0.1).step()
+    model.tie_weights()
+    assert not torch.equal(own.input, own.output)
+    model.save_pretrained(tmp_path)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert not models.tables(loaded).tied
+    assert torch.equal(loaded(PARTS[0]).logits, model.eval()(PARTS[0]).logits)
+    with pytest.raises(ValueError):
+        tie.combine()

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tying_utils import corpora, files, gpu, models, run_store, training
 from tying_utils.config import TrainConfig
@@ -614,21 +613,8 @@ def test_batches_ahead_are_the_same_batches(home, tiny, uninterrupted, monkeypat
         assert torch.equal(ahead._batch(index), plain._batch(index))
 
 
-class Watch(TorchDispatchMode):
-    """Names every operation that makes the host wait for a GPU: those that give Python a number, or a size from values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2"):
-            self.waits.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("arm", ARMS)
-def test_no_step_on_a_gpu_makes_the_host_wait(home, tiny, monkeypatch, arm):
+def test_no_step_on_a_gpu_makes_the_host_wait(home, tiny, monkeypatch, watching, arm):
     monkeypatch.setattr(training._Trainer, "_compile", lambda _: "eager")
     monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 300)
     config = tiny(**ARMS[arm])
@@ -637,7 +623,7 @@ def test_no_step_on_a_gpu_makes_the_host_wait(home, tiny, monkeypatch, arm):
         monkeypatch.setattr(training.Hardware, "on_gpu", on_gpu)
         trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
         trainer._step(1)
-        with Watch() as watch:
+        with watching() as watch:
             trainer._step(2)
         waits.append(watch.waits)
     assert waits[0], "transformers no longer looks at the positions: gpu.without_mask may go"

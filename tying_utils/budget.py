@@ -10,6 +10,9 @@ On the device, at the worst moment, in bytes (P weights in all, T = V d of one t
                       float32 two of these share a buffer, and both buffers are held throughout
                       (`next_token.KeptLogits`): 8 N V, beside which the head's gradient, 4 T, is made
 
+A remedy changes these as it changes what is trained: P counts the weights that the optimizer holds at the end, and tables that
+come of other weights add 8 T, values and gradients. What a rule remembers is counted to the byte.
+
 The worst moment is the backward pass at the logits (of the first micro-batch, where only the combined gradient of the step
 before is left; of a later one, beside all gradients) or the end of that pass; a validation takes no more tokens at once. It is
 what torch asks for. glibc may hold up to half more in small pieces, the libraries 0.5 GB beside.
@@ -24,12 +27,15 @@ import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
 from tying_utils import models
+from tying_utils.balance import Factorised, PathRule, RareGate
 from tying_utils.config import TrainConfig
+from tying_utils.reparameterise import PREFIX
 
 # Bytes that one block keeps for its backward pass, by token and unit of width: in float32, and in bfloat16 autocast.
 ACTIVATIONS = {
@@ -48,44 +54,91 @@ CPU = torch.device("cpu")
 Weights = dict[str, tuple[int, ...]]
 
 
-def weights(config: TrainConfig) -> Weights:
-    """The shapes of the model's weights by the names of `run_store.weight_names`, a tied table once. Nothing is allocated."""
+def weights(config: TrainConfig, step: int | None = None) -> Weights:
+    """The shapes of the model's weights after `step` steps (default: the last), by the names of `run_store.weight_names`.
+
+    A tied table counts once. Nothing is allocated.
+    """
+    return _shapes(config, step)[0]
+
+
+def trained(config: TrainConfig, step: int | None = None) -> Weights:
+    """The same of the weights that the optimizer holds: where a remedy makes the tables of others, these in their place."""
+    own, tables = _shapes(config, step)
+    made_by = _made_by(config)
+    if not made_by:
+        return own
+    trunk = {name: shape for name, shape in own.items() if name not in tables}
+    return trunk | {f"{PREFIX}{name}": shape for name, shape in made_by.items()}
+
+
+def _shapes(config: TrainConfig, step: int | None) -> tuple[Weights, frozenset[str]]:
+    """Of the model's weights, and which of them are tables."""
     sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
-    return _weights(config.arch, config.tied, **sizes)
+    return _weights(config.arch, config.tied_after(config.steps if step is None else step), **sizes)
 
 
 @lru_cache
-def _weights(arch: str, tied: bool, **sizes: int) -> Weights:
+def _weights(arch: str, tied: bool, **sizes: int) -> tuple[Weights, frozenset[str]]:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(models.configured(arch, tied=tied, **sizes))
-    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+    ends = {id(end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings())}
+    named = dict(model.named_parameters())
+    return {name: tuple(p.shape) for name, p in named.items()}, frozenset(name for name, p in named.items() if id(p) in ends)
+
+
+def _made_by(config: TrainConfig) -> Weights:
+    """The shapes of what a remedy makes the tables of; empty where they are trained themselves."""
+    table = torch.empty(config.vocab_size, config.d_model, device="meta")
+    made_by = config.remedy and config.remedy.tables(table, config.init_seed)
+    return {name: tuple(p.shape) for name, p in made_by.named_parameters()} if made_by else {}
+
+
+def _remembered(config: TrainConfig) -> Weights:
+    """The shapes of what a rule remembers; every entry takes four bytes."""
+    if not isinstance(config.remedy, PathRule):
+        return {}
+    table = torch.empty(config.vocab_size, config.d_model, device="meta")
+    return {f"rule.{name}": tuple(value.shape) for name, value in config.remedy.state(table).items()}
 
 
 def parameters(config: TrainConfig) -> int:
-    """How many weights the model of `config` has, a tied table once."""
-    return sum(map(math.prod, weights(config).values()))
+    """How many weights a run of `config` trains, at its end; a tied table once."""
+    return sum(map(math.prod, trained(config).values()))
 
 
 def memory(config: TrainConfig, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> int:
     """Bytes that training holds on `device` at the worst moment; `dtype` is autocast's. The formula stands above."""
     held, gradients, table = _held(config), _gradients(config), config.vocab_size * config.d_model
-    beside = gradients if config.micro_batches > 1 else 4 * table if config.tied else 0
+    beside = gradients if config.micro_batches > 1 else 4 * table if config.tied_after(config.steps) else 0
     logits = 4 * _tokens(config) * config.vocab_size
-    if device.type == "cpu" and dtype == torch.float32:
+    gated = isinstance(config.remedy, RareGate)  # which watches the logits: a factor for each of them, and the product
+    if device.type == "cpu" and dtype == torch.float32 and not gated:
         return held + 2 * logits + max(beside + 4 * table + _blocks(config, dtype), gradients)
-    return held + max(beside + 3 * logits + _blocks(config, dtype), gradients)
+    return held + max(beside + (5 if gated else 3) * logits + _blocks(config, dtype), gradients)
 
 
 def _held(config: TrainConfig) -> int:
     """Bytes that a trainer holds throughout."""
-    return 4 * (3 * parameters(config) + (3 if config.tied else 2) * config.vocab_size * config.d_model)
+    table, d, tables = config.vocab_size * config.d_model, config.d_model, 3 if config.tied_after(config.steps) else 2
+    extra = sum(map(math.prod, _remembered(config).values()))
+    if _made_by(config):
+        extra += 2 * table
+    if config.remedy and config.remedy.coupled:  # a table's second moment is a row
+        extra -= (1 if config.tied else 2) * (table - d)
+    if isinstance(config.remedy, RareGate):  # what it changes of the output path's gradient
+        extra += table
+    return 4 * (3 * parameters(config) + tables * table + extra)
 
 
 def _gradients(config: TrainConfig) -> int:
     """Bytes of all gradients at the end of a backward pass."""
-    return 4 * (parameters(config) + (2 if config.tied else 0) * config.vocab_size * config.d_model)
+    tables = 2 if config.tied_after(config.steps) or _made_by(config) else 0
+    if isinstance(config.remedy, Factorised):  # the output table's goes on as it is
+        tables -= 1
+    return 4 * (parameters(config) + tables * config.vocab_size * config.d_model)
 
 
 def _tokens(config: TrainConfig) -> int:
@@ -100,8 +153,9 @@ def _blocks(config: TrainConfig, dtype: torch.dtype) -> int:
     if config.arch == "gpt_neo":
         block += (6 if half else 4) * config.n_heads * config.context
     token = config.n_layers * block + 12 * config.d_model
-    # Autocast keeps the weights of every linear map in its own precision.
-    cast = 2 * (parameters(config) - (0 if config.tied else config.vocab_size * config.d_model)) if half else 0
+    # Autocast keeps the weights of every linear map in its own precision, the output table's among them.
+    own = sum(map(math.prod, weights(config).values()))
+    cast = 2 * (own - (0 if config.tied_after(config.steps) else config.vocab_size * config.d_model)) if half else 0
     return _tokens(config) * token + cast
 
 
@@ -111,27 +165,38 @@ def disk(config: TrainConfig) -> tuple[int, int]:
     They are counted to the byte, but for a renamed tensor in the finished model of an untied gpt_neox. The table of metrics
     (about 0.1 kB a step) and the JSON beside come on top.
     """
-    own = weights(config)
-    table = (config.vocab_size, config.d_model)
-    tables = _file({"input": table} if config.tied else {"input": table, "output": table})
-    state = {f"{name}/{key}": shape for name, shape in own.items() for key in ("exp_avg", "exp_avg_sq")}
-    state |= {f"{name}/step": () for name in own}
-    resume = _file(state | ({"output_moment": table} if config.tied else {}))
-    whole, finished = _file(own), _file(own, {"format": "pt"})
     steps, snapshots = config.checkpoint_steps, config.table_steps
+    sizes = {tied: _sizes(config, step) for step in (0, config.steps) for tied in (config.tied_after(step),)}
+    of = [sizes[config.tied_after(step)] for step in steps]
+    tables = [0, *accumulate(sizes[config.tied_after(step)][0] for step in snapshots)]
+    whole = [0, *accumulate(size[1] for size in of)]
+    finished = _file(weights(config), {"format": "pt"})
 
     def while_committing(number: int, step: int) -> int:
         """The state to resume from is written before the one of the last checkpoint goes."""
         last = number == len(steps)
         return (
-            tables * bisect_right(snapshots, step)
-            + whole * (number - last)
-            + resume * ((number > 1) + (not last))
-            + finished * last
+            tables[bisect_right(snapshots, step)]
+            + whole[number - last]
+            + (of[number - 2][2] if number > 1 else 0)
+            + (finished if last else of[number - 1][2])
         )
 
-    kept = tables * len(snapshots) + whole * (len(steps) - 1) + finished
+    kept = tables[-1] + whole[-2] + finished
     return kept, max(while_committing(number, step) for number, step in enumerate(steps, 1))
+
+
+def _sizes(config: TrainConfig, step: int) -> tuple[int, int, int]:
+    """Bytes of the files of a checkpoint after `step` steps: of the tables, of all weights, and of the state to resume from."""
+    own, tables = _shapes(config, step)
+    table, tied = (config.vocab_size, config.d_model), config.tied_after(step)
+    state: Weights = {}
+    for name, shape in trained(config, step).items():
+        coupled = config.remedy is not None and config.remedy.coupled and name in tables
+        state |= {f"{name}/exp_avg": shape, f"{name}/exp_avg_sq": (1, *shape[1:]) if coupled else shape, f"{name}/step": ()}
+    state |= {"output_moment": table} if tied else {}
+    state |= _remembered(config) | {f"made_by.{name}": shape for name, shape in _made_by(config).items()}
+    return _file({"input": table} if tied else {"input": table, "output": table}), _file(own), _file(state)
 
 
 def _file(tensors: Weights, metadata: dict[str, str] | None = None) -> int:

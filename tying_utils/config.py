@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tying_utils import corpora, models, tie, two_role
+from tying_utils import balance, corpora, models, tie, two_role
 from tying_utils.corpora import Corpus
 from tying_utils.measures._checks import positive
 
@@ -47,6 +47,7 @@ class TrainConfig:
     clip: float = 1.0  # of the whole model's gradient norm, after the two paths are combined
     input_scale: float = 1.0
     output_scale: float = 1.0
+    remedy: balance.Remedy | None = None  # of `balance.REMEDIES`; a name or a mapping {"name": ..., **parameters} will do
     init_seed: int = 0
     data_seed: int = 0
     table_snapshots: int = 20  # log-spaced steps at which the tables are kept
@@ -96,6 +97,14 @@ class TrainConfig:
                 f"micro_batches: {self.micro_batches} parts do not divide a batch of {self.batch_size} sequences; "
                 f"try {math.gcd(self.micro_batches, self.batch_size)}"
             )
+        if self.remedy is not None:
+            object.__setattr__(self, "remedy", balance.made(self.remedy))
+            self.remedy.check(tied=self.tied, d_model=self.d_model)
+            if (self.input_scale, self.output_scale) != (1.0, 1.0):
+                raise ValueError(
+                    f"input_scale and output_scale: the remedy {self.remedy.name!r} stands in their place, got "
+                    f"{self.input_scale} and {self.output_scale}; use 1.0 for both, or no remedy"
+                )
         if not self.tied and (self.input_scale, self.output_scale) != (1.0, 1.0):
             raise ValueError(
                 f"input_scale and output_scale: they weigh the two paths of one tied table, got {self.input_scale} and "
@@ -114,13 +123,17 @@ class TrainConfig:
         """Steps after which the whole model is kept: every `checkpoint_every`, and the last."""
         return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
 
+    def tied_after(self, step: int) -> bool:
+        """Whether the model has one table after `step` steps: a remedy may give a tied model two, from the start or later."""
+        return self.tied if self.remedy is None else self.remedy.tied_after(self.tied, step, self.steps)
+
     def load_corpus(self) -> Corpus:
         """The corpus that the run trains on and is keyed by. Raises ValueError as `corpora.load` does."""
         return corpora.load(self.corpus, vocab_size=self.vocab_size, path=self.path, language=self.language)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name, as plain values; the language as a dictionary of its own."""
-        return dataclasses.asdict(self)
+        """Every field by name, as plain values; the language and the remedy as dictionaries of their own."""
+        return dataclasses.asdict(self) | {"remedy": self.remedy and self.remedy.as_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":

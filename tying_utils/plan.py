@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import statistics
 import tempfile
 import time
@@ -84,8 +85,11 @@ class Plan:
                 f"{duration(self.seconds)} ({low} to {high}): {c.steps} steps of {step}, {self.validations} validations, "
                 f"{len(c.checkpoint_steps)} checkpoints; {len(self.step_seconds)} steps were probed"
             )
+        kind = "tied" if c.tied else "untied"
+        if c.remedy:
+            kind += f", {c.remedy.name}"
         return (
-            f"model   {c.arch}, {'tied' if c.tied else 'untied'}, {c.n_layers} layers, d {c.d_model}, V {c.vocab_size}: "
+            f"model   {c.arch}, {kind}, {c.n_layers} layers, d {c.d_model}, V {c.vocab_size}: "
             f"{self.parameters:,} parameters, {self.table_share:.0%} of them in the tables\n"
             f"time    {cost}\n"
             f"memory  {budget.size(self.memory)} at the peak, on {self.device} in {self.dtype}; {free} free\n"
@@ -104,13 +108,15 @@ def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
     corpus = training._corpus(config)
     hardware = training.choose_hardware(config.device, config.dtype)
     parameters = budget.parameters(config)
+    tables = (1 if config.tied_after(config.steps) else 2) * config.vocab_size * config.d_model
+    trunk = sum(map(math.prod, budget.weights(config).values())) - tables
     kept, peak = budget.disk(config)
     counted = Plan(
         config=config,
         device=hardware.device.type,
         dtype=str(hardware.dtype).removeprefix("torch."),
         parameters=parameters,
-        table_share=(1 if config.tied else 2) * config.vocab_size * config.d_model / parameters,
+        table_share=1 - trunk / parameters,
         memory=budget.memory(config, hardware.dtype, hardware.device),
         memory_free=(free := budget.memory_free(hardware.device)),
         disk=kept,

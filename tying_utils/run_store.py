@@ -44,8 +44,9 @@ FORMAT = 1
 def run_key(config: TrainConfig, fingerprint: dict[str, Any]) -> str:
     """16 hexadecimal digits of sha256 over the configuration, the corpus fingerprint and the format version."""
     values = {name: value for name, value in config.as_dict().items() if name != "path"}
-    if values["language"] is None:  # runs on text keep the keys they had before there was a language
-        del values["language"]
+    for name in ("language", "remedy"):  # a run without one keeps the key that it had before there were any
+        if values[name] is None:
+            del values[name]
     return hashlib.sha256(json.dumps([FORMAT, values, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -110,12 +111,12 @@ class Run:
         """The tables (V, d), float32 on the CPU, after `step` optimizer steps (default: the last)."""
         step = self._step(step, self.checkpoints, "tables")
         loaded = load_file(self.folder / _tables_name(step))
-        return Tables(loaded["input"], loaded.get("output", loaded["input"]), self.config.tied)
+        return Tables(loaded["input"], loaded.get("output", loaded["input"]), self.config.tied_after(step))
 
     def model(self, step: int | None = None, *, device: str | torch.device = "cpu") -> PreTrainedModel:
         """The model after `step` optimizer steps (default: the last), float32, in evaluation mode."""
         step = self._step(step, self.model_steps, "the whole model")
-        model = build_model(self.config)
+        model = build_model(self.config, step)
         weights = load_file(self.folder / _weights_name(step, self.config.steps))
         if step == self.config.steps and set(weights) != set(weight_names(model)):
             # transformers saves tensors of some families under other names than the model's own, and reads them back.
@@ -133,10 +134,10 @@ class Run:
         return step
 
 
-def build_model(config: TrainConfig) -> PreTrainedModel:
-    """A fresh model of `config`, as training starts from."""
+def build_model(config: TrainConfig, step: int = 0) -> PreTrainedModel:
+    """A fresh model of `config`, as training starts from; with as many tables as it has after `step` steps."""
     sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
-    return models.build(config.arch, tied=config.tied, seed=config.init_seed, **sizes)
+    return models.build(config.arch, tied=config.tied_after(step), seed=config.init_seed, **sizes)
 
 
 def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import budget, gpu, models, run_store
+from tying_utils import balance, budget, gpu, models, optimizers, run_store
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
 from tying_utils.next_token import LOGITS_AT_ONCE, NextTokenLoss
 from tying_utils.ranks import Ranks
+from tying_utils.reparameterise import Folded
 from tying_utils.run_store import Onlooker, Run, Writer
 from tying_utils.tie import SplitTie
 
@@ -41,7 +42,8 @@ METRICS = {
     "output_share": "output_norm / (input_norm + output_norm)",
     "gradient_norm": "of the whole model, after the paths are combined, before clipping",
     "clip": "factor that clipping put on every gradient, at most 1",
-    "output_update_share": "the same share for the two parts of the Adam update: first moments apart, second moment shared",
+    "output_update_share": "the same share for the two parts of the Adam update: first moments apart, second moment shared; "
+    "NaN where a remedy makes the tables of other weights, which is what Adam moves",
     "published_input_norm": "the input norm as published: of the activation gradient of (rank 0's) last micro-batch",
     "published_output_share": "output_norm / (published_input_norm + output_norm)",
     "validation_loss": "nats a token on the held-out text, after the step; NaN between evaluations",
@@ -220,8 +222,12 @@ class _Trainer:
         writer.step = self.ranks.told(writer.step)
         self.model = run_store.build_model(config).to(hardware.device)  # type: ignore[arg-type]
         self.model.tie_weights()
-        self.tie = SplitTie(self.model) if config.tied else None
-        self.parameters = self.tie.parameters() if self.tie else list(self.model.parameters())
+        self.remedy = config.remedy or balance.Scale(input=config.input_scale, output=config.output_scale)
+        self.rule = self.remedy if isinstance(self.remedy, balance.PathRule) else balance.Scale()
+        self.tie = SplitTie(self.model, self.rule) if config.tied_after(0) else None
+        made_by = self.remedy.tables(models.tables(self.model).input, config.init_seed)
+        self.folded = Folded(self.model, made_by) if made_by else None
+        self.parameters = list(self._trained().values())
         embedding: Any = self.model.get_input_embeddings()
         head: Any = self.model.get_output_embeddings()
         self.input_weight, self.output_weight = embedding.weight, head.weight
@@ -236,14 +242,18 @@ class _Trainer:
             self.reason += f"; {self._compile()}"
         # The tie is split before the ranks join: each leaf's gradient is averaged over them on its own.
         self.network = self.ranks.joined(self.loss)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-            fused=hardware.device.type in ("cpu", "cuda"),
-        )
+        options: dict[str, Any] = {
+            "lr": config.learning_rate,
+            "betas": (config.beta1, config.beta2),
+            "eps": config.adam_eps,
+            "weight_decay": config.weight_decay,
+            "fused": hardware.device.type in ("cpu", "cuda"),
+        }
+        if self.remedy.coupled:
+            coupled = [self.input_weight] if self.tie else [self.input_weight, self.output_weight]
+            self.optimizer = optimizers.CoupledAdamW(self._groups(), tables=coupled, **options)
+        else:
+            self.optimizer = torch.optim.AdamW(self._groups(), **options)
         # The output path's part of a tied table's first moment; the input path's is what is left.
         self.output_moment = torch.zeros_like(self.input_weight) if self.tie else None
         # Large temporaries are slow to allocate anew at every step.
@@ -292,8 +302,10 @@ class _Trainer:
 
     def _step(self, step: int) -> Tensor:
         config = self.config
+        if self.tie and not config.tied_after(step):
+            self._untie()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+            group["lr"] = self._learning_rate(step) * group["rate"]
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.hardware.device)
         for number, part in enumerate(self._batch(step - 1).chunk(config.micro_batches), 1):
@@ -305,13 +317,21 @@ class _Trainer:
         if self.tie:
             input_gradient, output_gradient = self.tie.path_gradients()
             paths = gradients.path_statistics(input_gradient, output_gradient)
-            self.tie.combine(config.input_scale, config.output_scale)
+            for name in self.rule.summed:
+                self.ranks.total(self.tie.state[name])
+            self.tie.combine(step=step, steps=config.steps)
+        elif self.folded:
+            input_gradient, output_gradient = self.folded.path_gradients()
+            paths = gradients.path_statistics(input_gradient, output_gradient)
+            self.folded.backward()
         else:
             output_gradient = self.output_weight.grad
             paths = gradients.path_statistics(self.input_weight.grad, output_gradient)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         clip = (config.clip / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ computes it
         self.optimizer.step()
+        if self.folded:
+            self.folded.refresh()
         values = {
             "loss": loss,
             **paths,
@@ -326,23 +346,58 @@ class _Trainer:
 
     def _update_share(self, step: int, output_gradient: Tensor, clip: Tensor) -> Tensor:
         config = self.config
+        if self.folded:
+            return torch.full_like(clip, math.nan)
 
         def norm_of_update(first: Tensor, second: Tensor) -> Tensor:
+            second = second.expand_as(first)  # where a remedy has all rows share one
             scale = gradients.inverse_scale(second, step, config.beta2, config.adam_eps, out=self.scratch[0])
             return torch.linalg.vector_norm(scale.mul_(first))
 
         held = self.optimizer.state[self.input_weight]
-        if self.output_moment is None:
+        if self.tie is None or self.output_moment is None:
             other = self.optimizer.state[self.output_weight]
             parts = [norm_of_update(state["exp_avg"], state["exp_avg_sq"]) for state in (held, other)]
         else:
             # m <- beta1 m + (1 - beta1) g is linear in g, so each path has a first moment of its own.
-            weight = (1 - config.beta1) * config.output_scale * clip
+            weight = (1 - config.beta1) * self.tie.scales[1] * clip
             self.output_moment.mul_(config.beta1).addcmul_(output_gradient, weight)
-            scale = gradients.inverse_scale(held["exp_avg_sq"], step, config.beta2, config.adam_eps, out=self.scratch[0])
+            second = held["exp_avg_sq"].expand_as(held["exp_avg"])
+            scale = gradients.inverse_scale(second, step, config.beta2, config.adam_eps, out=self.scratch[0])
             update = torch.sub(held["exp_avg"], self.output_moment, out=self.scratch[1]).mul_(scale)
             parts = [torch.linalg.vector_norm(update), torch.linalg.vector_norm(scale.mul_(self.output_moment))]
         return gradients.output_share(*parts)
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """What the optimizer holds, by the names of `run_store.weight_names` and of `Folded.named`."""
+        return self.folded.named() if self.folded else run_store.weight_names(self.model)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """All that is trained in one group, but for tables with a learning rate of their own."""
+        rates = self.remedy.rates()
+        if rates == (1.0, 1.0):
+            return [{"params": list(self.parameters), "rate": 1.0}]
+        tables = {id(table): rate for table, rate in zip((self.input_weight, self.output_weight), rates, strict=True)}
+        return [{"params": [p], "rate": tables.get(id(p), 1.0)} for p in self.parameters]
+
+    def _untie(self) -> None:
+        """Two tables from here on; the output's takes over what Adam holds of the one there was."""
+        assert self.tie is not None
+        self.tie.part()
+        self.tie = self.output_moment = None
+        self.parameters.append(self.output_weight)
+        self.optimizer.add_param_group({"params": [self.output_weight], "rate": 1.0})
+        held = self.optimizer.state[self.input_weight]
+        self.optimizer.state[self.output_weight] = {key: value.clone() for key, value in held.items()}
+
+    def _kept(self) -> dict[str, Tensor]:
+        """What has to be resumed beside the model's weights and the optimizer's moments, in place."""
+        kept = {} if self.output_moment is None else {"output_moment": self.output_moment}
+        if self.tie:
+            kept |= {f"rule.{name}": value for name, value in self.tie.state.items()}
+        if self.folded:
+            kept |= {f"made_by.{name}": p.detach() for name, p in self.folded.tables.named_parameters()}
+        return kept
 
     def _watch_activation(self, module: Any, args: Any, output: Tensor) -> None:
         if output.requires_grad:
@@ -360,11 +415,14 @@ class _Trainer:
             self.loss(part).backward()
             torch.cuda.synchronize(device)
 
+        state = {name: value.clone() for name, value in self.tie.state.items()} if self.tie else {}
         passes = (config.steps - self.writer.step) * config.micro_batches
         _, reason = gpu.compile_where_it_pays(
             self.model, once, passes=passes, agreed=lambda own: all(self.ranks.collected(own))
         )
         self.model.zero_grad(set_to_none=True)
+        for name, value in state.items():  # a rule does not count these passes
+            self.tie.state[name].copy_(value)  # type: ignore[union-attr]
         return reason
 
     @torch.no_grad()
@@ -428,19 +486,18 @@ class _Trainer:
             self.pending.clear()
             return None
         state = self.optimizer.state
-        names = run_store.weight_names(self.model)
-        resume = {f"{name}/{key}": value for name, p in names.items() for key, value in state[p].items()}
-        if self.output_moment is not None:
-            resume["output_moment"] = self.output_moment
-        return self.writer.commit(step, self.model, resume, self._metrics(), self._made(seconds))
+        resume = {f"{name}/{key}": value for name, p in self._trained().items() for key, value in state[p].items()}
+        return self.writer.commit(step, self.model, resume | self._kept(), self._metrics(), self._made(seconds))
 
     def _restore(self) -> None:
         weights, resume, metrics = self.writer.resume()
         weights, resume = (self.ranks.handed_out(held, self.hardware.device) for held in (weights, resume))
+        if self.tie and not self.config.tied_after(self.writer.step):
+            self._untie()
         run_store.load_weights(self.model, weights)
-        if self.output_moment is not None:
-            self.output_moment.copy_(resume.pop("output_moment"))
-        names = run_store.weight_names(self.model)
+        for name, value in self._kept().items():
+            value.copy_(resume.pop(name))
+        names = self._trained()
         for entry, value in resume.items():
             name, key = entry.rsplit("/", 1)
             parameter = names[name]
@@ -468,6 +525,8 @@ class _Trainer:
 
 def _title(config: TrainConfig) -> str:
     words = "tied" if config.tied else "untied"
+    if config.remedy:
+        words += f", {config.remedy.name}"
     if (config.input_scale, config.output_scale) != (1.0, 1.0):
         words += f" x{config.input_scale:g}/{config.output_scale:g}"
     return f"{words}, seed {config.data_seed}"

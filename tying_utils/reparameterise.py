@@ -1,0 +1,128 @@
+"""Tables that come of other weights, under a model that stays an ordinary untied one.
+
+The model holds the effective tables, two Parameters (V, d) as in any untied checkpoint, so that whatever reads or saves a model
+needs to know nothing. Their gradients go on by the chain rule to the weights they come of, which the optimizer holds in their
+place; after its step the tables are written anew:
+
+    folded = Folded(model, ProjectedTable(table))
+    loss.backward()
+    folded.backward()       # gradients of folded.parameters(), the trunk's among them
+    optimizer.step()        # an optimizer of folded.parameters()
+    folded.refresh()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PREFIX = "folded."  # of the names of weights that are not the model's own
+
+
+class ProjectedTable(nn.Module):
+    """E = W, U = W P with W (V, d) and P (d, d), from P = I: at first the tied table W in both uses."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table.detach().clone())
+        self.map = nn.Parameter(torch.eye(table.shape[1], dtype=table.dtype, device=table.device))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Input and output table, each (V, d)."""
+        return self.table.view_as(self.table), self.table @ self.map
+
+
+class SPDTable(nn.Module):
+    """E = W T^-1, U = W T with W (V, d) and T = L L^T (d, d), from T = I: at first the tied table W in both uses.
+
+    L is lower triangular with a positive diagonal, whatever its weights: these are the entries below the diagonal and the
+    logarithms of those on it, so that T is positive definite and weight decay draws it to I.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        d = table.shape[1]
+        self.table = nn.Parameter(table.detach().clone())
+        self.log_diagonal = nn.Parameter(torch.zeros(d, dtype=table.dtype, device=table.device))
+        self.below = nn.Parameter(torch.zeros(d * (d - 1) // 2, dtype=table.dtype, device=table.device))
+
+    def factor(self) -> Tensor:
+        """L (d, d)."""
+        d = len(self.log_diagonal)
+        rows, columns = torch.tril_indices(d, d, -1, device=self.below.device)
+        return torch.diag(self.log_diagonal.exp()).index_put((rows, columns), self.below)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Input and output table, each (V, d)."""
+        factor = self.factor()
+        inner = torch.linalg.solve_triangular(factor, self.table.T, upper=False)
+        return torch.linalg.solve_triangular(factor.T, inner, upper=True).T, self.table @ factor @ factor.T
+
+
+class FactorisedInput(nn.Module):
+    """E = A B with A (V, width) and B (width, d), and U (V, d) of its own.
+
+    A starts as the first columns of `table` and B with a standard deviation of width^-1/2, so that the entries of A B are about
+    as large as those of `table`. B depends on `seed` alone.
+    """
+
+    def __init__(self, table: Tensor, width: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        up = torch.randn(width, table.shape[1], generator=generator) / width**0.5
+        self.rows = nn.Parameter(table[:, :width].detach().clone())
+        self.up = nn.Parameter(up.to(table))
+        self.output = nn.Parameter(table.detach().clone())
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Input and output table, each (V, d)."""
+        return self.rows @ self.up, self.output.view_as(self.output)
+
+
+class Folded:
+    """`model`, untied, with its two tables made by `tables`, a module whose forward gives (input, output), each (V, d).
+
+    The tables are written into the model at once. Raises ValueError if the model is tied.
+    """
+
+    def __init__(self, model: PreTrainedModel, tables: nn.Module) -> None:
+        embedding: Any = model.get_input_embeddings()
+        head: Any = model.get_output_embeddings()
+        if embedding.weight.data_ptr() == head.weight.data_ptr():
+            raise ValueError("model: an untied model is needed to hold two tables, this one is tied; build it with tied=False")
+        self._model, self.tables, self._leaves = model, tables, (embedding.weight, head.weight)
+        self.refresh()
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """What to train by name: the trunk's weights, then those that the tables come of, under `PREFIX`."""
+        own = {id(leaf) for leaf in self._leaves}
+        trunk = {name: p for name, p in self._model.named_parameters() if id(p) not in own}
+        return trunk | {f"{PREFIX}{name}": p for name, p in self.tables.named_parameters()}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What to give to the optimizer and to clipping."""
+        return list(self.named().values())
+
+    def path_gradients(self) -> tuple[Tensor, Tensor]:
+        """Gradients (V, d) of the input and of the output table, since the last `backward`. ValueError if there is none."""
+        source, target = (leaf.grad for leaf in self._leaves)
+        if source is None or target is None:
+            raise ValueError("backward: no gradient of both tables since the last one; run loss.backward() first")
+        return source, target
+
+    def backward(self) -> None:
+        """Carry the tables' gradients on to the weights they come of, and drop them."""
+        torch.autograd.backward(self.tables(), self.path_gradients())
+        for leaf in self._leaves:
+            leaf.grad = None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Write the tables anew into the model."""
+        for leaf, table in zip(self._leaves, self.tables(), strict=True):
+            leaf.copy_(table)
