@@ -195,7 +195,7 @@ def test_a_damaged_file_is_named_kept_and_made_again(home, text, name, how, dama
     assert aside == damaged
     if (name, how) != ("corpus.json", "missing"):  # without it there is no cache, so nothing is amiss
         assert [str(folder / name) in str(warning.message) for warning in recwarn.list] == [True]
-    assert corpus.train.tobytes() == whole["train.bin"]
+    assert np.asarray(corpus.train).tobytes() == whole["train.bin"]
     monkeypatch.setattr(corpora, "_tokenise", refuse)
     corpora.load("text", vocab_size=300, path=text)
 
@@ -365,7 +365,7 @@ def test_every_token_fits_its_dtype(home, text, monkeypatch, vocab_size, dtype):
     for _ in range(2):  # made, then read from the cache
         corpus = corpora.load("text", vocab_size=vocab_size, path=text)
         assert corpus.train.dtype == dtype
-        assert corpus.train.tolist() == [1, vocab_size - 1, 0]
+        assert np.asarray(corpus.train).tolist() == [1, vocab_size - 1, 0]
 
 
 LANGUAGE = two_role.Settings(length=2000, seed=5)

@@ -68,7 +68,7 @@ def uninterrupted(tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 def batches(config: TrainConfig) -> Iterator[torch.Tensor]:
     """Each window of the training text once an epoch, (batch_size, context + 1), in the data seed's order."""
-    tokens = corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path).train.astype(np.int64)
+    tokens = np.asarray(corpora.load(config.corpus, vocab_size=config.vocab_size, path=config.path).train, np.int64)
     count = (len(tokens) - 1) // config.context
     order = itertools.chain.from_iterable(
         np.random.default_rng([config.data_seed, epoch]).permutation(count) for epoch in itertools.count()

@@ -1,4 +1,4 @@
-"""The command line: tying-utils train | plan | sweep | evaluate | reproduce | figures | site | badges."""
+"""The command line: tying-utils train | plan | prepare | sweep | evaluate | reproduce | figures | site | badges."""
 
 import argparse
 import json
@@ -28,6 +28,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan.add_argument("--profile", help="in place of configurations: all runs of a profile that are missing")
     plan.add_argument("--corpus", help="one of the profile's (default: each of them)")
     plan.set_defaults(run=_plan)
+    prepare = commands.add_parser("prepare", help="stream a text of any size into token files, for the corpus 'shards'")
+    prepare.add_argument("--out", required=True, metavar="FOLDER", help="for corpus 'shards' with this path")
+    words = (
+        "a file or pattern of files (.json, .jsonl, .txt, .parquet, also .gz), a URL, the id of a dataset on the hub or @FILE, "
+        "a list of these, one a line; may be given several times"
+    )
+    prepare.add_argument("--text", action="append", required=True, metavar="SOURCE", help=words)
+    prepare.add_argument("--column", default="text", help="that holds the documents (default: text)")
+    prepare.add_argument("--split", default="train", help="of a dataset on the hub (default: train)")
+    prepare.add_argument("--subset", metavar="NAME", help="of a dataset on the hub")
+    words = "rows of the table (default: 50280); without --tokenizer a byte-level BPE of that many tokens is learned"
+    prepare.add_argument("--vocab-size", type=_count, default=50_280, metavar="V", help=words)
+    prepare.add_argument("--tokenizer", metavar="SOURCE", help="a tokenizer.json, a folder with one, or the id of a model")
+    prepare.add_argument("--tokens", type=_count, metavar="N", help="to train on, as 30e9 (default: all there are)")
+    prepare.add_argument("--shard-tokens", type=_count, default=100_000_000, metavar="N", help="a file (default: 100_000_000)")
+    words = "of the first documents, held out (default: 10_000_000)"
+    prepare.add_argument("--validation-tokens", type=_count, default=10_000_000, metavar="N", help=words)
+    prepare.set_defaults(run=_prepare)
     sweep = commands.add_parser("sweep", help="cross the input scales with the output scales: the tables behind the sliders")
     sweep.add_argument("--profile", default="laptop", help="laptop (default) or another that has a sweep")
     sweep.add_argument("--corpus", help="python or two-role (default: each that has a sweep)")
@@ -116,6 +134,22 @@ def _plan(options: argparse.Namespace) -> None:
             print(plan_profile(options.profile, corpus), flush=True)
     for text in [] if options.profile else options.config or ["{}"]:
         print(plan(_config(text)), flush=True)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from tying_utils.token_shards import prepare
+
+    record = prepare(**{name: value for name, value in vars(options).items() if name != "run"})
+    train, validation = record["tokens"]["train"], record["tokens"]["validation"]
+    print(f"{options.out}: {train:,} tokens in {len(record['files']) - 1} shards, {validation:,} for validation")
+
+
+def _count(text: str) -> Any:
+    """An integer from text as 30e9 or 100_000_000; what is none stays as it is, for the command to name."""
+    try:
+        return int(number) if (number := float(text)).is_integer() else number
+    except ValueError:
+        return text
 
 
 def _sweep(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ class TrainConfig:
     """
 
     corpus: str = "python"
-    path: str | None = None  # of a local text; the run is keyed by the text's content, not by its place
+    path: str | None = None  # of a local text, or of prepared shards; the run is keyed by the content, not by its place
     language: two_role.Settings | None = None  # of the corpus "two-role", where None means the defaults; a mapping will do too
     vocab_size: int = 2048
     arch: str = "olmo"

@@ -1,6 +1,6 @@
 """Text to tokens: a corpus by name, split by file, byte-level BPE, memory-mapped, cached by content.
 
-The two-role language (see `two_role`) comes as tokens already.
+The two-role language (see `two_role`) comes as tokens already, and so does what `token_shards.prepare` wrote.
 """
 
 import dataclasses
@@ -8,12 +8,14 @@ import functools
 import hashlib
 import json
 import platform
+import shlex
 import sysconfig
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -21,16 +23,52 @@ from tqdm.auto import tqdm
 
 from tying_utils import files, paths, two_role
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 # Part of every cache key: raise it when the same text would give other tokens.
 FORMAT = 1
 SEPARATOR = "<|endoftext|>"
-NAMES = ("python", "two-role", "text", "wikitext-2", "wikitext-103")
+NAMES = ("python", "two-role", "text", "shards", "wikitext-2", "wikitext-103")
 # Library folders that hold tests or other people's packages, not the standard library's own source.
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _EVERY = 20  # every 20th file is held out, of the two-role language a twentieth
 _AT_ONCE = 32  # files that are tokenised together
+_COUNTED = 1 << 24  # tokens that are counted at a time
 
 Documents = list[tuple[str, str]]  # (name, text)
+
+
+class Shards:
+    """Memory-mapped token arrays (n_i,) of one dtype that read as one array (n,): len, dtype, tokens[i] and tokens[start:stop].
+
+    A slice within one part is a view of it, one across parts a copy. Raises ValueError for a slice with a step, IndexError for
+    an index beyond the ends.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.dtype = parts[0].dtype
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts]).tolist()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, at: Any) -> Any:
+        if not isinstance(at, slice):
+            index = range(len(self))[at]
+            return self[index : index + 1][0]
+        start, stop, step = at.indices(len(self))
+        if step != 1:
+            raise ValueError(f"step: tokens are read in steps of 1, got {step}; take the slice first")
+        pieces = []
+        for number in range(bisect_right(self._ends, start), bisect_left(self._ends, stop) + 1 if start < stop else 0):
+            begin = self._ends[number] - len(self._parts[number])
+            pieces.append(self._parts[number][max(start - begin, 0) : stop - begin])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [self._parts[0][:0]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)  # all of it in memory
 
 
 @dataclass(frozen=True)
@@ -38,16 +76,17 @@ class Corpus:
     """A tokenised corpus. `train` and `validation` are memory-mapped token arrays (n,), uint16 or uint32.
 
     `fingerprint` says what the text was: name, Python version (for "python"), files, bytes, sha256 of names and texts, and
-    vocabulary size; of "two-role" its settings, the bytes of its tokens, sha256 of what decides them, and vocabulary size.
-    Every run records it.
+    vocabulary size; of "two-role" its settings, the bytes of its tokens, sha256 of what decides them, and vocabulary size; of
+    "shards" the training tokens, sha256 of the token files' sha256s, and vocabulary size. Every run records it.
     """
 
     name: str
     vocab_size: int
-    train: np.ndarray
+    train: np.ndarray | Shards
     validation: np.ndarray
     fingerprint: dict[str, Any]
     folder: Path
+    separator: str = SEPARATOR  # the token that ends every document of a text
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -58,8 +97,11 @@ class Corpus:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Occurrences of each token in the training part, (vocab_size,), int64."""
-        return np.bincount(self.train, minlength=self.vocab_size)
+        """Occurrences of each token in the training part, (vocab_size,), int64. A part of the text is held at a time."""
+        counts = np.zeros(self.vocab_size, np.int64)
+        for start in range(0, len(self.train), _COUNTED):
+            counts += np.bincount(self.train[start : start + _COUNTED], minlength=self.vocab_size)
+        return counts
 
     def windows(self, part: str, count: int, length: int) -> np.ndarray:
         """`count` windows of `length` tokens spread evenly over `part` ("train" or "validation"), (count, length), int64.
@@ -79,6 +121,9 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
       downloaded.
     - "two-role": two samples of `two_role.Language(vocab_size, language or two_role.Settings())`, whose tokens need no BPE.
     - "text": `path`, a file or a folder of UTF-8 text (.txt, .md, .py and others; hidden files are left out).
+    - "shards": `path`, a folder that `token_shards.prepare` wrote. It is opened where it lies, whatever its size, and keyed by
+      its tokens. Sizes are checked at every opening; checksums at the first, and again where a file's size or modification
+      time has changed since (remembered under data/corpora), so that damage which leaves both as they were is not seen.
     - "wikitext-2", "wikitext-103" (arXiv 1609.07843): from the local folder `path`, else from the folder of that name under
       data/texts or $TYING_TEXTS where there is one, else through `datasets`.
 
@@ -88,9 +133,12 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
     cached under data/corpora by content.
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, a vocabulary that the text or the
-    language does not support, or a language where there is text.
+    language does not support or that the shards were not prepared for, shards that are missing, unfinished or damaged (with
+    the command that makes them), or a language where there is text.
     """
     check(name, vocab_size, path, language)
+    if name == "shards":
+        return _shards(Path(path or ""), vocab_size)
     if name == "two-role":
         return _two_role(two_role.Language(vocab_size, language or two_role.Settings()))
     train, validation = documents(name, path)
@@ -109,7 +157,7 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
     return _cached(fingerprint, lambda folder: _tokenise(train, validation, fingerprint, folder))
 
 
-def windows(tokens: np.ndarray, count: int, length: int, *, of: str = "the text") -> np.ndarray:
+def windows(tokens: np.ndarray | Shards, count: int, length: int, *, of: str = "the text") -> np.ndarray:
     """Up to `count` windows of `length` tokens spread evenly over `tokens` (n,), without overlap: (count, length), int64.
 
     Raises ValueError if there are fewer tokens than one window; `of` says there whose they are.
@@ -128,7 +176,7 @@ def documents(name: str, path: str | Path | None = None) -> tuple[Documents, Doc
 
     Raises ValueError for a name that is no text's, and for a text that is missing, empty or not UTF-8.
     """
-    texts = [known for known in NAMES if known != "two-role"]
+    texts = [known for known in NAMES if known not in ("two-role", "shards")]
     if name not in texts:
         raise ValueError(f"name: {name!r} is no text; choose one of {', '.join(texts)}")
     if path is None and name.startswith("wikitext") and (local := paths.texts() / name).is_dir():
@@ -164,6 +212,8 @@ def check(
         raise ValueError(f"vocab_size: an integer of at least 257 (the bytes and a separator) is needed, got {vocab_size!r}")
     if name == "python" and path is not None:
         raise ValueError("path: 'python' is the running interpreter's own library; use name='text' for a folder")
+    if name == "shards" and (path is None or not str(path)):
+        raise ValueError(f"path: the folder that `tying-utils prepare` wrote is needed, got {path!r}")
     if (name == "text" and path is None) or (path is not None and not str(path)):
         raise ValueError(f"path: the path of a file or a folder of UTF-8 text is needed, got {path!r}")
 
@@ -196,10 +246,13 @@ def _cached(fingerprint: dict[str, Any], make: Callable[[Path], dict[str, Any]])
     )
 
 
-def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, Any], folder: Path) -> dict[str, Any]:
+def learn_bpe(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    """A byte-level BPE of `vocab_size` tokens, `SEPARATOR` among them, learned on `texts`, which are read once.
+
+    Raises ValueError if the texts support fewer tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    vocab_size = fingerprint["vocab_size"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -209,14 +262,19 @@ def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, An
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    name = fingerprint["name"]
-    tokenizer.train_from_iterator((text for _, text in tqdm(train, f"learning BPE on {name}", leave=False)), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         raise ValueError(
             f"vocab_size: the text supports {tokenizer.get_vocab_size()} tokens, fewer than {vocab_size}; "
             "ask for that many or give more text"
         )
-    dtype = _dtype(vocab_size)
+    return tokenizer
+
+
+def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, Any], folder: Path) -> dict[str, Any]:
+    name, vocab_size = fingerprint["name"], fingerprint["vocab_size"]
+    tokenizer = learn_bpe((text for _, text in tqdm(train, f"learning BPE on {name}", leave=False)), vocab_size)
+    dtype = token_dtype(vocab_size)
     separator: Any = tokenizer.token_to_id(SEPARATOR)
     written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
     for file_name, documents in (("train.bin", train), ("validation.bin", validation)):
@@ -232,7 +290,8 @@ def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, An
     return _record(fingerprint, dtype, written, folder)
 
 
-def _dtype(vocab_size: int) -> np.dtype[Any]:
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """uint16 where it holds every token of a vocabulary, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
@@ -240,6 +299,70 @@ def _record(fingerprint: dict[str, Any], dtype: np.dtype[Any], written: dict[str
     record = {"fingerprint": fingerprint, "dtype": dtype.name, "files": written}
     files.write_json(folder / "corpus.json", record)
     return record
+
+
+def _shards(folder: Path, vocab_size: int) -> Corpus:
+    record = files.read_json(folder / "corpus.json")
+    where = shlex.quote(str(folder))
+    if record is None or "arguments" not in record:
+        raise ValueError(
+            f"path: {folder} holds no prepared text, or its corpus.json is damaged; "
+            f"`tying-utils prepare --out {where} --text SOURCE --vocab-size {vocab_size}` makes it"
+        )
+    command = f"`tying-utils prepare --out {where} {record['arguments']}`"
+    if not record["finished"]:
+        raise ValueError(f"path: the text in {folder} is not prepared to its end; {command} goes on with it")
+    if record["vocab_size"] != vocab_size:
+        raise ValueError(
+            f"vocab_size: {folder} was prepared for {record['vocab_size']} tokens, got {vocab_size}; ask for "
+            f"{record['vocab_size']}, or prepare the text anew"
+        )
+    held: dict[str, Any] = record["files"]
+    fingerprint = {
+        "name": "shards",
+        "tokens": record["tokens"]["train"],
+        "sha256": hashlib.sha256("".join(entry["sha256"] for entry in held.values()).encode()).hexdigest(),
+        "vocab_size": vocab_size,
+    }
+    dtype = np.dtype(record["dtype"]).newbyteorder("<")
+    expected = {name: (entry["tokens"] * dtype.itemsize, entry["sha256"]) for name, entry in held.items()}
+    tokenizer = folder / "tokenizer.json", record["tokenizer"]
+    damaged = _damaged(folder, expected, fingerprint) or ([] if files.intact(*tokenizer) else ["tokenizer.json"])
+    if damaged:
+        raise ValueError(
+            f"path: {', '.join(damaged)} in {folder}: missing or not as corpus.json says; {command} sets damaged files aside "
+            "and makes them again"
+        )
+    validation, *train = (np.memmap(folder / name, dtype=dtype, mode="r") for name in held)
+    return Corpus(
+        name="shards",
+        vocab_size=vocab_size,
+        train=train[0] if len(train) == 1 else Shards(train),
+        validation=validation,
+        fingerprint=fingerprint,
+        folder=folder,
+        separator=record["separator"],
+    )
+
+
+def _damaged(folder: Path, expected: dict[str, tuple[int, str]], fingerprint: dict[str, Any]) -> list[str]:
+    """The names of files in `folder` that are missing or have not the size and sha256 expected (see `load`)."""
+    memory = paths.corpora() / f"shards-{fingerprint['vocab_size']}-{fingerprint['sha256'][:16]}.json"
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(memory.with_suffix(".lock")):  # of the ranks that open one text together, one reads it
+        known = files.read_json(memory) or {}
+        found = {}
+        for name, (size, checksum) in tqdm(expected.items(), "verifying shards", unit="file", leave=False, delay=1):
+            path = (folder / name).resolve()
+            if not path.is_file() or (status := path.stat()).st_size != size:
+                continue
+            seen = [size, status.st_mtime_ns, checksum]
+            if known.get(str(path)) == seen or files.digest(path) == checksum:
+                found[name] = str(path), seen
+        now = {**known, **dict(found.values())}
+        if now != known:
+            files.write_json(memory, now)
+    return [name for name in expected if name not in found]
 
 
 def _two_role(language: two_role.Language) -> Corpus:
@@ -250,7 +373,7 @@ def _two_role(language: two_role.Language) -> Corpus:
     fingerprint = {
         "name": "two-role",
         **settings,
-        "bytes": sum(_lengths(language.settings).values()) * _dtype(language.vocab_size).itemsize,
+        "bytes": sum(_lengths(language.settings).values()) * token_dtype(language.vocab_size).itemsize,
         "sha256": content.hexdigest(),
         "vocab_size": language.vocab_size,
     }
@@ -269,7 +392,7 @@ def _generate(language: two_role.Language, fingerprint: dict[str, Any], folder: 
     tokenizer = Tokenizer(models.WordLevel(words))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
-    dtype = _dtype(language.vocab_size)
+    dtype = token_dtype(language.vocab_size)
     for seed, (file_name, length) in enumerate(_lengths(language.settings).items()):
         tokens = language.sample(length, seed).astype(dtype)
         written[file_name] = files.write_with(folder / file_name, tokens.tofile)

@@ -29,7 +29,6 @@ from tqdm.auto import tqdm
 
 from tying_utils import files
 from tying_utils.config import DTYPES, TrainConfig
-from tying_utils.corpora import SEPARATOR
 from tying_utils.measures._checks import positive
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware
@@ -245,7 +244,7 @@ def _tokenizer(name: str, folder: Path, record: dict[str, Any]) -> Any:
             f"sources: {name!r}: the text of {config.corpus!r} is not the one that the run in {folder} was trained on"
         )
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(corpus.folder / "tokenizer.json"), bos_token=SEPARATOR, eos_token=SEPARATOR
+        tokenizer_file=str(corpus.folder / "tokenizer.json"), bos_token=corpus.separator, eos_token=corpus.separator
     )
 
 

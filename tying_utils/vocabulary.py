@@ -26,7 +26,7 @@ def read(source: str | Path, revision: str | None = None) -> Vocabulary:
     """
     where = sources.at(source, revision)
     if where.has("tokenizer.json"):
-        return _tokenizer(where).get_vocab(with_added_tokens=True)
+        return _tokenizer(where.whole("tokenizer.json")).get_vocab(with_added_tokens=True)
     if where.has("vocab.json"):
         added = where.whole("added_tokens.json") if where.has("added_tokens.json") else None
         found = [json.loads(path.read_text(encoding="utf-8")) for path in (where.whole("vocab.json"), added) if path]
@@ -35,17 +35,28 @@ def read(source: str | Path, revision: str | None = None) -> Vocabulary:
 
 
 def tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
-    """The tokenizer in the tokenizer.json at `source`. Arguments and errors as in `read`."""
+    """The tokenizer in the tokenizer.json at `source`, or in the file `source`. Arguments and errors as in `read`."""
+    if (file := Path(source).expanduser()).is_file():
+        return _tokenizer(file)
     where = sources.at(source, revision)
     if not where.has("tokenizer.json"):
         raise ValueError(f"source: {where} holds no tokenizer.json; save it with tokenizer.save_pretrained")
-    return _tokenizer(where)
+    return _tokenizer(where.whole("tokenizer.json"))
 
 
-def _tokenizer(where: sources.Folder | sources.Hub) -> Tokenizer:
+def eos_token(source: str | Path) -> str | None:
+    """The eos_token that tokenizer_config.json names, at `source` or beside the file `source`; None where none does."""
+    file = Path(source).expanduser()
+    where = sources.Folder(file.parent) if file.is_file() else sources.at(source)
+    if not where.has("tokenizer_config.json"):
+        return None
+    named = json.loads(where.whole("tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
+    return named["content"] if isinstance(named, dict) else named
+
+
+def _tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    path = where.whole("tokenizer.json")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises no other kind
