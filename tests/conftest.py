@@ -11,6 +11,8 @@ from hypothesis import settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tying_utils.config import TrainConfig
+from tying_utils.run_store import Run
+from tying_utils.training import train
 
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)
@@ -78,6 +80,46 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     monkeypatch.setenv("TYING_HOME", str(root))
     return root
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainConfig], Run]:
+    """The uninterrupted run of a condition, trained once in a home of the module's own. Not to be written to."""
+    home = tmp_path_factory.mktemp("home")
+    made: dict[TrainConfig, Run] = {}
+
+    def get(config: TrainConfig) -> Run:
+        if config not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("TYING_HOME", str(home))
+                made[config] = train(config, progress=False)
+        return made[config]
+
+    return get
+
+
+@pytest.fixture
+def held_by(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig], tuple[int, int]]:
+    """Trains a condition and returns the bytes of tensor files that its run leaves, and the most there were on the way."""
+
+    def run_of(config: TrainConfig) -> tuple[int, int]:
+        most, unlink = 0, Path.unlink
+
+        def held(folder: Path) -> int:
+            return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+        def watch(path: Path, *arguments: Any, **options: Any) -> None:
+            nonlocal most  # just before a commit unlinks what it makes superfluous, there is most
+            if path.suffix in (".parquet", ".safetensors"):
+                most = max(most, held(path.parent))
+            unlink(path, *arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", watch)
+            kept = held(train(config, progress=False).folder)
+        return kept, max(most, kept)
+
+    return run_of
 
 
 def damage(file: Path, how: str) -> bytes | None:

@@ -42,25 +42,9 @@ def test_weights_and_parameters_are_the_models(tiny, arch, tied):
     [{}, {"tied": False}, {"steps": 1}, {"checkpoint_every": 12}, {"checkpoint_every": 2, "arch": "gpt2"}],
     ids=str,
 )
-def test_disk_is_what_a_run_leaves_and_the_most_it_held(home, tiny, monkeypatch, changes):
-    config, most = tiny(**changes), 0
-
-    def held(folder: Path) -> int:
-        return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-
-    write = budget.Path.unlink  # what a commit makes superfluous goes by unlinking: just before, there is most
-
-    def watch(path: Path, *arguments: Any, **options: Any) -> None:
-        nonlocal most
-        if path.suffix in (".parquet", ".safetensors"):
-            most = max(most, held(path.parent))
-        write(path, *arguments, **options)
-
-    monkeypatch.setattr(budget.Path, "unlink", watch)
-    run = train(config, progress=False)
-    kept, peak = budget.disk(config)
-    assert kept == held(run.folder)
-    assert peak == max(most, kept)
+def test_disk_is_what_a_run_leaves_and_the_most_it_held(tiny, held_by, changes):
+    config = tiny(**changes)
+    assert budget.disk(config) == held_by(config)
 
 
 def test_check_takes_milliseconds(home, tiny):

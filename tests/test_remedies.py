@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -46,20 +45,8 @@ def remedied(tiny) -> Callable[..., TrainConfig]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(remedied, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
-    """The run of `remedied`, trained once in a home of the module's own. Not to be written to."""
-    home = tmp_path_factory.mktemp("home")
-    made: dict[TrainConfig, Run] = {}
-
-    def get(name: str | None, **changes: Any) -> Run:
-        config = remedied(name, **changes)
-        if config not in made:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("TYING_HOME", str(home))
-                made[config] = train(config, progress=False)
-        return made[config]
-
-    return get
+def uninterrupted(remedied, trained_once) -> Callable[..., Run]:
+    return lambda name, **changes: trained_once(remedied(name, **changes))
 
 
 def contents(run: Run) -> dict[str, bytes]:
@@ -316,23 +303,9 @@ def test_every_architecture_can_end_with_two_tables(home, remedied, arch):
 
 
 @remedies
-def test_disk_is_counted_to_the_byte(home, remedied, monkeypatch, name):
-    config, most = remedied(name), 0
-
-    def held(folder: Path) -> int:
-        return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-
-    write = budget.Path.unlink  # just before a commit unlinks what it makes superfluous, there is most
-
-    def watch(path: Path, *arguments: Any, **options: Any) -> None:
-        nonlocal most
-        if path.suffix in (".parquet", ".safetensors"):
-            most = max(most, held(path.parent))
-        write(path, *arguments, **options)
-
-    monkeypatch.setattr(budget.Path, "unlink", watch)
-    run = train(config, progress=False)
-    assert budget.disk(config) == (held(run.folder), max(most, held(run.folder)))
+def test_disk_is_counted_to_the_byte(remedied, held_by, name):
+    config = remedied(name)
+    assert budget.disk(config) == held_by(config)
 
 
 @remedies

@@ -50,20 +50,8 @@ def identical(run: Run, other: Run) -> bool:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
-    """The run of `tiny` with changes, trained once in a home of the module's own. Not to be written to."""
-    home = tmp_path_factory.mktemp("home")
-    made: dict[TrainConfig, Run] = {}
-
-    def get(**changes: Any) -> Run:
-        config = tiny(**changes)
-        if config not in made:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("TYING_HOME", str(home))
-                made[config] = train(config, progress=False)
-        return made[config]
-
-    return get
+def uninterrupted(tiny, trained_once) -> Callable[..., Run]:
+    return lambda **changes: trained_once(tiny(**changes))
 
 
 def batches(config: TrainConfig) -> Iterator[torch.Tensor]:
