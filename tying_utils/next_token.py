@@ -63,8 +63,8 @@ class KeptLogits:
     """`F.cross_entropy(F.linear(hidden, weight), targets)` and its gradients, to the bit, in two (n, V) buffers of its own.
 
     Large blocks that are freed go back to the system, which clears every page of them before it hands them out anew: at a
-    vocabulary of 50,000 that takes longer than the arithmetic on them. The buffers stay for the next call of the same size.
-    A loss has to have gone backward before the next one is made; RuntimeError otherwise.
+    vocabulary of 50,000 that takes about as long as the arithmetic on them. The buffers stay for the next call of that
+    size. A loss has to have gone backward before the next one is made; RuntimeError otherwise.
     """
 
     def __init__(self) -> None:
