@@ -33,6 +33,12 @@ class Arm:
         scale = self.run.config.input_scale
         return {"corpus": self.corpus.name, "arm": self.name, "input_scale": scale, "seed": self.seed}
 
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What an untied run has to share with this one to be its reference: seed, architecture and the tables' shape."""
+        config = self.run.config
+        return self.seed, config.arch, config.vocab_size, config.d_model
+
     @cached_property
     def used(self) -> torch.Tensor:
         """The tokens that occur in the training text: the others' rows are no embeddings, and all untrained rows look alike."""
@@ -69,18 +75,28 @@ class _Pair:
 
 
 def _pairs(arms: Sequence[Arm]) -> list[_Pair]:
-    """Each tied table beside the untied pair of its seed; and, where the tied arm itself is among them, that pair itself."""
-    untied = {arm.seed: arm.tables() for arm in arms if arm.name == UNTIED}
+    """Each arm's table or tables beside the untied pair of its place; that pair itself too where the tied arm is among them."""
+    references, others = _references(arms)
     with_own = any(arm.name == TIED for arm in arms)  # in one table of a study is enough
     pairs = []
     for arm in arms:
-        reference = untied[arm.seed]
-        if arm.name != UNTIED:
-            tied = arm.tables()["tied"]
-            pairs += [_Pair(arm.labels, source, "tied", (table, tied)) for source, table in reference.items()]
+        if arm in others:
+            reference = references[arm.place].tables()
+            for name, own in arm.tables().items():
+                pairs += [_Pair(arm.labels, source, name, (table, own)) for source, table in reference.items()]
         elif with_own:
-            pairs.append(_Pair(arm.labels, "input", "output", (reference["input"], reference["output"])))
+            both = arm.tables()
+            pairs.append(_Pair(arm.labels, "input", "output", (both["input"], both["output"])))
     return pairs
+
+
+def _references(arms: Sequence[Arm]) -> tuple[dict[tuple[Any, ...], Arm], list[Arm]]:
+    """The first plain untied arm of each place, and the arms that are compared with one: all others."""
+    references: dict[tuple[Any, ...], Arm] = {}
+    for arm in arms:
+        if not arm.run.config.tied and arm.run.config.remedy is None:
+            references.setdefault(arm.place, arm)
+    return references, [arm for arm in arms if references[arm.place] is not arm]
 
 
 def scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
@@ -145,6 +161,8 @@ def _losses(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataF
     for arm in arms:
         config, metrics = arm.run.config, arm.run.metrics
         tables = config.vocab_size * config.d_model * (1 if config.tied else 2)
+        if config.remedy:
+            tables += config.remedy.added_parameters(config.vocab_size, config.d_model)
         rows.append(
             {
                 **arm.labels,
@@ -332,8 +350,7 @@ def _swept(measure: Measure) -> Measure:
 
 def _alignment_over_training(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     """Each tied table beside the untied pair of its seed after as many steps; orthogonal fit, chance from few permutations."""
-    untied = {arm.seed: arm for arm in arms if arm.name == UNTIED}
-    tied = [arm for arm in arms if arm.name != UNTIED]
+    references, tied = _references(arms)
     permutations = max(2, profile.permutations // 10)
     bar.reset(len(tied))
 
@@ -341,7 +358,7 @@ def _alignment_over_training(arms: Sequence[Arm], profile: Profile, bar: "tqdm[A
         rows = []
         for step in _spaced(arm.run.checkpoints):
             table = arm.tables(step)["tied"]
-            for source, other in untied[arm.seed].tables(step).items():
+            for source, other in references[arm.place].tables(step).items():
                 value = alignment.align(other, table, "orthogonal")
                 chance = alignment.chance(other, table, "orthogonal", permutations=permutations)
                 scores = {"value": value, "chance": chance.mean, "chance_low": chance.low, "chance_high": chance.high}
