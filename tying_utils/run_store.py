@@ -206,6 +206,11 @@ class Writer:
             return None
         return Run(self.folder, self.config, self._record)
 
+    @property
+    def weights(self) -> Path | None:
+        """The model as it was at the last commit; None where training starts anew."""
+        return self.folder / _weights_name(self.step, self.config.steps) if self.step else None
+
     def put_tables(self, step: int, tables: Tables) -> None:
         held = {"input": tables.input} if tables.tied else {"input": tables.input, "output": tables.output}
         self._put_tensors(_tables_name(step), held)
@@ -274,7 +279,7 @@ class Writer:
 class Onlooker:
     """What the ranks hold that train along and write nothing: a `Writer` that keeps nothing and has nothing to resume from."""
 
-    step, seconds = 0, 0.0
+    step, seconds, weights = 0, 0.0, None
 
     def finished(self) -> None:
         """Rank 0 knows."""

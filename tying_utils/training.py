@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import balance, budget, gpu, models, optimizers, run_store
+from tying_utils import balance, budget, gpu, models, optimizers, run_store, sentinels
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
@@ -49,6 +49,7 @@ METRICS = {
     "validation_loss": "nats a token on the held-out text, after the step; NaN between evaluations",
 }
 _SCALARS = [name for name in METRICS if name not in ("step", "learning_rate", "validation_loss")]
+_VITAL = [_SCALARS.index("loss"), _SCALARS.index("gradient_norm")]  # where these are not finite, nothing is
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
 
     Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
     vocabulary; if the processes cannot share the batch or the device; and, before anything is allocated, if the run cannot fit
-    in memory or on the disk (`budget.check`).
+    in memory or on the disk (`budget.check`). Raises `sentinels.Diverged`, a FloatingPointError, at a NaN or an infinity in a
+    loss, a gradient or what a checkpoint would hold: on a GPU at the latest before that checkpoint, elsewhere at its step.
     """
     ranks = Ranks.here()
     own = config.replace(batch_size=ranks.share(config.batch_size, config.micro_batches))  # what this process holds
@@ -288,11 +290,14 @@ class _Trainer:
                 evaluate = step % config.validation_every == 0 or step == config.steps
                 validation = self._validation_loss() if evaluate else math.nan
                 self.pending.append((step, self._learning_rate(step), statistics, validation))
+                if evaluate or not self.hardware.on_gpu:
+                    self._stop_if_lost(float(statistics[_VITAL].sum()) + (validation if evaluate else 0.0))
                 if step in tables_at:
                     self.writer.put_tables(step, models.tables(self.model))
                 bar.update()
                 if time.monotonic() - told > 0.5 or step in (1, config.steps):
                     told, loss = time.monotonic(), float(statistics[0])
+                    self._stop_if_lost(loss)
                     bar.set_postfix(loss=f"{loss:.2f}")
                     if on_step:
                         on_step(step, loss)
@@ -479,15 +484,27 @@ class _Trainer:
             frame = frame.assign(step=steps, learning_rate=rates, validation_loss=validation)
             self.rows.append(frame.loc[:, list(METRICS)])
             self.pending.clear()
-        return pd.concat(self.rows, ignore_index=True)
+        metrics = pd.concat(self.rows, ignore_index=True)
+        sentinels.check_metrics(metrics, self.config, self.writer.step, self.writer.weights)
+        return metrics
+
+    def _stop_if_lost(self, number: float) -> None:
+        """Raise `Diverged` for the first lost step since the last commit if `number`, read off the last one, is not finite."""
+        if not math.isfinite(number):
+            self._metrics()
 
     def _commit(self, step: int, seconds: float) -> Run | None:
-        if isinstance(self.writer, Onlooker):
-            self.pending.clear()
-            return None
+        """Commit what there is, which is looked at first: on every rank, so that none waits for another that has stopped."""
         state = self.optimizer.state
         resume = {f"{name}/{key}": value for name, p in self._trained().items() for key, value in state[p].items()}
-        return self.writer.commit(step, self.model, resume | self._kept(), self._metrics(), self._made(seconds))
+        resume |= self._kept()
+        metrics = self._metrics()
+        held = run_store.weight_names(self.model) | resume
+        sentinels.check_state(held, metrics, self.config, self.writer.step, self.writer.weights)
+        if isinstance(self.writer, Onlooker):
+            self.writer.step = step
+            return None
+        return self.writer.commit(step, self.model, resume, metrics, self._made(seconds))
 
     def _restore(self) -> None:
         weights, resume, metrics = self.writer.resume()
