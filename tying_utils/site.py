@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from tying_utils import files, notebooks, paths
 
-PAGES = ("README.md", "METHODS.md", "CONTRIBUTING.md")  # the first becomes index.html
+PAGES = ("README.md", "METHODS.md", "CONTRIBUTING.md", "SECURITY.md")  # the first becomes index.html
 COPIED = ("LICENSE", "CITATION.cff")
 _NO_WORDS = "No description has been provided for this image"  # nbconvert's
 _VIEW = "application/vnd.jupyter.widget-view+json"

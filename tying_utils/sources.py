@@ -184,7 +184,8 @@ class Hub:
             hf_raise_for_status(response)
             if response.status_code != 206:
                 raise _IgnoresRange
-            served = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            number = "([0-9]{1,19})"
+            served = re.fullmatch(rf"bytes {number}-{number}/({number}|\*)", response.headers.get("Content-Range", ""))
             if not served or int(served[1]) != start or int(served[2]) >= stop or served[3] not in ("*", str(self.size(name))):
                 got = response.headers.get("Content-Range")
                 raise Unreachable(

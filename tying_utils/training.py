@@ -98,9 +98,9 @@ def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
 def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int, float], None] | None = None) -> Run:
     """Train `config`, or load it if a finished run of it lies on disk, or resume it from its last checkpoint.
 
-    On the CPU a resumed run equals an uninterrupted one bit for bit. `on_step(step, loss)` is called about twice a second at
-    most. In processes that torchrun started, all of them train one run together: each takes its share of every batch, all
-    return the run, and rank 0 alone writes, shows progress and calls `on_step`.
+    On the CPU a resumed run equals an uninterrupted one bit for bit; a KeyboardInterrupt says what is kept. `on_step(step,
+    loss)` is called about twice a second at most. In processes that torchrun started, all of them train one run together: each
+    takes its share of every batch, all return the run, and rank 0 alone writes, shows progress and calls `on_step`.
 
     Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
     vocabulary; if the processes cannot share the batch or the device; and, before anything is allocated, if the run cannot fit
@@ -125,6 +125,8 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
             run = ranks.told(trainer.run(progress and ranks.first, on_step if ranks.first else None))
             assert run is not None
             return run
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"training was interrupted; {writer.kept}") from None
         finally:
             torch.set_num_threads(threads)
 
@@ -153,9 +155,14 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
         workers = workers_for(missing)
     # All of them are looked at, so that a bad one is found here and not in a worker.
     on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
-    if on_cpu and workers > 1 and len(missing) > 1:
-        _train_side_by_side(missing, workers, progress)
-    return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+    try:
+        if on_cpu and workers > 1 and len(missing) > 1:
+            _train_side_by_side(missing, workers, progress)
+        return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+    except KeyboardInterrupt:
+        done = sum(run_store.is_finished(config, fingerprints[trains_on(config)]) for config in dict.fromkeys(configs))
+        words = f"training was interrupted with {done} of {len(set(configs))} runs finished"
+        raise KeyboardInterrupt(f"{words}; the same call goes on with the others, each from its last checkpoint") from None
 
 
 def workers_for(configs: Sequence[TrainConfig]) -> int:

@@ -249,19 +249,24 @@ def train_lens(
             log_p = frozen(states[-1]).log_softmax(-1)
             return [float((log_p.exp() * (log_p - frozen.unembedding(x).log_softmax(-1))).sum(-1).mean()) for x in normed]
 
-        first, started = None, []
-        for picked in tqdm(islice(order, steps), desc="tuned lens", total=steps, disable=not progress):
-            if first is None:
-                first, started = picked, lacking(picked)
-            states, normed = seen(picked)
-            with torch.no_grad():
-                p = frozen(states[-1]).softmax(-1)
-                # d KL / d logits is q - p; to write that down takes 0.6 of the time of differentiating the loss.
-                slopes = [(frozen.unembedding(x).softmax(-1) - p) @ frozen.unembedding.weight for x in normed]
-            optimizer.zero_grad()
-            normed.backward(torch.stack(slopes) / len(p))
-            optimizer.step()
-            schedule.step()
+        first, started, done = None, [], 0
+        try:
+            for picked in tqdm(islice(order, steps), desc="tuned lens", total=steps, disable=not progress):
+                if first is None:
+                    first, started = picked, lacking(picked)
+                states, normed = seen(picked)
+                with torch.no_grad():
+                    p = frozen(states[-1]).softmax(-1)
+                    # d KL / d logits is q - p; to write that down takes 0.6 of the time of differentiating the loss.
+                    slopes = [(frozen.unembedding(x).softmax(-1) - p) @ frozen.unembedding.weight for x in normed]
+                optimizer.zero_grad()
+                normed.backward(torch.stack(slopes) / len(p))
+                optimizer.step()
+                schedule.step()
+                done += 1
+        except KeyboardInterrupt:
+            words = f"the lens was interrupted after {done} of {steps} steps and is dropped; the model is as it was"
+            raise KeyboardInterrupt(words) from None
         assert first is not None
         ended = lacking(first)
     lost = [i for i, (end, start) in enumerate(zip(ended, started, strict=True)) if not end <= 2 * start + 0.1]
