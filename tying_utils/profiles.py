@@ -13,6 +13,7 @@ UNTIED, TIED = "untied", "tied"
 PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
+AGAIN = "untied again"  # from another start: what two untied models share, which no remedy has to beat
 
 
 def scaled(scale: float) -> str:
@@ -30,6 +31,11 @@ def crossed(input_scale: float, output_scale: float) -> str:
     if 1 in (input_scale, output_scale):
         return scaled(input_scale) if output_scale == 1 else output_scaled(output_scale)
     return f"{scaled(input_scale)}, {output_scaled(output_scale)}"
+
+
+def enlarged(arm: str) -> str:
+    """The name of `arm` with the untied model's number of weights."""
+    return EQUAL if arm == TIED else f"{arm}, {EQUAL}"
 
 
 def agreeing(arm: str, agreement: float) -> str:
@@ -75,6 +81,9 @@ class Profile:
     shared_start: bool = True
     equal: dict[str, Any] = field(default_factory=dict)  # fields of the arm `EQUAL`
     sizes: tuple[Size, ...] = ()  # beside the profile's own
+    remedies: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name, fields of TrainConfig
+    remedies_enlarged: bool = False  # whether those that lack weights beside the untied model are trained with as many, too
+    few: int | None = None  # seeds of the arms that are there for the remedies alone (None: all)
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
     lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
@@ -108,6 +117,45 @@ class Profile:
         return (*own, *(name for size in self.sizes for name in size.changes()))
 
     @cached_property
+    def remedied(self) -> tuple[str, ...]:
+        """The arms that compare remedies at equal shape: the poles, and every remedy."""
+        return (UNTIED, AGAIN, TIED, *self.remedies) if self.remedies else ()
+
+    @cached_property
+    def enlarged(self) -> dict[str, dict[str, Any]]:
+        """Of the tied arm and the remedies those that lack a table beside the untied model, with its number of weights."""
+        if not self.remedies_enlarged:
+            return {}
+        arms = {TIED: {}, **self.remedies}
+        return {enlarged(arm): fields | self.equal for arm, fields in arms.items() if self._lacks_a_table(fields)}
+
+    def _lacks_a_table(self, fields: dict[str, Any]) -> bool:
+        """Whether an arm of those fields has nearer one table's weights than two's."""
+        config = TrainConfig(**{"corpus": self.corpus, **self.training, **fields})
+        table = config.vocab_size * config.d_model
+        added = config.remedy.added_parameters(config.vocab_size, config.d_model) if config.remedy else 0
+        return (1 if config.tied else 2) * table + added < 1.5 * table
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds that `arm` is trained with: all, or the first `few` of an arm that the remedies' tables alone need."""
+        return self.seeds[: self.few] if arm in self._later else self.seeds
+
+    @cached_property
+    def _later(self) -> dict[str, dict[str, Any]]:
+        """The arms that the remedies' tables alone need."""
+        again: dict[str, dict[str, Any]] = {AGAIN: {"tied": False}} if self.remedies else {}
+        own = {*self.scaled, EQUAL}
+        return {name: fields for name, fields in (again | self.remedies | self.enlarged).items() if name not in own}
+
+    def pairs(self, *arms: str) -> list[tuple[str, int]]:
+        """`arms` (default: all) with each of their seeds, seed by seed.
+
+        Where arms are named, only with the seeds that all of them have: what is compared is compared seed by seed.
+        """
+        common = [seed for seed in self.seeds if all(seed in self.seeds_of(arm) for arm in arms)]
+        return [(arm, seed) for seed in common for arm in arms or self.arms if seed in self.seeds_of(arm)]
+
+    @cached_property
     def arms(self) -> dict[str, dict[str, Any]]:
         """Every arm of the profile: its name, and the fields of TrainConfig that set it apart from the tied arm."""
         arms: dict[str, dict[str, Any]] = {UNTIED: {"tied": False}, TIED: {}}
@@ -123,14 +171,14 @@ class Profile:
                 arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
         for size in self.sizes:
             arms |= size.changes()
-        return arms
+        return arms | self._later
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         """The training condition of one arm and seed.
 
-        Tied and untied arms start independently; scaled arms start where the tied one does, so that they differ in the scale
-        alone; "shared start" is the control: a tied arm that starts from the untied arm's input table and trunk. The data
-        come in one order for all arms of a seed; a two-role language is drawn anew for each seed.
+        Tied and untied arms start independently; scaled and remedied arms start where the tied one does, so that they differ
+        in the scale or the remedy alone; "shared start" is the control: a tied arm that starts from the untied arm's input
+        table and trunk. The data come in one order for all arms of a seed; a two-role language is drawn anew for each seed.
         """
         if arm not in self.arms:
             raise ValueError(f"arm: {arm!r} is unknown to the profile {self.name!r} on {self.corpus!r}; it has {[*self.arms]}")
@@ -139,7 +187,7 @@ class Profile:
             own = {"seed": seed, "agreement": values.pop("agreement", 0.0)}
             values["language"] = dataclasses.replace(values.get("language", Settings()), **own)
         tied = values.setdefault("tied", True)
-        apart = not tied or arm == SHARED_START
+        apart = (not tied or arm == SHARED_START) and arm not in self._later
         return TrainConfig(**values, init_seed=1000 + seed if apart else seed, data_seed=seed)
 
 
@@ -237,8 +285,32 @@ _LARGER: dict[str, Any] = {
     "lens_budgets": (100, 200, 400),
     "lens_windows": 1200,
 }
-# What a lens is trained on where time is short.
-_FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100)}
+# One parameter setting each, the paper's or the middle of the range; the schedules part the steps at the end of the first
+# quarter, where the warmup ends.
+_REMEDIES: dict[str, dict[str, Any]] = {
+    scaled(5.0): _scales(5.0, 1.0),
+    **{
+        name: {"remedy": remedy}
+        for name, remedy in {
+            "early x5": {"name": "schedule", "input": 5.0, "stop": 0.25},
+            "late x5": {"name": "schedule", "input": 5.0, "start": 0.25},
+            "norm-match": {"name": "norm-match"},
+            "norm-match, smoothed": {"name": "norm-match", "smoothing": 0.9},
+            "pcgrad": {"name": "pcgrad"},
+            "pcgrad by row": {"name": "pcgrad", "by": "row"},
+            "shrink": {"name": "shrink"},
+            "rare-gate": {"name": "rare-gate"},
+            "coupled-adam": {"name": "coupled-adam"},
+            "projection": {"name": "projection"},
+            "spd-map": {"name": "spd-map"},
+            "untie": {"name": "untie"},
+        }.items()
+    },
+    "factorised": {"tied": False, "remedy": {"name": "factorised"}},
+    "table-rates": {"tied": False, "remedy": {"name": "table-rates", "input": 3.0}},
+}
+# Where time is short: what a lens is trained on, and what chance is estimated from.
+_FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100), "permutations": 30}
 
 PROFILES: dict[str, dict[str, Profile]] = {}
 for _profile in (
@@ -251,6 +323,9 @@ for _profile in (
         input_scales=(1.0, 5.0, 20.0),
         equal={"n_layers": 3},
         sizes=(Size(16, 1, 2),),
+        remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "untie")},
+        remedies_enlarged=True,
+        few=1,
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -264,6 +339,7 @@ for _profile in (
         swept=(0.1, 1.0),
         agreements=(0.0, 1.0),
         equal={"n_layers": 3},
+        remedies={name: _REMEDIES[name] for name in ("projection", "table-rates")},
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -274,14 +350,22 @@ for _profile in (
         training=_SMALL,
         input_scales=(1.0, 5.0, 20.0),
         equal=_EQUAL,
+        remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "projection", "untie")},
         **_FEWER,
     ),
     Profile(
         name="quick",
         purpose="the language whose right answer is known",
-        **{**_ROLES, "output_scales": (0.1, 1.0), "agreements": (0.0, 1.0)},
+        **{
+            **_ROLES,
+            "input_scales": (0.1, 1.0, 10.0, 100.0),
+            "output_scales": (0.1, 1.0),
+            "agreements": (0.0, 1.0),
+        },
         **_FEWER,
         lens={"steps": 200},  # its windows hold half as many tokens
+        remedies=_REMEDIES,
+        few=3,
     ),
     Profile(
         name="laptop",
@@ -293,6 +377,9 @@ for _profile in (
         swept=(0.1, 0.3, 1.0),
         equal=_EQUAL,
         sizes=(Size(32, 4, 8), Size(64, 4, 6), Size(128, 8, 9)),
+        remedies=_REMEDIES,
+        remedies_enlarged=True,
+        few=3,
     ),
     Profile(
         name="laptop",
@@ -307,6 +394,8 @@ for _profile in (
         name="laptop",
         purpose="the language whose right answer is known",
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
+        remedies=_REMEDIES,
+        remedies_enlarged=True,
         **_ROLES,
     ),
     Profile(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tying_utils import claims, files, paths
+from tying_utils import claims, files, outcomes, paths
 from tying_utils.measures import statistics
 from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.public import Public, output_bias
@@ -176,6 +176,24 @@ def miniatures(results: Results) -> str:
     return _table(("Family", "Fit", "Miniatures, corrected", "Held-out tokens", "Published, corrected"), rows)
 
 
+def remedies(results: Results) -> str:
+    """What every remedy changes beside the tied arm of its corpus and shape, and what it costs."""
+    found = outcomes.outcomes(results)
+    change = outcomes.changes(found).set_index(["corpus", "shape", "arm", "measure"])
+    rows = []
+    for (corpus, shape, arm), part in found.groupby(["corpus", "shape", "arm"], sort=False):
+        one = part.iloc[0]
+        cells = []
+        for measure in outcomes.MEASURES:
+            known = (corpus, shape, arm, measure) in change.index
+            row = change.loc[(corpus, shape, arm, measure)] if known else None
+            cells.append("" if row is None else f"{row['change']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})")
+        ratio = "" if pd.isna(one["step_ratio"]) else f"{one['step_ratio']:.2f}"
+        rows.append((NAMES[str(corpus)], str(shape), str(arm), *cells, f"{one['added']:+,.0f}", ratio))
+    header = "Corpus", "Compared at", "Arm", "Bias", "Loss, nats", "Lens KL of early layers, bits", "Weights added", "Step time"
+    return _table(header, [row for row in rows if row[2] != TIED])
+
+
 def benchmarks(_: Results) -> str:
     """What ours costs beside other ways to the same values, as ratios, and how it grows."""
     store = TableStore(paths.results("benchmarks"))
@@ -234,6 +252,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "lens-indexing": lens_indexing,
     "lens-budget": lens_budget,
     "miniatures": miniatures,
+    "remedies": remedies,
     "benchmarks": benchmarks,
 }
 

@@ -103,7 +103,7 @@ class Study:
 
     def runs(self, *arms: str) -> list[Arm]:
         """The finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
-        wanted = [(arm, seed) for seed in self.profile.seeds for arm in arms or self.profile.arms]
+        wanted = self.profile.pairs(*arms)
         if missing := [pair for pair in wanted if pair not in self._runs]:
             finished = train_all([self.profile.config(*pair) for pair in missing], progress=self.progress)
             self._runs |= dict(zip(missing, finished, strict=True))
@@ -116,7 +116,7 @@ class Study:
         shard that was killed goes on from its checkpoints when it is started again.
         """
         arms = dict.fromkeys(arm for name in names if name in self for arm in TABLES[name][1](self.profile))
-        configs = dict.fromkeys(self.profile.config(arm, seed) for seed in self.profile.seeds for arm in arms)
+        configs = dict.fromkeys(self.profile.config(*pair) for pair in self.profile.pairs(*arms))
         return train_all(shard.of([*configs]), progress=self.progress)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
@@ -164,7 +164,7 @@ class Study:
     def _keys(self, name: str) -> list[str]:
         """Of the runs that the table is made from, as the profile means them today."""
         arms = TABLES[name][1](self.profile)
-        configs = [self.profile.config(arm, seed) for seed in self.profile.seeds for arm in arms]
+        configs = [self.profile.config(*pair) for pair in self.profile.pairs(*arms)]
         return [run_store.run_key(config, self._corpus(config).fingerprint) for config in configs]
 
     def _measure(self, name: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Runs to tidy tables: what a study measures of the arms of a profile, and which arms each table needs."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import trim_mean
 from tqdm.auto import tqdm
 
 from tying_utils.corpora import Corpus
 from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
 from tying_utils.profiles import PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile
 from tying_utils.run_store import Run
-from tying_utils.training import choose_hardware
+from tying_utils.training import choose_hardware, steps_of
 from tying_utils.two_role import Language
 
 
@@ -125,6 +127,61 @@ def _alignment(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Da
     pairs = _pairs(arms)
     bar.reset(len(pairs))
     return pd.DataFrame([row for rows in _side_by_side(one, pairs, torch.device("cpu")) for row in rows])
+
+
+def _orthogonal(source: torch.Tensor, target: torch.Tensor, permutations: int) -> dict[str, float]:
+    """The orthogonal score alone, beside chance from `permutations`."""
+    value = alignment.align(source, target, "orthogonal")
+    chance = alignment.chance(source, target, "orthogonal", permutations=permutations)
+    scores = {"value": value, "chance": chance.mean, "chance_low": chance.low, "chance_high": chance.high}
+    return scores | {"corrected": alignment.corrected(value, chance.mean)}
+
+
+def _at_the_input(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """The table that each arm embeds its input with, beside the untied pair; orthogonal fit, chance from few permutations."""
+    references, others = _references(arms)
+    permutations = max(2, profile.permutations // 10)
+    bar.reset(len(others))
+
+    def one(arm: Arm) -> list[dict[str, Any]]:
+        name, own = next(iter(arm.tables().items()))
+        rows = []
+        for source, table in references[arm.place].tables().items():
+            rows.append({**arm.labels, "source": source, "target": name, **_orthogonal(table, own, permutations)})
+        bar.update()
+        return rows
+
+    return pd.DataFrame([row for rows in _side_by_side(one, others, torch.device("cpu")) for row in rows])
+
+
+def _step_times(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """Seconds of a training step over those of the tied arm, in turns: of the first seed's arms, each a short training."""
+    first = [arm for arm in arms if arm.seed == arms[0].seed]
+    rounds = max(6, profile.permutations // 2)
+    bar.reset(rounds)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(first[0].run.config.threads)
+    try:
+        steps = {arm.name: steps_of(arm.run.config.replace(steps=rounds), arm.corpus) for arm in first}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for step in range(1, rounds + 1):
+            # Forwards and backwards, so that none is always first.
+            for name in [*steps][:: 1 if step % 2 else -1]:
+                began = time.perf_counter()
+                steps[name](step)
+                seconds[name].append(time.perf_counter() - began)
+            bar.update()
+    finally:
+        torch.set_num_threads(threads)
+    frame = pd.DataFrame(seconds)
+    ratios = frame.div(frame[TIED], axis=0)
+    rows = []
+    for arm in first:
+        # Trimmed: the first steps warm up, and now and then the machine does something else. Not the median: a remedy that
+        # changes the model on the way has steps of two kinds.
+        value, (low, high) = trim_mean(ratios[arm.name], 0.1), ratios[arm.name].quantile([0.25, 0.75])
+        rows.append({**arm.labels, "ratio": value, "low": low, "high": high, "rounds": rounds})
+    return pd.DataFrame(rows).assign(threads=first[0].run.config.threads)
 
 
 def _neighbors(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
@@ -359,10 +416,7 @@ def _alignment_over_training(arms: Sequence[Arm], profile: Profile, bar: "tqdm[A
         for step in _spaced(arm.run.checkpoints):
             table = arm.tables(step)["tied"]
             for source, other in references[arm.place].tables(step).items():
-                value = alignment.align(other, table, "orthogonal")
-                chance = alignment.chance(other, table, "orthogonal", permutations=permutations)
-                scores = {"value": value, "chance": chance.mean, "chance_low": chance.low, "chance_high": chance.high}
-                scores["corrected"] = alignment.corrected(value, chance.mean)
+                scores = _orthogonal(other, table, permutations)
                 rows.append({**arm.labels, "step": step, "source": source, "target": "tied", **scores})
         bar.update()
         return rows
@@ -429,6 +483,11 @@ def _sweep_arms(profile: Profile) -> tuple[str, ...]:
     return _with_untied(tuple(profile.sweep))
 
 
+def _in_text(profile: Profile) -> tuple[str, ...]:
+    """The remedies' arms in a text; in the two-role language the purity of roles says more than alignment does."""
+    return () if profile.corpus == TWO_ROLE else (*profile.remedied, *profile.enlarged)
+
+
 # Each table with what makes it and the arms of a profile that it needs: none where the profile has no such table.
 TABLES: dict[str, tuple[Measure, Callable[[Profile], tuple[str, ...]]]] = {
     "alignment": (_alignment, _pair),
@@ -453,6 +512,14 @@ TABLES: dict[str, tuple[Measure, Callable[[Profile], tuple[str, ...]]]] = {
     "sweep_lens": (_swept(_lens), _sweep_arms),
     "sweep_losses": (_swept(_losses), _sweep_arms),
     "sweep_roles": (_roles, lambda profile: _sweep_arms(profile) if profile.corpus == TWO_ROLE else ()),
+    "remedy_losses": (_losses, lambda profile: (*profile.remedied, *profile.enlarged)),
+    "remedy_alignment": (_at_the_input, _in_text),
+    "remedy_roles": (
+        _roles,
+        lambda profile: (*profile.remedied, *profile.enlarged) if profile.corpus == TWO_ROLE else (),
+    ),
+    "remedy_lens": (_lens, lambda profile: profile.remedied),
+    "remedy_steps": (_step_times, lambda profile: profile.remedied),
     "language": (_language, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
     "unigrams": (_unigrams, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
 }

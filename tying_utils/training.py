@@ -156,6 +156,15 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
 
 
+def steps_of(config: TrainConfig, corpus: Corpus) -> Callable[[int], float]:
+    """A function that trains a fresh model of `config` by one step, numbered from 1, and returns its loss; nothing is kept.
+
+    It computes on as many threads as torch does when it is called. Raises ValueError for a device that is not there.
+    """
+    trainer = _Trainer(config, corpus, choose_hardware(config.device, config.dtype), Onlooker())
+    return lambda step: float(trainer._step(step)[0])
+
+
 def workers_for(configs: Sequence[TrainConfig]) -> int:
     """How many of `configs` the CPU's cores hold side by side, at least 1, by the threads of the one that has most."""
     return max(1, _cores() // max((config.threads for config in configs), default=1))
