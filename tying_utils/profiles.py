@@ -1,6 +1,7 @@
 """One dial for scale: how large the models are, what they train on, how many seeds there are, and which arms are trained."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ UNTIED, TIED = "untied", "tied"
 PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
+ELSEWHERE_SCALE, ELSEWHERE_SEEDS = 5.0, 3  # of the arms that ask the claims again at other architectures and shapes
 
 
 def scaled(scale: float) -> str:
@@ -75,6 +77,9 @@ class Profile:
     shared_start: bool = True
     equal: dict[str, Any] = field(default_factory=dict)  # fields of the arm `EQUAL`
     sizes: tuple[Size, ...] = ()  # beside the profile's own
+    architectures: tuple[str, ...] = ()  # beside the profile's own, at its own shape
+    widths: tuple[int, ...] = ()  # d_model of a grid with `vocabularies`, at the profile's own depth
+    vocabularies: tuple[int, ...] = ()  # token counts of that grid
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
     lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
@@ -108,6 +113,35 @@ class Profile:
         return (*own, *(name for size in self.sizes for name in size.changes()))
 
     @cached_property
+    def by_architecture(self) -> dict[str, dict[str, Any]]:
+        """What each architecture changes, by what it adds to the name of an arm; empty where there is none to compare with."""
+        others = {f", {arch}": {"arch": arch} for arch in self.architectures}
+        return {"": {}} | others if others else {}
+
+    @cached_property
+    def grid(self) -> dict[str, dict[str, Any]]:
+        """The same of every width with every vocabulary, named as `sizes` are where the vocabulary is the profile's own."""
+        own = {name: self.training.get(name, getattr(TrainConfig, name)) for name in ("d_model", "n_layers", "vocab_size")}
+        places = {}
+        for vocabulary, width in itertools.product(self.vocabularies, self.widths):
+            words = f", d {width}, {own['n_layers']} layers" if width != own["d_model"] else ""
+            words += f", V {vocabulary}" if vocabulary != own["vocab_size"] else ""
+            places[words] = {"d_model": width, "vocab_size": vocabulary}
+        return places
+
+    @cached_property
+    def elsewhere(self) -> dict[str, dict[str, Any]]:
+        """The arms that the claims need at other architectures and shapes: untied, tied, and with the input path scaled."""
+        arms = {UNTIED: {"tied": False}, TIED: {}, scaled(ELSEWHERE_SCALE): _scales(ELSEWHERE_SCALE, 1)}
+        places = self.by_architecture | self.grid
+        return {arm + words: changes | place for words, place in places.items() for arm, changes in arms.items()}
+
+    def seeds_of(self, *arms: str) -> tuple[int, ...]:
+        """The seeds that all of `arms` are trained with: the profile's, or the first three where one is only `elsewhere`."""
+        few = any(arm in self.elsewhere and self.arms[arm] is self.elsewhere[arm] for arm in arms)
+        return self.seeds[:ELSEWHERE_SEEDS] if few else self.seeds
+
+    @cached_property
     def arms(self) -> dict[str, dict[str, Any]]:
         """Every arm of the profile: its name, and the fields of TrainConfig that set it apart from the tied arm."""
         arms: dict[str, dict[str, Any]] = {UNTIED: {"tied": False}, TIED: {}}
@@ -123,7 +157,7 @@ class Profile:
                 arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
         for size in self.sizes:
             arms |= size.changes()
-        return arms
+        return arms | {name: changes for name, changes in self.elsewhere.items() if name not in arms}
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         """The training condition of one arm and seed.
@@ -237,6 +271,7 @@ _LARGER: dict[str, Any] = {
     "lens_budgets": (100, 200, 400),
     "lens_windows": 1200,
 }
+ARCHITECTURES = ("gpt_neox", "gpt2", "llama", "qwen3")  # beside OLMo: rotary and learned positions, with and without biases
 # What a lens is trained on where time is short.
 _FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100)}
 
@@ -251,6 +286,9 @@ for _profile in (
         input_scales=(1.0, 5.0, 20.0),
         equal={"n_layers": 3},
         sizes=(Size(16, 1, 2),),
+        architectures=("qwen3",),
+        widths=(16, 32),
+        vocabularies=(300, 384),
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -264,6 +302,7 @@ for _profile in (
         swept=(0.1, 1.0),
         agreements=(0.0, 1.0),
         equal={"n_layers": 3},
+        architectures=("gpt2",),
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -274,12 +313,15 @@ for _profile in (
         training=_SMALL,
         input_scales=(1.0, 5.0, 20.0),
         equal=_EQUAL,
+        widths=(32, 64),
+        vocabularies=(512, 2048),
         **_FEWER,
     ),
     Profile(
         name="quick",
         purpose="the language whose right answer is known",
         **{**_ROLES, "output_scales": (0.1, 1.0), "agreements": (0.0, 1.0)},
+        architectures=ARCHITECTURES,
         **_FEWER,
         lens={"steps": 200},  # its windows hold half as many tokens
     ),
@@ -293,6 +335,9 @@ for _profile in (
         swept=(0.1, 0.3, 1.0),
         equal=_EQUAL,
         sizes=(Size(32, 4, 8), Size(64, 4, 6), Size(128, 8, 9)),
+        architectures=ARCHITECTURES,
+        widths=(32, 48, 64, 96, 128),
+        vocabularies=(512, 2048, 8192),
     ),
     Profile(
         name="laptop",
@@ -307,6 +352,7 @@ for _profile in (
         name="laptop",
         purpose="the language whose right answer is known",
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
+        architectures=ARCHITECTURES,
         **_ROLES,
     ),
     Profile(
