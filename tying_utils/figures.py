@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tying_utils import claim_figures, drawing, files, paths, profiles, public_figures
+from tying_utils import claim_figures, drawing, files, paths, place_figures, profiles, public_figures
 from tying_utils.claims import Tables
 from tying_utils.drawing import Drawing
 
-FIGURES: dict[str, Drawing] = dict(sorted({**claim_figures.FIGURES, **public_figures.FIGURES}.items()))
+FIGURES: dict[str, Drawing] = dict(sorted({**claim_figures.FIGURES, **place_figures.FIGURES, **public_figures.FIGURES}.items()))
 
 
 def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:
