@@ -14,9 +14,10 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
 from PIL import Image
+from test_effects import synthetic_places
 from test_sweep import synthetic_sweep
 
-from tying_utils import claims, drawing, figures, files, paths, profiles, published, shares
+from tying_utils import claims, drawing, effects, figures, files, paths, profiles, published, shares
 from tying_utils.measures import statistics
 from tying_utils.profiles import EQUAL, PYTHON, SCALES, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
 
@@ -128,6 +129,8 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
         add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)
     add("unigrams", UNTIED, 0, corpus=TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
+    for group in effects.GROUPS:
+        rows |= {name: [table] for name, table in synthetic_places(group, tuple(range(seeds)), spread=0.01).items()}
     for corpus in (PYTHON, TWO_ROLE):
         for name, table in synthetic_sweep(corpus, tuple(range(seeds))).tables.items():
             rows.setdefault(name, []).append(table)
@@ -257,6 +260,9 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     assert drawn.get_figwidth() in (drawing.ONE_COLUMN, drawing.TWO_COLUMNS)
     if name in ("00_verdicts", "09_changes"):  # a forest: the titles say what is across, the legend what is up
         assert all(ax.get_title() for ax in drawn.axes)
+    elif name in ("10_architectures", "10_grid"):  # forests whose rows are named at the left
+        assert all(ax.get_title() and ax.get_xlabel() for ax in drawn.axes)
+        assert all(label.get_text() for label in drawn.axes[0].get_yticklabels())
     else:
         assert all(ax.get_ylabel() and (ax.get_xlabel() or ax.get_label() == "<colorbar>") for ax in drawn.axes)
     if name != "06_language" and not of_public:  # one language, or one model of each kind: nothing averaged

@@ -159,8 +159,6 @@ def test_remedies_start_where_the_tied_arm_does(profile: profiles.Profile) -> No
 
 def test_what_is_compared_has_the_seeds_in_common() -> None:
     profile = profiles.get("laptop", PYTHON)
-    seeds = {seed for _, seed in profile.pairs(*profile.remedied)}
-    assert seeds == {*profile.seeds[: profile.few]} and len(seeds) >= 3
-    assert {seed for _, seed in profile.pairs(TIED, UNTIED)} == {*profile.seeds}
-    every = profile.pairs()
-    assert len(every) == len(set(every)) and {arm for arm, _ in every} == {*profile.arms}
+    seeds = profile.seeds_of(*profile.remedied)
+    assert seeds == profile.seeds[: profile.few] and len(seeds) >= 3
+    assert profile.seeds_of(TIED, UNTIED) == profile.seeds == profile.seeds_of()

@@ -18,19 +18,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 
 from tying_utils import claims, drawing, published
 from tying_utils.claims import Tables
-from tying_utils.drawing import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, LOOKS, ONE_COLUMN, ORANGE, TWO_COLUMNS, Look
+from tying_utils.drawing import BLACK, BLUE, CORPORA, DASHED, DOTTED, GREY, LOOKS, ONE_COLUMN, TWO_COLUMNS, Look
 from tying_utils.measures import statistics
-from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, WIKITEXT
+from tying_utils.profiles import SHARED_START, TIED, TWO_ROLE, UNTIED
 from tying_utils.sweep import Sweep
 
 WINDOW = 20  # steps of the rolling mean
-CORPORA = {
-    PYTHON: Look("Python source", BLUE, "o", "none"),
-    WIKITEXT: Look("WikiText-2", GREEN, "^", "none"),
-    TWO_ROLE: Look("two-role language", ORANGE, "s", "none"),
-}
-
-
 FIGURES = drawing.Gallery()
 
 

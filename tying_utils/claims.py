@@ -86,7 +86,8 @@ def early_layers(residual: pd.DataFrame) -> pd.DataFrame:
     return early.groupby(["arm", "seed"], as_index=False)["share"].sum()
 
 
-def _tuned(lens: pd.DataFrame, layer: int) -> pd.DataFrame:
+def tuned(lens: pd.DataFrame, layer: int) -> pd.DataFrame:
+    """The rows of the tuned lens at `layer`, 0 the input, each translator read on the layer that it was trained on."""
     return lens[(lens["lens"] == "tuned") & (lens["indexing"] == "matched") & (lens["layer"] == layer)]
 
 
@@ -159,7 +160,7 @@ def _c2(tables: Tables) -> Iterator[_Row]:
 def _c3(tables: Tables) -> Iterator[_Row]:
     lens, published = tables["lens"], {0: "8.86 - 7.01 = 1.85"}
     for layer in range(max(1, int(lens["layer"].max()) // 2)):
-        gap = tied_less_untied(_tuned(lens, layer), "kl_bits")
+        gap = tied_less_untied(tuned(lens, layer), "kl_bits")
         where = "the input" if layer == 0 else f"layer {layer}"
         yield _Row("C3", f"lens KL at {where}, tied - untied, bits", gap, 0, "above", published.get(layer, "one layer off"))
     budget = _where(tables["lens_budget"], layer=0)
@@ -174,7 +175,7 @@ def _c4(tables: Tables) -> Iterator[_Row]:
     bias = output_bias(_where(with_scaling(tables, "alignment"), kind="orthogonal"))
     slope, published = per_decade(bias, "output_bias"), "x5: 0.168 to 0.147, one run"
     yield _Row("C4", "output bias, orthogonal, per decade of input scale", slope, 0, "below", published)
-    slope = per_decade(_tuned(with_scaling(tables, "lens"), 0), "kl_bits")
+    slope = per_decade(tuned(with_scaling(tables, "lens"), 0), "kl_bits")
     yield _Row("C4", "lens KL at the input, bits per decade", slope, 0, "below")
     slope, published = per_decade(with_scaling(tables, "losses"), "validation_loss"), "WikiText-2 perplexity 35.71 to 36.64"
     yield _Row("C4 price", "validation loss, nats per decade of input scale", slope, 0, "above", published)

@@ -220,7 +220,7 @@ def plan_profile(profile: str, corpus: str | None = None, *, probe_steps: int = 
     is unknown, and as `plan` does.
     """
     of = profiles.get(profile, corpus)
-    configs = list(dict.fromkeys(of.config(*pair) for pair in of.pairs()))
+    configs = list(dict.fromkeys(of.config(arm, seed) for seed in of.seeds for arm in of.arms if seed in of.seeds_of(arm)))
     missing = [config for config in configs if not _finished(config)]
     kinds: dict[TrainConfig, list[TrainConfig]] = {}
     for config in missing:

@@ -1,6 +1,7 @@
 """One dial for scale: how large the models are, what they train on, how many seeds there are, and which arms are trained."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
 AGAIN = "untied again"  # from another start: what two untied models share, which no remedy has to beat
+ELSEWHERE_SCALE, ELSEWHERE_SEEDS = 5.0, 3  # of the arms that ask the claims again at other architectures and shapes
 
 
 def scaled(scale: float) -> str:
@@ -83,7 +85,10 @@ class Profile:
     sizes: tuple[Size, ...] = ()  # beside the profile's own
     remedies: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name, fields of TrainConfig
     remedies_enlarged: bool = False  # whether those that lack weights beside the untied model are trained with as many, too
-    few: int | None = None  # seeds of the arms that are there for the remedies alone (None: all)
+    few: int | None = None  # seeds of the arms that only remedies need (None: all)
+    architectures: tuple[str, ...] = ()  # beside the profile's own, at its own shape
+    widths: tuple[int, ...] = ()  # d_model of a grid with `vocabularies`, at the profile's own depth
+    vocabularies: tuple[int, ...] = ()  # token counts of that grid
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
     lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
@@ -136,28 +141,50 @@ class Profile:
         added = config.remedy.added_parameters(config.vocab_size, config.d_model) if config.remedy else 0
         return (1 if config.tied else 2) * table + added < 1.5 * table
 
-    def seeds_of(self, arm: str) -> tuple[int, ...]:
-        """The seeds that `arm` is trained with: all, or the first `few` of an arm that the remedies' tables alone need."""
-        return self.seeds[: self.few] if arm in self._later else self.seeds
+    @cached_property
+    def by_architecture(self) -> dict[str, dict[str, Any]]:
+        """What each architecture changes, by what it adds to the name of an arm; empty where there is none to compare with."""
+        others = {f", {arch}": {"arch": arch} for arch in self.architectures}
+        return {"": {}} | others if others else {}
 
     @cached_property
-    def _later(self) -> dict[str, dict[str, Any]]:
-        """The arms that the remedies' tables alone need."""
-        again: dict[str, dict[str, Any]] = {AGAIN: {"tied": False}} if self.remedies else {}
-        own = {*self.scaled, EQUAL}
-        return {name: fields for name, fields in (again | self.remedies | self.enlarged).items() if name not in own}
+    def grid(self) -> dict[str, dict[str, Any]]:
+        """The same of every width with every vocabulary, named as `sizes` are where the vocabulary is the profile's own."""
+        own = {name: self.training.get(name, getattr(TrainConfig, name)) for name in ("d_model", "n_layers", "vocab_size")}
+        places = {}
+        for vocabulary, width in itertools.product(self.vocabularies, self.widths):
+            words = f", d {width}, {own['n_layers']} layers" if width != own["d_model"] else ""
+            words += f", V {vocabulary}" if vocabulary != own["vocab_size"] else ""
+            places[words] = {"d_model": width, "vocab_size": vocabulary}
+        return places
 
-    def pairs(self, *arms: str) -> list[tuple[str, int]]:
-        """`arms` (default: all) with each of their seeds, seed by seed.
+    @cached_property
+    def elsewhere(self) -> dict[str, dict[str, Any]]:
+        """The arms that the claims need at other architectures and shapes: untied, tied, and with the input path scaled."""
+        arms = {UNTIED: {"tied": False}, TIED: {}, scaled(ELSEWHERE_SCALE): _scales(ELSEWHERE_SCALE, 1)}
+        places = self.by_architecture | self.grid
+        return {arm + words: changes | place for words, place in places.items() for arm, changes in arms.items()}
 
-        Where arms are named, only with the seeds that all of them have: what is compared is compared seed by seed.
-        """
-        common = [seed for seed in self.seeds if all(seed in self.seeds_of(arm) for arm in arms)]
-        return [(arm, seed) for seed in common for arm in arms or self.arms if seed in self.seeds_of(arm)]
+    @cached_property
+    def _remedied(self) -> dict[str, dict[str, Any]]:
+        """The arms that the remedies' tables need beside the untied and the tied one, and what each changes."""
+        return ({AGAIN: {"tied": False}} | self.remedies | self.enlarged) if self.remedies else {}
+
+    def seeds_of(self, *arms: str) -> tuple[int, ...]:
+        """The seeds that all of `arms` are trained with: what is compared is compared seed by seed."""
+        few = dict.fromkeys(self.elsewhere, ELSEWHERE_SEEDS) | dict.fromkeys(self._remedied, self.few)
+        counts = [few.get(arm) for arm in arms if arm not in self._own]
+        return self.seeds[: min((count for count in counts if count is not None), default=None)]
 
     @cached_property
     def arms(self) -> dict[str, dict[str, Any]]:
         """Every arm of the profile: its name, and the fields of TrainConfig that set it apart from the tied arm."""
+        more = self._remedied | self.elsewhere
+        return self._own | {arm: changes for arm, changes in more.items() if arm not in self._own}
+
+    @cached_property
+    def _own(self) -> dict[str, dict[str, Any]]:
+        """The arms of the paper's claims, which are trained with all seeds."""
         arms: dict[str, dict[str, Any]] = {UNTIED: {"tied": False}, TIED: {}}
         if self.shared_start:
             arms[SHARED_START] = {}
@@ -171,7 +198,7 @@ class Profile:
                 arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
         for size in self.sizes:
             arms |= size.changes()
-        return arms | self._later
+        return arms
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         """The training condition of one arm and seed.
@@ -187,7 +214,7 @@ class Profile:
             own = {"seed": seed, "agreement": values.pop("agreement", 0.0)}
             values["language"] = dataclasses.replace(values.get("language", Settings()), **own)
         tied = values.setdefault("tied", True)
-        apart = (not tied or arm == SHARED_START) and arm not in self._later
+        apart = (not tied or arm == SHARED_START) and arm not in self._remedied
         return TrainConfig(**values, init_seed=1000 + seed if apart else seed, data_seed=seed)
 
 
@@ -311,6 +338,7 @@ _REMEDIES: dict[str, dict[str, Any]] = {
 }
 # Where time is short: what a lens is trained on, and what chance is estimated from.
 _FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100), "permutations": 30}
+ARCHITECTURES = ("gpt_neox", "gpt2", "llama", "qwen3")  # beside OLMo: rotary and learned positions, with and without biases
 
 PROFILES: dict[str, dict[str, Profile]] = {}
 for _profile in (
@@ -326,6 +354,9 @@ for _profile in (
         remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "untie")},
         remedies_enlarged=True,
         few=1,
+        architectures=("qwen3",),
+        widths=(16, 32),
+        vocabularies=(300, 384),
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -340,6 +371,7 @@ for _profile in (
         agreements=(0.0, 1.0),
         equal={"n_layers": 3},
         remedies={name: _REMEDIES[name] for name in ("projection", "table-rates")},
+        architectures=("gpt2",),
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -351,6 +383,8 @@ for _profile in (
         input_scales=(1.0, 5.0, 20.0),
         equal=_EQUAL,
         remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "projection", "untie")},
+        widths=(32, 64),
+        vocabularies=(512, 2048),
         **_FEWER,
     ),
     Profile(
@@ -362,6 +396,7 @@ for _profile in (
             "output_scales": (0.1, 1.0),
             "agreements": (0.0, 1.0),
         },
+        architectures=ARCHITECTURES,
         **_FEWER,
         lens={"steps": 200},  # its windows hold half as many tokens
         remedies=_REMEDIES,
@@ -380,6 +415,9 @@ for _profile in (
         remedies=_REMEDIES,
         remedies_enlarged=True,
         few=3,
+        architectures=ARCHITECTURES,
+        widths=(32, 48, 64, 96, 128),
+        vocabularies=(512, 2048, 8192),
     ),
     Profile(
         name="laptop",
@@ -396,6 +434,7 @@ for _profile in (
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
         remedies=_REMEDIES,
         remedies_enlarged=True,
+        architectures=ARCHITECTURES,
         **_ROLES,
     ),
     Profile(

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tying_utils import drawing, outcomes
-from tying_utils.claim_figures import CORPORA
 from tying_utils.claims import Tables
-from tying_utils.drawing import BLUE, GREY, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.drawing import BLUE, CORPORA, GREY, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
 from tying_utils.outcomes import EQUAL_SHAPE, MEASURES
 from tying_utils.profiles import AGAIN, TIED, UNTIED
 

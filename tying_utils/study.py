@@ -103,7 +103,7 @@ class Study:
 
     def runs(self, *arms: str) -> list[Arm]:
         """The finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
-        wanted = self.profile.pairs(*arms)
+        wanted = self._wanted(arms) if arms else self._wanted(*([arm] for arm in self.profile.arms))
         if missing := [pair for pair in wanted if pair not in self._runs]:
             finished = train_all([self.profile.config(*pair) for pair in missing], progress=self.progress)
             self._runs |= dict(zip(missing, finished, strict=True))
@@ -115,12 +115,17 @@ class Study:
         The shards part all runs, finished or not, so that they are disjoint and leave none out whenever each is started; a
         shard that was killed goes on from its checkpoints when it is started again.
         """
-        arms = dict.fromkeys(arm for name in names if name in self for arm in TABLES[name][1](self.profile))
-        configs = dict.fromkeys(self.profile.config(*pair) for pair in self.profile.pairs(*arms))
+        wanted = self._wanted(*(TABLES[name][1](self.profile) for name in names if name in self))
+        configs = dict.fromkeys(self.profile.config(*pair) for pair in wanted)
         return train_all(shard.of([*configs]), progress=self.progress)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.table(name)
+
+    def _wanted(self, *tables: Sequence[str]) -> list[tuple[str, int]]:
+        """The arms that each of `tables` needs with the seeds that all of its arms have, each seed in turn, no pair twice."""
+        pairs = dict.fromkeys((arm, seed) for arms in tables for seed in self.profile.seeds_of(*arms) for arm in arms)
+        return sorted(pairs, key=lambda pair: self.profile.seeds.index(pair[1]))
 
     def _corpus(self, config: TrainConfig) -> Corpus:
         key = config.vocab_size, config.language
@@ -163,8 +168,7 @@ class Study:
 
     def _keys(self, name: str) -> list[str]:
         """Of the runs that the table is made from, as the profile means them today."""
-        arms = TABLES[name][1](self.profile)
-        configs = [self.profile.config(*pair) for pair in self.profile.pairs(*arms)]
+        configs = [self.profile.config(*pair) for pair in self._wanted(TABLES[name][1](self.profile))]
         return [run_store.run_key(config, self._corpus(config).fingerprint) for config in configs]
 
     def _measure(self, name: str) -> pd.DataFrame:
