@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import Any
 
 from tying_utils.config import TrainConfig
-from tying_utils.two_role import Settings
+from tying_utils.two_role import ROLES, Settings
 
 PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103 = "python", "wikitext-2", "two-role", "wikitext-103"
 UNTIED, TIED = "untied", "tied"
 PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
+NEW_ROLES = {f"new {role} roles": role for role in ROLES}  # what a two-role language is fine-tuned on: that role dealt anew
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
 
 
@@ -35,6 +36,11 @@ def crossed(input_scale: float, output_scale: float) -> str:
 def agreeing(arm: str, agreement: float) -> str:
     """The name of `arm` in the two-role language whose roles agree for the fraction `agreement` of its tokens."""
     return arm if agreement == 0 else f"{arm}, agreement {agreement:g}"
+
+
+def tuned(arm: str, to: str) -> str:
+    """The name of `arm` once its finished run is fine-tuned on the text or language called `to`."""
+    return f"{arm}, then {to}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class Profile:
     shared_start: bool = True
     equal: dict[str, Any] = field(default_factory=dict)  # fields of the arm `EQUAL`
     sizes: tuple[Size, ...] = ()  # beside the profile's own
+    starts: dict[str, dict[str, Any]] = field(default_factory=dict)  # arms whose finished runs are fine-tuned, by name
+    transfers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by what they are fine-tuned on: fields that differ
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
     lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
@@ -108,6 +116,11 @@ class Profile:
         return (*own, *(name for size in self.sizes for name in size.changes()))
 
     @cached_property
+    def tuned(self) -> dict[str, tuple[str, str]]:
+        """The fine-tuned arms: what each starts from, and what it goes on to."""
+        return {tuned(arm, to): (arm, to) for to in self.transfers for arm in self.starts}
+
+    @cached_property
     def arms(self) -> dict[str, dict[str, Any]]:
         """Every arm of the profile: its name, and the fields of TrainConfig that set it apart from the tied arm."""
         arms: dict[str, dict[str, Any]] = {UNTIED: {"tied": False}, TIED: {}}
@@ -123,20 +136,25 @@ class Profile:
                 arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
         for size in self.sizes:
             arms |= size.changes()
-        return arms
+        arms |= self.starts
+        return arms | {name: {"start": arm, **self.transfers[to]} for name, (arm, to) in self.tuned.items()}
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         """The training condition of one arm and seed.
 
         Tied and untied arms start independently; scaled arms start where the tied one does, so that they differ in the scale
         alone; "shared start" is the control: a tied arm that starts from the untied arm's input table and trunk. The data
-        come in one order for all arms of a seed; a two-role language is drawn anew for each seed.
+        come in one order for all arms of a seed; a two-role language is drawn anew for each seed. A fine-tuned arm goes on from
+        the finished run of its seed, with the ordinary gradient, tied or untied as that one ended.
         """
         if arm not in self.arms:
             raise ValueError(f"arm: {arm!r} is unknown to the profile {self.name!r} on {self.corpus!r}; it has {[*self.arms]}")
         values: dict[str, Any] = {"corpus": self.corpus, **self.training, **self.arms[arm]}
+        if "start" in values:
+            values["start"] = start = self.config(values["start"], seed)
+            values["tied"] = start.tied_after(start.steps)
         if self.corpus == TWO_ROLE:
-            own = {"seed": seed, "agreement": values.pop("agreement", 0.0)}
+            own = {"seed": seed, "agreement": values.pop("agreement", 0.0), "permuted": values.pop("permuted", None)}
             values["language"] = dataclasses.replace(values.get("language", Settings()), **own)
         tied = values.setdefault("tied", True)
         apart = not tied or arm == SHARED_START
@@ -237,6 +255,20 @@ _LARGER: dict[str, Any] = {
     "lens_budgets": (100, 200, 400),
     "lens_windows": 1200,
 }
+# Untied, tied, and ways to a table that leans less, or to two tables in the end.
+_STARTS: dict[str, dict[str, Any]] = {
+    UNTIED: {"tied": False},
+    TIED: {},
+    scaled(5): _scales(5.0, 1),
+    "norm-match": {"remedy": {"name": "norm-match"}},
+    "untie": {"remedy": {"name": "untie"}},
+}
+# Fine-tuning: at half the peak rate of pretraining.
+_TUNING: dict[str, Any] = {"warmup_steps": 10, "table_snapshots": 2}
+_ENGLISH = {"steps": 150, "learning_rate": 1e-3, "checkpoint_every": 150, "validation_every": 10}
+_TO_ENGLISH: dict[str, dict[str, Any]] = {WIKITEXT: {**_TUNING, **_ENGLISH, "corpus": WIKITEXT}}
+_OTHER_ROLES = {"steps": 150, "learning_rate": 2e-3, "checkpoint_every": 150, "validation_every": 5}
+_TO_OTHER_ROLES = {to: {**_TUNING, **_OTHER_ROLES, "permuted": role} for to, role in NEW_ROLES.items()}
 # What a lens is trained on where time is short.
 _FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100)}
 
@@ -264,6 +296,8 @@ for _profile in (
         swept=(0.1, 1.0),
         agreements=(0.0, 1.0),
         equal={"n_layers": 3},
+        starts=_STARTS,
+        transfers={to: {**fields, "steps": 8, "validation_every": 2} for to, fields in _TO_OTHER_ROLES.items()},
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -282,6 +316,8 @@ for _profile in (
         **{**_ROLES, "output_scales": (0.1, 1.0), "agreements": (0.0, 1.0)},
         **_FEWER,
         lens={"steps": 200},  # its windows hold half as many tokens
+        starts=_STARTS,
+        transfers=_TO_OTHER_ROLES,
     ),
     Profile(
         name="laptop",
@@ -293,6 +329,8 @@ for _profile in (
         swept=(0.1, 0.3, 1.0),
         equal=_EQUAL,
         sizes=(Size(32, 4, 8), Size(64, 4, 6), Size(128, 8, 9)),
+        starts=_STARTS,
+        transfers=_TO_ENGLISH,
     ),
     Profile(
         name="laptop",
@@ -307,6 +345,8 @@ for _profile in (
         name="laptop",
         purpose="the language whose right answer is known",
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
+        starts=_STARTS,
+        transfers=_TO_OTHER_ROLES,
         **_ROLES,
     ),
     Profile(

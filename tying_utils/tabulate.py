@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tying_utils.corpora import Corpus
-from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
+from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, probe, residual
 from tying_utils.profiles import PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware
@@ -99,7 +99,7 @@ def _references(arms: Sequence[Arm]) -> tuple[dict[tuple[Any, ...], Arm], list[A
     return references, [arm for arm in arms if references[arm.place] is not arm]
 
 
-def scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
+def scores(score: alignment.Alignment | neighbors.Overlap | probe.Probe) -> dict[str, float]:
     """The columns of a score beside its null, as every table of scores has them."""
     return {
         "value": score.value,
