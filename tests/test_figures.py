@@ -23,6 +23,7 @@ from tying_utils.profiles import EQUAL, PYTHON, SCALES, SHARED_START, TIED, TWO_
 
 matplotlib.use("Agg")
 LAYERS, STEPS = 4, 120
+STARTS = (UNTIED, TIED, scaled(5), "norm-match", "untie")
 SCALED = tuple(scaled(scale) for scale in SCALES if scale != 1)
 
 
@@ -125,6 +126,18 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
                         name = arm if agreement == 0 else f"{arm}, agreement 1"
                         scales[name] = scales[arm]
                         add("roles", name, seed, corpus=TWO_ROLE, table=table, role=role, **values)
+        for arm in STARTS:
+            scales.setdefault(arm, 1.0)
+            for to, corpus, question in (("wikitext-2", PYTHON, "category"), ("new source roles", TWO_ROLE, "source role")):
+                step = np.arange(0, 101, 10)
+                values = {"to": to, "loss": 4 + (2 + near(0, 0.1)) * np.exp(-step / (30 if arm == UNTIED else 40))}
+                values |= {"floor": 3.5 if corpus == TWO_ROLE else np.nan, "bytes_per_token": 2.5}
+                add("transfer_losses", arm, seed, corpus=corpus, step=step, **values)
+                add("transfer_forgetting", arm, seed, corpus=corpus, to=to, before=near(3.5), after=near(4.0))
+                for table in ("input", "output") if arm in (UNTIED, "untie") else ("tied",):
+                    chances = {"chance": 0.2, "chance_low": 0.18, "chance_high": 0.22}
+                    probed = {"table": table, "question": question, "value": near(0.6), "corrected": near(0.5)}
+                    add("transfer_probe", arm, seed, corpus=corpus, **probed, **chances)
     for source in range(4):
         add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)

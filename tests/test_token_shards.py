@@ -439,6 +439,17 @@ def test_a_folder_that_does_not_serve_is_named_with_the_command(tmp_path, whole,
         corpora.documents("shards", whole)
 
 
+def test_shards_are_read_in_the_tokens_that_they_were_prepared_with(whole, source, text, tmp_path):
+    other = corpora.load("text", vocab_size=300, path=text)
+    with pytest.raises(ValueError, match=r"^vocabulary: the shards in .* are no tokens of 'text'; prepare them with `--tok"):
+        corpora.load("shards", vocab_size=300, path=whole, vocabulary=other)
+    assert corpora.load("shards", vocab_size=300, path=whole, vocabulary=load(whole)).fingerprint == load(whole).fingerprint
+    prepare(tmp_path / "known", source, **sizes(tokenizer=other.folder / "tokenizer.json"))
+    known = corpora.load("shards", vocab_size=300, path=tmp_path / "known", vocabulary=other)
+    assert known.fingerprint["vocabulary"] == other.fingerprint
+    assert known.fingerprint["sha256"] != load(tmp_path / "known").fingerprint["sha256"]
+
+
 # Training
 
 

@@ -7,8 +7,9 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from tying_utils import transfer
 from tying_utils.measures import statistics
-from tying_utils.profiles import EQUAL, TIED, UNTIED
+from tying_utils.profiles import EQUAL, NEW_ROLES, TIED, UNTIED
 
 
 class Tables(Protocol):
@@ -253,6 +254,26 @@ def _sweep(tables: Tables) -> Iterator[_Row]:
         yield _Row("C4 sweep", f"output bias, orthogonal, per decade of {words}", pd.Series(slope), 0, side)
 
 
+def _transfer(tables: Tables) -> Iterator[_Row]:
+    rows = transfer.outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
+    for to, part in rows.groupby("to", sort=False):
+        for column, words in (("steps", "steps to the target loss"), ("forgetting", "forgetting, nats")):
+            wide = part.pivot_table(index="seed", columns="arm", values=column)
+            for arm in (arm for arm in part["arm"].unique() if arm != TIED):
+                yield _Row("transfer", f"{words}, {to}, {arm} - tied", wide[arm] - wide[TIED], 0, "below")
+    # The role that a table holds is the one that it has to give up: less of the target's, and new target roles cost it less.
+    if set(NEW_ROLES) <= set(rows["to"]):
+        source, target = (_where(rows, to=to).pivot_table(index="seed", columns="arm", values="steps") for to in NEW_ROLES)
+        for arm in (arm for arm in _where(tables["transfer_probe"], table="tied")["arm"].unique() if arm != TIED):
+            gap = (source[arm] - source[TIED]) - (target[arm] - target[TIED])
+            yield _Row("transfer", f"steps to the target loss, {' less '.join(NEW_ROLES)}, {arm} - tied", gap, 0, "above")
+    for question, own in _where(tables["transfer_probe"], arm=TIED).groupby("question", sort=False):
+        untied = _where(tables["transfer_probe"], arm=UNTIED, table="input", question=question)
+        gap = own.set_index("seed")["corrected"] - untied.set_index("seed")["corrected"]
+        side: Side = "above" if question == "target role" else "below"
+        yield _Row("transfer", f"probe for the {question}, corrected, tied - untied input table", gap, 0, side)
+
+
 # Each claim with the table that it cannot do without, and what judges it on one corpus.
 _CLAIMS: dict[str, tuple[str, Callable[[Tables], Iterator[_Row]]]] = {
     "C1": ("alignment", _c1),
@@ -263,6 +284,7 @@ _CLAIMS: dict[str, tuple[str, Callable[[Tables], Iterator[_Row]]]] = {
     "C5": ("sizes", _c5),
     "C6": ("drift", _c6),
     "roles": ("roles", _roles),
+    "transfer": ("transfer_losses", _transfer),
 }
 CLAIMS = tuple(_CLAIMS)
 
@@ -290,11 +312,14 @@ def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ..
     its price is the loss ("C4 sweep": so does a smaller output scale, and what counts is their ratio). C5: tables hold a
     smaller share of a larger model, and a tied model loses to an untied one of equal shape, and of equal parameters. C6: an
     untied model's output table moves further from its start than its input table. "roles": the same in a language whose right
-    answer is known (`two_role`).
+    answer is known (`two_role`). "transfer": a start that leans less learns a second text sooner and forgets less of the first,
+    new source roles cost it more and new target roles less, and as an input table the tied one tells less of its tokens (not in
+    the paper; steps that never reach the target count as all there are).
 
     `results` needs, for the `claims` asked for (default: all whose first table is there), the tables alignment, neighbors
-    (C1), gradients (C2), lens, lens_budget, residual (C3), sweep_alignment (C4 sweep), drift (C6), sizes (C5), roles, and for
-    C4 scaling_alignment, scaling_lens, scaling_losses with their unscaled likes, each with the columns corpus and seed.
+    (C1), gradients (C2), lens, lens_budget, residual (C3), sweep_alignment (C4 sweep), drift (C6), sizes (C5), roles, for C4
+    scaling_alignment, scaling_lens, scaling_losses with their unscaled likes, and for "transfer" transfer_losses,
+    transfer_forgetting and transfer_probe, each with the columns corpus and seed.
 
     Raises ValueError for an unknown claim, KeyError for a missing table.
     """

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from tying_utils.config import TrainConfig
-from tying_utils.two_role import Settings
+from tying_utils.two_role import ROLES, Settings
 
 PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103 = "python", "wikitext-2", "two-role", "wikitext-103"
 UNTIED, TIED = "untied", "tied"
 PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
+NEW_ROLES = {f"new {role} roles": role for role in ROLES}  # what a two-role language is fine-tuned on: that role dealt anew
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
 AGAIN = "untied again"  # from another start: what two untied models share, which no remedy has to beat
 ELSEWHERE_SCALE, ELSEWHERE_SEEDS = 5.0, 3  # of the arms that ask the claims again at other architectures and shapes
@@ -43,6 +44,11 @@ def enlarged(arm: str) -> str:
 def agreeing(arm: str, agreement: float) -> str:
     """The name of `arm` in the two-role language whose roles agree for the fraction `agreement` of its tokens."""
     return arm if agreement == 0 else f"{arm}, agreement {agreement:g}"
+
+
+def tuned(arm: str, to: str) -> str:
+    """The name of `arm` once its finished run is fine-tuned on the text or language called `to`."""
+    return f"{arm}, then {to}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ class Profile:
     architectures: tuple[str, ...] = ()  # beside the profile's own, at its own shape
     widths: tuple[int, ...] = ()  # d_model of a grid with `vocabularies`, at the profile's own depth
     vocabularies: tuple[int, ...] = ()  # token counts of that grid
+    starts: dict[str, dict[str, Any]] = field(default_factory=dict)  # arms whose finished runs are fine-tuned, by name
+    transfers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by what they are fine-tuned on: fields that differ
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
     lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
@@ -177,6 +185,11 @@ class Profile:
         return self.seeds[: min((count for count in counts if count is not None), default=None)]
 
     @cached_property
+    def tuned(self) -> dict[str, tuple[str, str]]:
+        """The fine-tuned arms: what each starts from, and what it goes on to."""
+        return {tuned(arm, to): (arm, to) for to in self.transfers for arm in self.starts}
+
+    @cached_property
     def arms(self) -> dict[str, dict[str, Any]]:
         """Every arm of the profile: its name, and the fields of TrainConfig that set it apart from the tied arm."""
         more = self._remedied | self.elsewhere
@@ -184,7 +197,7 @@ class Profile:
 
     @cached_property
     def _own(self) -> dict[str, dict[str, Any]]:
-        """The arms of the paper's claims, which are trained with all seeds."""
+        """The arms of the paper's claims and of fine-tuning, which have all seeds."""
         arms: dict[str, dict[str, Any]] = {UNTIED: {"tied": False}, TIED: {}}
         if self.shared_start:
             arms[SHARED_START] = {}
@@ -198,7 +211,8 @@ class Profile:
                 arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
         for size in self.sizes:
             arms |= size.changes()
-        return arms
+        arms |= self.starts
+        return arms | {name: {"start": arm, **self.transfers[to]} for name, (arm, to) in self.tuned.items()}
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         """The training condition of one arm and seed.
@@ -206,12 +220,16 @@ class Profile:
         Tied and untied arms start independently; scaled and remedied arms start where the tied one does, so that they differ
         in the scale or the remedy alone; "shared start" is the control: a tied arm that starts from the untied arm's input
         table and trunk. The data come in one order for all arms of a seed; a two-role language is drawn anew for each seed.
+        A fine-tuned arm goes on from the finished run of its seed, with the ordinary gradient, tied or untied as that ended.
         """
         if arm not in self.arms:
             raise ValueError(f"arm: {arm!r} is unknown to the profile {self.name!r} on {self.corpus!r}; it has {[*self.arms]}")
         values: dict[str, Any] = {"corpus": self.corpus, **self.training, **self.arms[arm]}
+        if "start" in values:
+            values["start"] = start = self.config(values["start"], seed)
+            values["tied"] = start.tied_after(start.steps)
         if self.corpus == TWO_ROLE:
-            own = {"seed": seed, "agreement": values.pop("agreement", 0.0)}
+            own = {"seed": seed, "agreement": values.pop("agreement", 0.0), "permuted": values.pop("permuted", None)}
             values["language"] = dataclasses.replace(values.get("language", Settings()), **own)
         tied = values.setdefault("tied", True)
         apart = (not tied or arm == SHARED_START) and arm not in self._remedied
@@ -339,6 +357,20 @@ _REMEDIES: dict[str, dict[str, Any]] = {
 # Where time is short: what a lens is trained on, and what chance is estimated from.
 _FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100), "permutations": 30}
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama", "qwen3")  # beside OLMo: rotary and learned positions, with and without biases
+# Untied, tied, and ways to a table that leans less, or to two tables in the end.
+_STARTS: dict[str, dict[str, Any]] = {
+    UNTIED: {"tied": False},
+    TIED: {},
+    scaled(5): _scales(5.0, 1),
+    "norm-match": {"remedy": {"name": "norm-match"}},
+    "untie": {"remedy": {"name": "untie"}},
+}
+# Fine-tuning: at half the peak rate of pretraining.
+_TUNING: dict[str, Any] = {"warmup_steps": 10, "table_snapshots": 2}
+_ENGLISH = {"steps": 150, "learning_rate": 1e-3, "checkpoint_every": 150, "validation_every": 10}
+_TO_ENGLISH: dict[str, dict[str, Any]] = {WIKITEXT: {**_TUNING, **_ENGLISH, "corpus": WIKITEXT}}
+_OTHER_ROLES = {"steps": 150, "learning_rate": 2e-3, "checkpoint_every": 150, "validation_every": 5}
+_TO_OTHER_ROLES = {to: {**_TUNING, **_OTHER_ROLES, "permuted": role} for to, role in NEW_ROLES.items()}
 
 PROFILES: dict[str, dict[str, Profile]] = {}
 for _profile in (
@@ -372,6 +404,8 @@ for _profile in (
         equal={"n_layers": 3},
         remedies={name: _REMEDIES[name] for name in ("projection", "table-rates")},
         architectures=("gpt2",),
+        starts=_STARTS,
+        transfers={to: {**fields, "steps": 8, "validation_every": 2} for to, fields in _TO_OTHER_ROLES.items()},
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -401,6 +435,8 @@ for _profile in (
         lens={"steps": 200},  # its windows hold half as many tokens
         remedies=_REMEDIES,
         few=3,
+        starts=_STARTS,
+        transfers=_TO_OTHER_ROLES,
     ),
     Profile(
         name="laptop",
@@ -418,6 +454,8 @@ for _profile in (
         architectures=ARCHITECTURES,
         widths=(32, 48, 64, 96, 128),
         vocabularies=(512, 2048, 8192),
+        starts=_STARTS,
+        transfers=_TO_ENGLISH,
     ),
     Profile(
         name="laptop",
@@ -435,6 +473,8 @@ for _profile in (
         remedies=_REMEDIES,
         remedies_enlarged=True,
         architectures=ARCHITECTURES,
+        starts=_STARTS,
+        transfers=_TO_OTHER_ROLES,
         **_ROLES,
     ),
     Profile(

@@ -69,10 +69,11 @@ def conditions(results: Results) -> str:
     for corpus, study in results.studies.items():
         manifest = study.manifest or {}
         runs, fingerprints = list(manifest["runs"].values()), list(manifest["corpora"].values())
+        fingerprints = [fingerprint for fingerprint in fingerprints if fingerprint["name"] == corpus]  # not what comes after
         minutes = sum(run["made"]["seconds"] for run in runs) / 60
         text = {
             PYTHON: f"the source of Python {fingerprints[0].get('python')}'s standard library ({_size(fingerprints)})",
-            TWO_ROLE: f"{len(fingerprints)} languages, one for each seed and agreement of the roles",
+            TWO_ROLE: f"{len(fingerprints)} languages, one for each seed, agreement and permutation of the roles",
         }.get(corpus, f"its validation text, evaluated on its test text ({_size(fingerprints)})")
         lines.append(
             f"- **{NAMES[corpus]}**: {text}; OLMo with {study.scales[corpus]}; {len(manifest['profile']['seeds'])} seeds, "

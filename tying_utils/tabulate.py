@@ -14,7 +14,7 @@ from scipy.stats import trim_mean
 from tqdm.auto import tqdm
 
 from tying_utils.corpora import Corpus
-from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
+from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, probe, residual
 from tying_utils.profiles import ELSEWHERE_SCALE, PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile, scaled
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware, steps_of
@@ -104,7 +104,7 @@ def _references(arms: Sequence[Arm]) -> tuple[dict[tuple[Any, ...], Arm], list[A
     return references, [arm for arm in arms if references[arm.place] is not arm]
 
 
-def scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
+def scores(score: alignment.Alignment | neighbors.Overlap | probe.Probe) -> dict[str, float]:
     """The columns of a score beside its null, as every table of scores has them."""
     return {
         "value": score.value,
