@@ -114,4 +114,4 @@ def test_arms_that_only_stand_elsewhere_have_the_first_three_seeds() -> None:
     assert of.seeds_of(UNTIED, TIED) == of.seeds_of(*of.sized) == of.seeds_of(*of.scaled) == of.seeds == (0, 1, 2, 3, 4)
     assert of.seeds_of("tied, llama") == of.seeds_of(TIED, "tied, llama") == (0, 1, 2), "what is compared has equal seeds"
     assert profiles.get("laptop", "two-role").seeds_of("input x5") == (0, 1, 2)
-    assert profiles.get("smoke").seeds_of("tied, qwen3") == (0, 1)
+    assert profiles.get("smoke", "two-role").seeds_of("tied, gpt2") == (0, 1)

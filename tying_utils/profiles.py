@@ -286,7 +286,6 @@ for _profile in (
         input_scales=(1.0, 5.0, 20.0),
         equal={"n_layers": 3},
         sizes=(Size(16, 1, 2),),
-        architectures=("qwen3",),
         widths=(16, 32),
         vocabularies=(300, 384),
         **_SMOKE_MEASURES,
