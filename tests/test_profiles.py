@@ -115,4 +115,4 @@ def test_arms_that_only_stand_elsewhere_have_the_first_three_seeds() -> None:
     assert of.seeds_of("tied, llama") == of.seeds_of(TIED, "tied, llama") == (0, 1, 2), "what is compared has equal seeds"
     two_role = profiles.get("laptop", "two-role")
     assert two_role.seeds_of("tied, gpt2") == (0, 1, 2) and two_role.seeds_of("input x5") == two_role.seeds, "a remedy there"
-    assert profiles.get("smoke").seeds_of("tied, qwen3") == (0, 1)
+    assert profiles.get("smoke", "two-role").seeds_of("tied, gpt2") == (0, 1)

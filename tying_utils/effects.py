@@ -33,6 +33,11 @@ class Effect:
     claimed: Side = "above"
     null: float = 0.0
 
+    @property
+    def words(self) -> str:
+        """What it measures, with its unit."""
+        return f"{self.label} ({self.unit})"
+
 
 EFFECTS = {
     "output_bias": Effect("C1", "output bias of W", "corrected alignment"),
@@ -104,18 +109,17 @@ def effects(tables: Tables | Mapping[str, pd.DataFrame], group: str) -> pd.DataF
     in_order = pd.MultiIndex.from_frame(rows[[*place, "seed"]].drop_duplicates())
     frame = pd.DataFrame(columns, index=in_order).reset_index()
     shapes = "d " + frame["d_model"].astype(str) + ", V " + frame["vocab_size"].astype(str)
-    frame.insert(len(place), "place", frame["arch"].map(NAMES) if group == "architecture" else shapes)
+    frame.insert(len(place), "place", frame["arch"].replace(NAMES) if group == "architecture" else shapes)
     return frame
 
 
 def _at_equal_parameters(losses: pd.DataFrame) -> pd.Series:
     """The loss of a tied model as large as each untied one, between the widths of its vocabulary and seed."""
     parts = []
-    for _, part in losses.groupby(["corpus", "arch", "n_layers", "vocab_size", "seed"]):
-        tied = part.xs(TIED, axis=1, level="arm").sort_values("parameters")
-        sizes = np.log(part["parameters", UNTIED].to_numpy(float))
-        known = np.log(tied["parameters"].to_numpy(float)), tied["validation_loss"].to_numpy(float)
-        parts.append(pd.Series(np.interp(sizes, *known, left=np.nan, right=np.nan), index=part.index))
+    for _, part in losses.groupby(["corpus", "arch", "n_layers", "vocab_size", "seed"]):  # in the order of d_model
+        sizes, loss = np.log(part["parameters"].astype(float)), part["validation_loss"]
+        values = np.interp(sizes[UNTIED], sizes[TIED], loss[TIED], left=np.nan, right=np.nan)
+        parts.append(pd.Series(values, index=part.index))
     return pd.concat(parts)
 
 
@@ -131,7 +135,7 @@ def judged(effects: pd.DataFrame) -> pd.DataFrame:
             interval = statistics.mean_interval(part[name])
             words = statistics.verdict(interval, null=effect.null, claimed=effect.claimed)
             values = {"estimate": interval.mean, "low": interval.low, "high": interval.high, "seeds": interval.n}
-            labels = {"claim": effect.claim, "effect": f"{effect.label} ({effect.unit})", "corpus": corpus, "place": place}
+            labels = {"claim": effect.claim, "effect": effect.words, "corpus": corpus, "place": place}
             rows.append({**labels, **values, "verdict": words})
     return pd.DataFrame(rows)
 
@@ -141,8 +145,8 @@ def sentence(judged: pd.DataFrame, profile: str) -> str:
     lines = []
     for (claim, effect, corpus), part in judged.groupby(["claim", "effect", "corpus"], sort=False):
         counts = ", ".join(f"{word} at {count}" for word, count in part["verdict"].value_counts().items())
-        least, most = (part.loc[at] for at in (part["estimate"].idxmin(), part["estimate"].idxmax()))
-        ends = f"{least['estimate']:.3f} ({least['place']}) to {most['estimate']:.3f} ({most['place']})"
+        ordered = part.sort_values("estimate").to_dict("records")
+        ends = " to ".join(f"{end['estimate']:.3f} ({end['place']})" for end in (ordered[0], ordered[-1]))
         where = f"of {len(part)} places** at {profile} scale, {corpus}"
         lines.append(f"- **{claim} {counts} {where}: {effect} from {ends}, n = {part['seeds'].max()} seeds each")
     return "\n".join(lines)
@@ -164,7 +168,7 @@ def trends(effects: pd.DataFrame) -> pd.DataFrame:
         for axis, values in zip(axes, np.transpose(slopes), strict=True) if slopes else ():
             interval = statistics.mean_interval(values)
             word = {"supported": "rises", "refuted": "falls"}.get(statistics.verdict(interval), "open")
-            labels = {"effect": f"{effect.label} ({effect.unit})", "per": f"doubling of {axis}"}
+            labels = {"effect": effect.words, "per": f"doubling of {axis}"}
             values = {"estimate": interval.mean, "low": interval.low, "high": interval.high, "seeds": interval.n}
             rows.append({**labels, **values, "it": word})
     return pd.DataFrame(rows)
@@ -214,8 +218,8 @@ def crossing(effects: pd.DataFrame, x: str, y: str) -> Crossing:
     at = None
     if crossed.all():
         of = statistics.mean_interval(edges[0] + (edges[1] - edges[0]) * low / (low - high))
-        bounds = np.clip([of.low, of.high], *edges)  # nan stays nan
-        at = Interval(10**of.mean, *(10.0**bounds).tolist(), of.n)
+        bounds = 10.0 ** np.clip([of.low, of.high], *edges)  # nan stays nan
+        at = Interval(10**of.mean, float(bounds[0]), float(bounds[1]), of.n)
     ends = at_edges.mean(axis=0)
     return Crossing(at, Range(*(10.0**edges).tolist()), (float(ends[0]), float(ends[1])), int(crossed.sum()), len(lines))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from tying_utils import drawing
 from tying_utils.claims import Tables
@@ -25,7 +25,7 @@ def _needs(group: str, *names: str) -> tuple[str, ...]:
 
 
 def _words(name: str, width: int) -> str:
-    return textwrap.fill(f"{EFFECTS[name].label} ({EFFECTS[name].unit})", width)
+    return textwrap.fill(EFFECTS[name].words, width)
 
 
 def _forest(frame: pd.DataFrame, names: Iterable[str], by: str, looks: dict[Any, Look], height: float) -> Figure:
@@ -38,9 +38,10 @@ def _forest(frame: pd.DataFrame, names: Iterable[str], by: str, looks: dict[Any,
             beside = 0.4 * (series.index(key) / (len(series) - 1) - 0.5) if by == "corpus" and len(series) > 1 else 0
             drawing.row(ax, -places.index(str(place)) - beside, rows[name], looks[key])
         ax.axvline(EFFECTS[name].null, color=GREY, linewidth=1, linestyle=DOTTED)
-        ax.set(xlabel=_words(name, 26), ylim=(0.6 - len(places), 0.6), yticks=[-row for row in range(len(places))])
+        ax.set(xlabel=_words(name, 26), ylim=(0.3 - len(places), 0.6), yticks=[-row for row in range(len(places))])
         ax.set_yticklabels(places if at % 4 == 0 else [])
         ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.margins(x=0.1)
     note = "Dotted: no effect (of a share: one half). Trained on equal numbers of tokens."
     return drawing.finish(figure, frame, [looks[key] for key in series], note)
@@ -48,7 +49,7 @@ def _forest(frame: pd.DataFrame, names: Iterable[str], by: str, looks: dict[Any,
 
 def _vocabularies(frame: pd.DataFrame, line: bool = True) -> dict[int, Look]:
     kinds = zip(sorted(frame["vocab_size"].unique()), _LOOKS, strict=False)
-    return {v: Look(f"V {v:,}", colour, marker, kind if line else "none") for v, (colour, marker, kind) in kinds}
+    return {v: Look(f"V {v}", colour, marker, kind if line else "none") for v, (colour, marker, kind) in kinds}
 
 
 @FIGURES.reads("10_architectures", *_needs("architecture", "roles"), corpus=None)
@@ -81,8 +82,10 @@ def sizes(tables: Tables) -> Figure:
     looks = _vocabularies(frame)
     figure, panels = drawing.panels(TWO_COLUMNS, 4.6, *(EFFECTS[name].claim for name in _TRENDS), rows=2)
     for ax, name in zip(panels, _TRENDS, strict=True):
-        for vocabulary, look in looks.items():
-            drawing.curve(ax, drawing.where(frame, vocab_size=vocabulary), "d_model", name, look, bars=True)
+        for at, (vocabulary, look) in enumerate(looks.items()):
+            rows = drawing.where(frame, vocab_size=vocabulary)
+            beside = rows["d_model"] * 1.03 ** (at - (len(looks) - 1) / 2)  # so that the bars stand apart
+            drawing.curve(ax, rows.assign(width=beside), "width", name, look, bars=True)
         drawing.level(ax, EFFECTS[name].null)
         _widths(ax, frame)
         ax.set_ylabel(_words(name, 34))
@@ -100,7 +103,7 @@ def loss_gap(tables: Tables) -> Figure:
             rows = drawing.where(frame, vocab_size=vocabulary).dropna(subset=name)
             drawing.curve(ax, rows, "share", name, look, bars=True)
         drawing.level(ax, 0)
-        ax.set(xlabel="share of the untied model's parameters in its two tables (fraction)", xlim=(0, 1))
+        ax.set(xlabel="share of parameters in the untied tables (fraction)", xlim=(0, 1))
         ax.set_ylabel("loss, tied − untied (nats per token)")
     note = "A line a vocabulary, from wide (left) to narrow models (right). Above the dotted line the tied model is worse."
     return drawing.finish(figure, frame, looks.values(), note)

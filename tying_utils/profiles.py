@@ -386,7 +386,6 @@ for _profile in (
         remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "untie")},
         remedies_enlarged=True,
         few=1,
-        architectures=("qwen3",),
         widths=(16, 32),
         vocabularies=(300, 384),
         **_SMOKE_MEASURES,
