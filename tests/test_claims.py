@@ -79,7 +79,7 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
         for arm, seed in itertools.product((UNTIED, TIED, scaled(5)), SEEDS):
             of = {**labels(arm, seed), "to": "english"}
             half = value(50, -20 * (arm != TIED))  # of the way down, by then
-            losses += [{**of, "step": step, "loss": 5 - step / half, "floor": np.nan} for step in range(0, 91, 10)]
+            losses += [{**of, "step": step, "loss": 5 - step / half, "bytes_per_token": 3.0} for step in range(0, 91, 10)]
             forgetting.append({**of, "before": 2.0, "after": 2.0 + value(1.0, -0.3 * (arm != TIED))})
             for table in ("input", "output") if arm == UNTIED else ("tied",):
                 probed = {"table": table, "question": "category", "corrected": value(0.5, -0.2 * (arm == TIED))}

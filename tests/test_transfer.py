@@ -82,6 +82,7 @@ def test_outcomes_are_those_of_the_curves() -> None:
     pace = {UNTIED: 30.0, TIED: 45.0, "norm-match": 200.0}
     keys = [{"corpus": "python", "to": "english", "arm": arm, "seed": seed} for arm, seed in itertools.product(pace, (0, 1))]
     losses = [{**key, "step": step, "loss": 5 + key["seed"] - step / pace[key["arm"]]} for key in keys for step in (0, 20, 90)]
+    losses = [{**row, "bytes_per_token": 4.0} for row in losses]
     forgetting = [{**key, "before": 2.0, "after": 2.5 + key["seed"]} for key in keys]
     rows = transfer.outcomes(pd.DataFrame(losses).sample(frac=1, random_state=0), pd.DataFrame(forgetting))
     rows = rows.set_index(["arm", "seed"])
@@ -91,6 +92,7 @@ def test_outcomes_are_those_of_the_curves() -> None:
         assert rows.loc[(TIED, seed), "steps"] == pytest.approx(45)
         assert list(rows.loc[("norm-match", seed), ["steps", "reached"]]) == [90, False]
         assert list(rows.loc[(TIED, seed), ["first", "last"]]) == pytest.approx([5 + seed, 3 + seed])
+        assert rows.loc[(TIED, seed), "bits_per_byte"] == pytest.approx((3 + seed) / np.log(2) / 4)
         assert rows.loc[(TIED, seed), "forgetting"] == pytest.approx(0.5 + seed)
 
 
@@ -175,7 +177,8 @@ def test_the_role_that_a_table_holds_is_the_one_that_costs_it_steps() -> None:
         key = {"corpus": TWO_ROLE, "arm": arm, "seed": seed}
         probes.append({**key, "table": "input" if arm == UNTIED else "tied", "question": "source role", "corrected": 0.5})
         for to, count in zip(profiles.NEW_ROLES, pair, strict=True):
-            losses += [{**key, "to": to, "step": step, "loss": 5 - step / (count + seed)} for step in (0, 90, 93)]
+            curve = {"to": to, "bytes_per_token": np.nan}
+            losses += [{**key, **curve, "step": step, "loss": 5 - step / (count + seed)} for step in (0, 90, 93)]
             forgetting.append({**key, "to": to, "before": 2.0, "after": 2.5})
     frames = {"losses": losses, "forgetting": forgetting, "probe": probes}
     tables = {f"transfer_{name}": pd.DataFrame(rows) for name, rows in frames.items()}

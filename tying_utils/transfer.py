@@ -6,6 +6,7 @@ between arms is the start alone.
 """
 
 import keyword
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -178,8 +179,9 @@ def outcomes(losses: pd.DataFrame, forgetting: pd.DataFrame) -> pd.DataFrame:
 
     Columns beside these: target, the loss on the new text that the untied arm of the seed has after a third of its steps
     (`TARGET_AT`; nats a token, one for all arms); steps, how many bring the arm there, and reached, whether any do (if not,
-    steps are all there are, a lower bound); first and last, its loss before and after; forgetting, how much the loss on the
-    old text has grown (nats a token).
+    steps are all there are, a lower bound); first and last, its loss before and after; bits_per_byte, the last one in bits a
+    byte (nan in the two-role language, which has no bytes); forgetting, how much the loss on the old text has grown (nats a
+    token).
     """
     keys, rows = ["corpus", "to", "arm", "seed"], []
     for (corpus, to, seed), part in losses.groupby(["corpus", "to", "seed"], sort=False):
@@ -189,6 +191,7 @@ def outcomes(losses: pd.DataFrame, forgetting: pd.DataFrame) -> pd.DataFrame:
         for arm, curve in curves.items():
             steps, reached = steps_to(curve["step"], curve["loss"], target)
             ends = {"first": curve["loss"].iloc[0], "last": curve["loss"].iloc[-1]}
+            ends["bits_per_byte"] = ends["last"] / math.log(2) / curve["bytes_per_token"].iloc[-1]
             own = {"target": target, "steps": steps, "reached": reached, **ends}
             rows.append({"corpus": corpus, "to": to, "arm": arm, "seed": seed, **own})
     lost = forgetting.assign(forgetting=forgetting["after"] - forgetting["before"])

@@ -22,6 +22,7 @@ _STARTS = {
     "norm-match": Look("norm-match", BLUE, "o"),
     "untie": Look("untie at ⅔", PURPLE, "v", DOTTED),
 }
+_SHORT = {UNTIED: "untied", TIED: "tied", scaled(5): "×5", "norm-match": "norm-\nmatch", "untie": "untie"}
 _LETTERS = {"input": "E", "output": "U", "tied": "W"}
 
 
@@ -32,7 +33,7 @@ def _panels(height: float, rows: int, titles: list[str]) -> tuple[Figure, list[l
 
 
 def _title(to: str) -> str:
-    return "Python, then WikiText-2" if to == WIKITEXT else f"Two-role language, {to}"
+    return "Python, then English" if to == WIKITEXT else f"Two-role, {to}"
 
 
 def _looks(table: pd.DataFrame) -> dict[str, Look]:
@@ -75,14 +76,19 @@ def outcomes(tables: Tables) -> Figure:
     figure, (upper, lower) = _panels(4.4, 2, [_title(to) for to in names])
     for to, above, below in zip(names, upper, lower, strict=True):
         own = drawing.where(rows, to=to)
+        if not own["reached"].all():
+            drawing.level(above, own["steps"].max())
         for ax, column, label in ((above, "steps", "steps to the target loss"), (below, "forgetting", "forgetting (nats)")):
             for place, (arm, look) in enumerate(looks.items()):
-                drawing.point(ax, place, drawing.where(own, arm=arm)[column], look)
-            drawing.categories(ax, [""] * len(looks))
+                values = drawing.where(own, arm=arm)[column]
+                drawing.point(ax, place, values, look)
+                ax.update_datalim([(place, value) for value in values])  # a seed may lie beyond the interval
+            ax.autoscale_view()
+            drawing.categories(ax, [_SHORT[arm] for arm in looks])
             ax.set(xlabel="start", ylabel=label)
     missed = int((~rows["reached"]).sum())
     words = "Target: the loss of the untied arm of the seed after a third of its steps. "
-    words += f"{missed} of {len(rows)} runs do not reach it and count with all their steps. " if missed else ""
+    words += f"{missed} of {len(rows)} runs do not reach it and count with all their steps (dotted). " if missed else ""
     words += "Forgetting: loss on the old text after fine-tuning, less that before (nats per token)."
     return drawing.finish(figure, rows, [replace(look, line="none") for look in looks.values()], words)
 
@@ -92,7 +98,8 @@ def probe(tables: Tables) -> Figure:
     """What a linear probe reads off the rows of each table, beside chance."""
     table = tables["transfer_probe"]
     looks, questions = _looks(table), list(table["question"].unique())
-    figure, panels = drawing.panels(TWO_COLUMNS, 2.9, *(f"Probe for the {question}" for question in questions))
+    titles = ("Python, kind of token" if question == "category" else f"Two-role, {question}" for question in questions)
+    figure, panels = drawing.panels(TWO_COLUMNS, 2.9, *titles)
     places = [(arm, name) for arm in looks for name in _LETTERS if len(drawing.where(table, arm=arm, table=name))]
     for ax, question in zip(panels, questions, strict=True):
         for x, (arm, name) in enumerate(places):
@@ -101,5 +108,6 @@ def probe(tables: Tables) -> Figure:
             drawing.point(ax, x, own["value"], looks[arm])
         drawing.categories(ax, [_LETTERS[name] for _, name in places])
         ax.set(xlabel="table", ylabel="balanced accuracy (fraction)", ylim=(0, 1))
-    words = "E: input table, U: output table, W: tied table. Rows held out in five folds. Dotted: permuted labels."
-    return drawing.finish(figure, table, [*(replace(look, line="none") for look in looks.values()), drawing.CHANCE], words)
+    words = "E: input table, U: output table, W: tied table. On rows held out in five folds."
+    chance = replace(drawing.CHANCE, label="chance (labels permuted)")
+    return drawing.finish(figure, table, [*(replace(look, line="none") for look in looks.values()), chance], words)
