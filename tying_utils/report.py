@@ -180,14 +180,14 @@ def miniatures(results: Results) -> str:
 def remedies(results: Results) -> str:
     """What every remedy changes beside the tied arm of its corpus and shape, and what it costs."""
     found = outcomes.outcomes(results)
-    change = outcomes.changes(found).set_index(["corpus", "shape", "arm", "measure"])
+    keys = ["corpus", "shape", "arm", "measure"]
+    change = {tuple(row[key] for key in keys): row for row in outcomes.changes(found).to_dict("records")}
     rows = []
     for (corpus, shape, arm), part in found.groupby(["corpus", "shape", "arm"], sort=False):
         one = part.iloc[0]
         cells = []
         for measure in outcomes.MEASURES:
-            known = (corpus, shape, arm, measure) in change.index
-            row = change.loc[(corpus, shape, arm, measure)] if known else None
+            row = change.get((corpus, shape, arm, measure))
             cells.append("" if row is None else f"{row['change']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})")
         ratio = "" if pd.isna(one["step_ratio"]) else f"{one['step_ratio']:.2f}"
         rows.append((NAMES[str(corpus)], str(shape), str(arm), *cells, f"{one['added']:+,.0f}", ratio))
