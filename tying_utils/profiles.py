@@ -382,7 +382,7 @@ for _profile in (
         training={**_SMOKE, "vocab_size": 384},
         input_scales=(1.0, 5.0, 20.0),
         equal={"n_layers": 3},
-        sizes=(Size(16, 1, 2),),
+        sizes=(Size(16, 1, 3),),
         remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "untie")},
         remedies_enlarged=True,
         few=1,
