@@ -3,9 +3,11 @@
 Looks as in the other figures; a remedy's colour and marker say what it acts on.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ FIGURES = drawing.Gallery()
 _WEIGHS = Look("weighs the two gradients", BLUE, "o", "none")
 _STEPS = Look("changes the optimizer's step", ORANGE, "s", "none")
 _TABLES = Look("has other tables", PURPLE, "v", "none")
-_POLES = {TIED: replace(LOOKS[TIED], line="none"), AGAIN: replace(LOOKS[UNTIED], line="none")}
+_POLES = {TIED: replace(LOOKS[TIED], line="none"), AGAIN: replace(LOOKS[UNTIED], label="untied, another start", line="none")}
 _KINDS = {
     "coupled-adam": _STEPS,
     "table-rates": _STEPS,
@@ -57,25 +59,60 @@ def pareto(tables: Tables) -> Figure:
         part = drawing.where(frame, corpus=corpus, shape=shape)
         _front(ax, part)
         for arm in part["arm"].unique():
-            _arm(ax, drawing.where(part, arm=arm), _look(arm), numbers.get(arm, ""))
+            _arm(ax, drawing.where(part, arm=arm), _look(arm), 6 if arm in _POLES else 4)
         ax.set(
             xlabel=_BIAS.get(corpus, "output bias of the input-use table"), ylabel=_LOSS.get(corpus, "loss (nats per token)")
         )
+    figure.draw_without_rendering()  # from here on it is known what lies beside what on the page
+    for ax, (corpus, shape) in zip(panels, ((c, s) for c in corpora for s in shapes), strict=True):
+        means = drawing.where(frame, corpus=corpus, shape=shape).groupby("arm")[["bias", "loss"]].mean()
+        _number(ax, means, numbers)
     looks = [*_POLES.values(), _WEIGHS, _STEPS, _TABLES]
     handles = [look.handle() for look in looks] + [Line2D([], [], color=GREY, linewidth=0.8, label="Pareto front of the means")]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     words = ", ".join(f"{number} {_named(arm)}" for arm, number in numbers.items())
     n = " or ".join(str(n) for n in sorted({part["seed"].nunique() for _, part in frame.groupby("corpus")}))
-    return drawing.small_print(figure, f"Large: mean; small: n = {n} seeds. Lower left is better for the input use. {words}.")
+    return drawing.small_print(
+        figure, f"Large: mean; small: n = {n} seeds. An arm that is lowest in both is the front alone. {words}."
+    )
 
 
-def _arm(ax: Axes, rows: pd.DataFrame, look: Look, number: str) -> None:
-    """A small dot a seed, the mean, and its number beside it."""
+def _arm(ax: Axes, rows: pd.DataFrame, look: Look, size: float) -> None:
+    """A small dot a seed, and the mean."""
     common: dict[str, Any] = {"color": look.colour, "linestyle": "none"}
-    ax.plot(rows["bias"], rows["loss"], ".", markersize=2.5, alpha=0.5, **common)
-    x, y = rows["bias"].mean(), rows["loss"].mean()
-    ax.plot(x, y, marker=look.marker, markersize=4.5, markeredgecolor="white", markeredgewidth=0.4, **common)
-    ax.annotate(number, (x, y), xytext=(3, 2.5), textcoords="offset points", fontsize=6.5, color=look.colour)
+    ax.plot(rows["bias"], rows["loss"], ".", markersize=2.5, alpha=0.4, **common)
+    ax.plot(rows["bias"].mean(), rows["loss"].mean(), marker=look.marker, markersize=size, markeredgecolor="white",
+            markeredgewidth=0.4, **common)  # fmt: skip
+
+
+def _number(ax: Axes, means: pd.DataFrame, numbers: dict[str, str]) -> None:
+    """The number of each remedy where nothing else stands: beside its mean, or further out at the end of a thin line."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    point = figure.dpi / 72
+    points = ax.transData.transform(means.to_numpy())
+    taken = [*points]
+    ways = [
+        (r * math.cos(t), r * math.sin(t)) for r in (6.5, 11, 16, 22, 29) for t in np.linspace(0.6, 0.6 + math.tau, 13)[:-1]
+    ]
+    for arm, at in zip(means.index, points, strict=True):
+        if arm not in numbers:
+            continue
+        free = (way for way in ways if all(np.hypot(*(at + np.multiply(way, point) - other)) > 6.8 * point for other in taken))
+        way = next(free, ways[0])
+        taken.append(at + np.multiply(way, point))
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1.5}
+        ax.annotate(
+            numbers[arm],
+            means.loc[arm].tolist(),
+            xytext=way,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color=_look(arm).colour,
+            arrowprops=line if math.hypot(*way) > 8 else None,
+        )
 
 
 def _front(ax: Axes, part: pd.DataFrame) -> None:
