@@ -409,7 +409,7 @@ for _profile in (
     ),
     Profile(
         name="quick",
-        purpose="two CPU cores, under fifteen minutes for all notebooks",
+        purpose="two CPU cores, under half an hour for all notebooks",
         corpus=PYTHON,
         seeds=(0, 1),
         training=_SMALL,
