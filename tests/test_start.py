@@ -82,7 +82,11 @@ def test_the_optimizer_starts_anew(home: Path, tuned: Callable[..., TrainConfig]
 
 @pytest.mark.parametrize("name", ["tied", "untied on the way"])
 def test_interrupted_it_is_resumed_to_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: Callable[..., TrainConfig], name: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tuned: Callable[..., TrainConfig],
+    interrupted: Callable[[TrainConfig, int], None],
+    name: str,
 ) -> None:
     config = tuned(name)
     assert config.start is not None
@@ -90,17 +94,7 @@ def test_interrupted_it_is_resumed_to_the_same_bytes(
     whole = train(config, progress=False)
     monkeypatch.setenv("TYING_HOME", str(tmp_path / "interrupted"))
     start = train(config.start, progress=False)
-    step = training._Trainer._step
-
-    def stopping(trainer: Any, number: int) -> torch.Tensor:
-        if number > 7:
-            raise KeyboardInterrupt
-        return step(trainer, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, progress=False)
+    interrupted(config, 7)
     (start.folder / "run.json").unlink()  # what resumes has weights of its own
     resumed = train(config, progress=False)
     assert resumed.record["files"] == whole.record["files"] and resumed.key == whole.key

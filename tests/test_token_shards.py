@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -453,20 +451,10 @@ def test_shards_are_read_in_the_tokens_that_they_were_prepared_with(whole, sourc
 # Training
 
 
-def test_a_run_on_shards_resumes_to_the_same_bytes(whole, tiny, tmp_path, monkeypatch):
+def test_a_run_on_shards_resumes_to_the_same_bytes(whole, tiny, tmp_path, monkeypatch, interrupted):
     config: TrainConfig = tiny(corpus="shards", path=str(whole), steps=12)
     assert plan(config, probe_steps=1).fits
-    step: Callable[..., torch.Tensor] = training._Trainer._step
-
-    def stopping(trainer: Any, number: int) -> torch.Tensor:
-        if number > 7:
-            raise KeyboardInterrupt
-        return step(trainer, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(config, progress=False)
+    interrupted(config, 7)
     run = training.train(config, progress=False)
     monkeypatch.setenv("TYING_HOME", str(tmp_path / "other"))
     plain = training.train(config, progress=False)
