@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tying_utils import outcomes, profiles
+from tying_utils import figures, outcomes, profiles
 from tying_utils.outcomes import EQUAL_SHAPE, EQUAL_SIZE
 from tying_utils.profiles import AGAIN, EQUAL, PYTHON, TIED, TWO_ROLE, UNTIED, enlarged
 from tying_utils.study import Results
@@ -140,6 +140,16 @@ def test_every_remedy_of_a_profile_is_measured(smoke: Results) -> None:
     assert set(found["shape"][found["corpus"] == PYTHON]) == {EQUAL_SHAPE, EQUAL_SIZE}
     sizes = found.query("corpus == 'python' and shape == @EQUAL_SIZE")
     assert set(sizes["arm"]) == {AGAIN, TIED, "input x5", "norm-match", "untie"}
+
+
+def test_the_figures_show_the_corpora_and_shapes_that_there_are(smoke: Results) -> None:
+    drawn = figures.draw("09_pareto", smoke)
+    assert [ax.get_title() for ax in drawn.axes] == [
+        "Python source, equal shape",
+        "Python source, equal parameters",
+        "two-role language, equal shape",
+    ]
+    assert len(figures.draw("09_changes", smoke).axes) == 4
 
 
 def test_another_untied_model_leans_to_the_input_by_its_own_training_alone(smoke: Results) -> None:

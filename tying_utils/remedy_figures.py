@@ -3,6 +3,7 @@
 Looks as in the other figures; a remedy's colour and marker say what it acts on.
 """
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -55,7 +56,10 @@ def pareto(tables: Tables) -> Figure:
     corpora, shapes = (list(dict.fromkeys(part)) for part in zip(*cells, strict=True))
     titles = [f"{CORPORA[corpus].label}, {shape}" for corpus in corpora for shape in shapes]
     figure, panels = drawing.panels(TWO_COLUMNS, 2.6 * len(corpora) + 1.3, *titles, rows=len(corpora))
-    for ax, (corpus, shape) in zip(panels, ((c, s) for c in corpora for s in shapes), strict=True):
+    places = dict(zip(itertools.product(corpora, shapes), panels, strict=True))
+    for place in places.keys() - {*cells}:  # a corpus that is compared at equal shape alone
+        places.pop(place).remove()
+    for (corpus, shape), ax in places.items():
         part = drawing.where(frame, corpus=corpus, shape=shape)
         _front(ax, part)
         for arm in part["arm"].unique():
@@ -64,7 +68,7 @@ def pareto(tables: Tables) -> Figure:
             xlabel=_BIAS.get(corpus, "output bias of the input-use table"), ylabel=_LOSS.get(corpus, "loss (nats per token)")
         )
     figure.draw_without_rendering()  # from here on it is known what lies beside what on the page
-    for ax, (corpus, shape) in zip(panels, ((c, s) for c in corpora for s in shapes), strict=True):
+    for (corpus, shape), ax in places.items():
         means = drawing.where(frame, corpus=corpus, shape=shape).groupby("arm")[["bias", "loss"]].mean()
         _number(ax, means, numbers)
     looks = [*_POLES.values(), _WEIGHS, _STEPS, _TABLES]
