@@ -143,7 +143,7 @@ def sentences(outcomes: pd.DataFrame, profile: str) -> str:
     verdict, by = change["verdict"].unstack("measure"), change["change"].unstack("measure")
     lines = []
     for corpus, shape in dict.fromkeys(zip(outcomes["corpus"], outcomes["shape"], strict=True)):
-        lines.append(f"\nAt {profile} scale, {corpus}, {shape}:\n")
+        lines.append(f"\n{corpus}, {shape}, at {profile} scale:\n")
         part, own = verdict.loc[(corpus, shape)], by.loc[(corpus, shape)]
         for (bias, loss), words in _WORDS.items():
             arms = part.index[(part["bias"] == bias) & (part["loss"] == loss)]
