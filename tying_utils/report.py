@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tying_utils import claims, files, outcomes, paths
+from tying_utils import claims, effects, files, outcomes, paths
 from tying_utils.measures import statistics
 from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.public import Public, output_bias
@@ -109,6 +109,39 @@ def sizes(results: Results) -> str:
         rows.append((NAMES[str(corpus)], *shape, *costs))
     header = "Corpus", "Untied model", "Parameters", "Share of its tables"
     return _table((*header, "Loss, tied − untied, equal shape", "at equal parameters", "their ratio"), rows)
+
+
+def architectures(results: Results) -> str:
+    """C1 to C5 in each architecture: verdict, mean and 95 % interval."""
+    table = effects.judged(effects.effects(results, "architecture"))
+    places, rows = list(dict.fromkeys(table["place"])), []
+    for (claim, effect, corpus), part in table.groupby(["claim", "effect", "corpus"], sort=False):
+        own = part.set_index("place")
+        rows.append((str(claim), str(effect), NAMES[str(corpus)], *(_judged(own.loc[place]) for place in places)))
+    return _table(("Claim", "Effect", "Corpus", *places), rows)
+
+
+def grid(results: Results) -> str:
+    """C1 to C5 over widths and vocabularies: how many places say what, the range of the means, and the trends."""
+    frame = effects.effects(results, "grid")
+    table, rows = effects.judged(frame), []
+    trends = {key: _trend(part.iloc[0]) for key, part in effects.trends(frame).groupby(["effect", "per"])}
+    for (claim, effect), part in table.groupby(["claim", "effect"], sort=False):
+        counts = ", ".join(f"{word} at {count}" for word, count in part["verdict"].value_counts().items())
+        span = f"{part['estimate'].min():.3f} to {part['estimate'].max():.3f}"
+        slopes = (trends[str(effect), f"doubling of {axis}"] for axis in ("d_model", "vocab_size"))
+        rows.append((str(claim), str(effect), f"{counts} of {len(part)}", span, *slopes))
+    return _table(("Claim", "Effect", "Places", "Means", "Each doubling of d", "Each doubling of V"), rows)
+
+
+def _trend(row: pd.Series) -> str:
+    return f"{row['it']} {row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def crossings(results: Results) -> str:
+    """Where, along size and share, untying starts or ceases to pay."""
+    table = effects.crossings(effects.effects(results, "grid"))
+    return _table(("Gap", "Along", "Crosses 0 at"), [tuple(map(str, row)) for row in table.to_numpy()])
 
 
 def shared_start(results: Results) -> str:
@@ -246,6 +279,9 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "ground-truth": ground_truth,
     "equal-ratios": equal_ratios,
     "sizes": sizes,
+    "architectures": architectures,
+    "grid": grid,
+    "crossings": crossings,
     "conditions": conditions,
     "chance": chance,
     "shared-start": shared_start,
