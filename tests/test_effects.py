@@ -236,7 +236,7 @@ def test_figures_draw_from_runs(smoke: Results, name: str) -> None:
     assert (figures.folder(name, "smoke", home) / f"{name}.png").exists()
 
 
-def test_a_profile_with_other_places_shows_its_own() -> None:
-    assert effects.results("smoke").profile.name == "smoke"
+def test_a_profile_without_other_places_shows_the_committed_ones() -> None:
+    assert effects.results("gpu").profile.name == "laptop" and effects.results("quick").profile.name == "quick"
     with pytest.raises(ValueError, match="PROFILE: 'huge'"):
         effects.results("huge")

@@ -1,6 +1,5 @@
 """The published configuration as a profile: its fields, its size, and its split tie, on shapes alone."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -101,11 +100,19 @@ def test_every_other_place_has_the_three_arms_and_a_reference_of_its_own(profile
         assert len(steps) <= 1, "equal tokens"
 
 
+def test_the_laptop_compares_five_architectures_and_five_widths_of_three_vocabularies() -> None:
+    for corpus in ("python", "two-role"):
+        of = profiles.get("laptop", corpus)
+        assert {of.config(TIED + words, 0).arch for words in of.by_architecture} == {"olmo", *profiles.ARCHITECTURES}
+    python = profiles.get("laptop")
+    assert len(python.grid) == 15 and "" in python.grid, "the profile's own place is one of them"
+    assert len({python.config(TIED + w, 0).d_model for w in python.grid}) == 5
+
+
 def test_arms_that_only_stand_elsewhere_have_the_first_three_seeds() -> None:
-    places: dict[str, Any] = {"architectures": profiles.ARCHITECTURES, "widths": (64, 128), "vocabularies": (512,)}
-    of = dataclasses.replace(profiles.get("laptop"), **places)
+    of = profiles.get("laptop")
     assert of.seeds_of(UNTIED, TIED) == of.seeds_of(*of.sized) == of.seeds_of(*of.scaled) == of.seeds == (0, 1, 2, 3, 4)
     assert of.seeds_of("tied, llama") == of.seeds_of(TIED, "tied, llama") == (0, 1, 2), "what is compared has equal seeds"
     two_role = profiles.get("laptop", "two-role")
-    assert two_role.seeds_of("input x5") == two_role.seeds, "a remedy there"
+    assert two_role.seeds_of("tied, gpt2") == (0, 1, 2) and two_role.seeds_of("input x5") == two_role.seeds, "a remedy there"
     assert profiles.get("smoke", "two-role").seeds_of("tied, gpt2") == (0, 1)

@@ -13,6 +13,7 @@ from tying_utils import (
     drawing,
     files,
     paths,
+    place_figures,
     profiles,
     public_figures,
     remedy_figures,
@@ -21,7 +22,7 @@ from tying_utils import (
 from tying_utils.claims import Tables
 from tying_utils.drawing import Drawing
 
-_ROOMS = (claim_figures, public_figures, remedy_figures, transfer_figures)  # place_figures once a notebook measures its tables
+_ROOMS = (claim_figures, place_figures, public_figures, remedy_figures, transfer_figures)
 _GALLERIES = [room.FIGURES for room in _ROOMS]
 FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERIES for name, figure in gallery.items()))
 
