@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tying_utils import training
 from tying_utils.config import TrainConfig
 from tying_utils.run_store import Run
 from tying_utils.training import train
@@ -96,6 +97,26 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainCon
         return made[config]
 
     return get
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig, int], None]:
+    """Trains a condition, and interrupts it after so many steps."""
+
+    def until(config: TrainConfig, last: int) -> None:
+        step = training._Trainer._step
+
+        def stopping(trainer: Any, number: int) -> torch.Tensor:
+            if number > last:
+                raise KeyboardInterrupt
+            return step(trainer, number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Trainer, "_step", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                train(config, progress=False)
+
+    return until
 
 
 @pytest.fixture

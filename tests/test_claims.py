@@ -74,6 +74,19 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
                         rows.append({**common, "table": table, "role": role, "purity": purity, "over_floor": over})
         return pd.DataFrame(rows)
 
+    def transfer() -> dict[str, pd.DataFrame]:
+        losses, forgetting, probes = [], [], []
+        for arm, seed in itertools.product((UNTIED, TIED, scaled(5)), SEEDS):
+            of = {**labels(arm, seed), "to": "english"}
+            half = value(50, -20 * (arm != TIED))  # of the way down, by then
+            losses += [{**of, "step": step, "loss": 5 - step / half, "bytes_per_token": 3.0} for step in range(0, 91, 10)]
+            forgetting.append({**of, "before": 2.0, "after": 2.0 + value(1.0, -0.3 * (arm != TIED))})
+            for table in ("input", "output") if arm == UNTIED else ("tied",):
+                probed = {"table": table, "question": "category", "corrected": value(0.5, -0.2 * (arm == TIED))}
+                probes.append({**labels(arm, seed), **probed})
+        tables = {"losses": losses, "forgetting": forgetting, "probe": probes}
+        return {f"transfer_{name}": pd.DataFrame(rows) for name, rows in tables.items()}
+
     steps = [(seed, step) for seed in SEEDS for step in range(1, 101)]
     shares = {"output_share": 0.2, "output_update_share": 0.1}
     return {
@@ -109,6 +122,7 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
             for seed in SEEDS
             for step in (0, 5, 10, 50, 100)
         ),
+        **transfer(),
     }
 
 
@@ -116,6 +130,7 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
 def test_every_claim_is_judged_by_the_side_its_interval_lies_on(sign: float, expected: str) -> None:
     table = claims.verdicts(known_tables(sign))
     named = {"C1", "C2", "C2b", "C3", "C3 lens", "C4", "C4 price", "C5", "C6", "roles", "C1 roles", "C4 roles", "C5 roles"}
+    named.add("transfer")
     assert set(table["claim"]) == named
     counted = table["statistic"].str.startswith("the untied tables' share")  # of weights: no seed moves it, nor the sign
     assert set(table[~counted]["verdict"]) == {expected} and set(table[counted]["verdict"]) == {"supported"}
@@ -152,6 +167,10 @@ def test_estimates_are_the_effects_put_in() -> None:
     assert table["purity of the untied input table, target - source role"] == pytest.approx(-0.4, abs=5e-3)
     assert table["the tied table's target - source purity per decade of input scale"] == pytest.approx(-0.1, abs=5e-3)
     assert table["the same where they agree (1) less that"] == pytest.approx(-0.2, abs=5e-3)
+    assert table["forgetting, nats, english, untied - tied"] == pytest.approx(-0.3, abs=5e-3)
+    # The untied arm is where it is to be by step 30; the tied one is 50 / 30 times as slow.
+    assert table["steps to the target loss, english, input x5 - tied"] == pytest.approx(30 - 50, abs=0.05)
+    assert table["probe for the category, corrected, tied - untied input table"] == pytest.approx(-0.2, abs=5e-3)
 
 
 def test_a_claim_alone_needs_its_own_tables_alone() -> None:

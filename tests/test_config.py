@@ -94,6 +94,7 @@ def settings_of_languages() -> st.SearchStrategy[two_role.Settings]:
         agreement=st.floats(0, 1) | st.integers(0, 1),
         length=st.integers(1000, 10**7),
         seed=st.integers(0, 2**40),
+        permuted=st.sampled_from([None, "source", "target"]),
     )
 
 
@@ -187,8 +188,8 @@ def test_the_corpus_is_loaded_with_its_language(monkeypatch: pytest.MonkeyPatch)
     TrainConfig(corpus="text", path="a/folder", vocab_size=300).load_corpus()
     TrainConfig(corpus="two-role", language=SETTINGS, vocab_size=32).load_corpus()
     assert asked == [
-        ("text", {"vocab_size": 300, "path": "a/folder", "language": None}),
-        ("two-role", {"vocab_size": 32, "path": None, "language": SETTINGS}),
+        ("text", {"vocab_size": 300, "path": "a/folder", "language": None, "vocabulary": None}),
+        ("two-role", {"vocab_size": 32, "path": None, "language": SETTINGS, "vocabulary": None}),
     ]
 
 
@@ -225,7 +226,7 @@ OTHER: dict[str, Any] = {"corpus": "wikitext-2", "arch": "gpt2", "tied": False, 
 
 
 @pytest.mark.parametrize(
-    "name", [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("path", "language", "remedy")]
+    "name", [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("path", "language", "remedy", "start")]
 )
 def test_every_field_is_in_the_key(name):
     config = TrainConfig()
@@ -241,8 +242,66 @@ def test_the_text_is_in_the_key_and_its_place_is_not():
 
 
 def test_every_setting_of_the_language_is_in_the_key():
-    changes = {"classes": 8, "temperature": 1.0, "zipf": 0.5, "agreement": 1.0, "length": 2000, "seed": 6}
+    changes = {"classes": 8, "temperature": 1.0, "zipf": 0.5, "agreement": 1.0, "length": 2000, "seed": 6, "permuted": "source"}
     assert set(changes) == {field.name for field in dataclasses.fields(two_role.Settings)}
     languages = [SETTINGS, *(dataclasses.replace(SETTINGS, **{name: value}) for name, value in changes.items())]
     keys = {run_store.run_key(TrainConfig(corpus="two-role", language=language), {}) for language in languages}
-    assert len(keys) == 7
+    assert len(keys) == 8
+
+
+def test_a_language_that_is_not_permuted_has_the_key_that_it_always_had():
+    assert run_store.run_key(TrainConfig(corpus="two-role"), {"sha256": "a"}) == "df6d4616b7a8c78b"
+    assert "permuted" not in SETTINGS.as_dict()
+
+
+# Runs that go on from another
+
+SMALL: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "context": 32, "vocab_size": 300}
+BEFORE = TrainConfig(**SMALL)
+
+
+def test_a_start_is_plain_in_a_configuration_and_in_its_key():
+    config = make(**SMALL, corpus="wikitext-2", start=BEFORE)
+    values = config.as_dict()
+    assert values["start"] == BEFORE.as_dict() and BEFORE.as_dict()["start"] is None
+    through_json = TrainConfig.from_dict(json.loads(json.dumps(values)))
+    assert through_json == config and hash(through_json) == hash(config)
+    keys = {run_store.run_key(one, {}) for one in (config, through_json)}
+    assert len(keys) == 1
+    others = (BEFORE.replace(steps=7), BEFORE.replace(remedy="norm-match"), BEFORE.replace(start=BEFORE), None)
+    assert len(keys | {run_store.run_key(config.replace(start=start), {}) for start in others}) == 5
+    assert run_store.run_key(config.replace(start=None), {}) == run_store.run_key(make(**SMALL, corpus="wikitext-2"), {})
+
+
+def test_where_the_text_of_a_start_lay_is_not_in_the_key():
+    here, there = (BEFORE.replace(corpus="text", path=path) for path in ("here", "there"))
+    assert run_store.run_key(BEFORE.replace(start=here), {}) == run_store.run_key(BEFORE.replace(start=there), {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"start": 3}, "^start: a TrainConfig, a mapping of its fields or None is needed, got 3"),
+        ({"start": {"stepz": 3}}, "^stepz: no field of TrainConfig"),
+        ({"arch": "gpt2"}, "^arch: the run to start from ends with arch='olmo', got 'gpt2'; use 'olmo'"),
+        ({"vocab_size": 301}, "^vocab_size: .* vocab_size=300, got 301"),
+        ({"d_model": 32}, "^d_model: .* d_model=16, got 32"),
+        ({"n_layers": 1}, "^n_layers: .* n_layers=2, got 1"),
+        ({"n_heads": 1}, "^n_heads: .* n_heads=2, got 1"),
+        ({"context": 16}, "^context: .* context=32, got 16"),
+        ({"tied": False}, "^tied: .* tied=True, got False"),
+        ({"start": BEFORE.replace(remedy="untie")}, "^tied: .* tied=False, got True"),
+        ({"start": BEFORE.replace(remedy="projection")}, "^tied: .* tied=False, got True"),
+        ({"corpus": "two-role", "language": {"classes": 4}}, "^corpus: the tokens of 'python', .* none of 'two-role'"),
+        ({"remedy": "projection"}, "^remedy: 'projection' makes the tables of weights that a finished run does not hold"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_named(changes, said):
+    with pytest.raises(ValueError, match=said):
+        make(**{**SMALL, "start": BEFORE, **changes})
+
+
+def test_a_run_that_ends_with_two_tables_goes_on_with_two():
+    for remedy in ("untie", "projection", "spd-map"):
+        make(**SMALL, tied=False, start=BEFORE.replace(remedy=remedy))
+    make(**SMALL, start=BEFORE.replace(remedy="norm-match"), remedy={"name": "untie", "at": 0.5})

@@ -20,7 +20,7 @@ NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages
 def documents(corpus: Corpus, part: str) -> list[str]:
     """The documents of a part, decoded from its tokens."""
     tokens = getattr(corpus, part)
-    separator = corpus.tokenizer.token_to_id(corpora.SEPARATOR)
+    separator = corpus.tokenizer.token_to_id(corpus.separator)
     ends = np.flatnonzero(tokens == separator)
     assert ends[-1] == len(tokens) - 1, "the last document has no end"
     pieces = np.split(np.asarray(tokens), ends + 1)[:-1]
@@ -179,6 +179,51 @@ def test_the_cache_is_keyed_by_content(home, tmp_path, grammar, monkeypatch):
     assert again.folder == other.folder
     assert np.array_equal(again.train, other.train) and np.array_equal(again.validation, other.validation)
     assert again.fingerprint == other.fingerprint
+
+
+def test_a_text_in_the_tokens_of_another_is_the_same_text(home, text, tmp_path, python):
+    file = tmp_path / "other.txt"
+    file.write_text("def of a mañana, 東京 and 🦊.\n" * 99, encoding="utf-8")
+    own, known = (corpora.load("text", vocab_size=300, path=text, vocabulary=other) for other in (None, python))
+    for corpus in (known, corpora.load("text", vocab_size=300, path=file, vocabulary=python)):
+        assert corpus.tokenizer.to_str() == python.tokenizer.to_str() != own.tokenizer.to_str()
+        assert corpus.fingerprint["vocabulary"] == python.fingerprint and corpus.folder.name.startswith("text-300-")
+    for part in ("train", "validation"):
+        assert documents(known, part) == documents(own, part)
+        assert "".join(documents(corpus, part)) in file.read_text(encoding="utf-8")
+    assert len(known.train) > len(own.train), "words of sentences are rare in Python source"
+    plain = {name: value for name, value in known.fingerprint.items() if name not in ("sha256", "vocabulary")}
+    assert plain == {name: value for name, value in own.fingerprint.items() if name != "sha256"}
+
+
+def test_both_texts_are_in_the_key(home, text, python, monkeypatch):
+    def load(vocabulary: Corpus | None) -> Corpus:
+        return corpora.load("text", vocab_size=300, path=text, vocabulary=vocabulary)
+
+    own, known = load(None), load(python)
+    other = dataclasses.replace(python, fingerprint={**python.fingerprint, "sha256": "another text"})
+    shas = {corpus.fingerprint["sha256"] for corpus in (own, known, load(other))}
+    assert len(shas) == len({corpus.folder for corpus in (own, known, load(other))}) == 3
+    monkeypatch.setattr(corpora, "_tokenise", refuse)
+    assert load(own).fingerprint == own.fingerprint, "a text in its own tokens is itself"
+    assert np.array_equal(load(python).train, known.train)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        (
+            "text",
+            {"vocab_size": 301},
+            r"^vocabulary: that of a text of 301 tokens is needed, .* got 300 tokens of 'python'",
+        ),
+        ("two-role", {"vocab_size": 300, "path": None}, r"^vocabulary: .* got 300 tokens of 'python' for 'two-role'"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_named(home, text, python, name, changes, said):
+    language = two_role.Settings(classes=4) if name == "two-role" else None
+    with pytest.raises(ValueError, match=said):
+        corpora.load(name, **{"path": text, "language": language, "vocabulary": python, **changes})
 
 
 @pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "train.bin", "validation.bin"])
@@ -399,20 +444,21 @@ def test_two_role_words_say_the_roles(home):
 def test_two_role_fingerprint_says_what_decides_the_tokens(home):
     fingerprint = two_roles().fingerprint
     assert re.fullmatch("[0-9a-f]{64}", fingerprint["sha256"])
-    expected = {"name": "two-role", **dataclasses.asdict(LANGUAGE), "bytes": 4200, "vocab_size": 64}
+    expected = {"name": "two-role", **LANGUAGE.as_dict(), "bytes": 4200, "vocab_size": 64}
+    assert set(LANGUAGE.as_dict()) == {field.name for field in dataclasses.fields(LANGUAGE)} - {"permuted"}
     assert {name: value for name, value in fingerprint.items() if name != "sha256"} == expected
     assert json.loads(json.dumps(fingerprint)) == fingerprint
     assert two_roles().fingerprint == fingerprint
 
 
 def test_every_setting_is_in_the_two_role_fingerprint(home, monkeypatch):
-    changes = {"classes": 8, "temperature": 1.0, "zipf": 0.5, "agreement": 1.0, "length": 2001, "seed": 6}
+    changes = {"classes": 8, "temperature": 1.0, "zipf": 0.5, "agreement": 1.0, "length": 2001, "seed": 6, "permuted": "source"}
     assert set(changes) == {field.name for field in dataclasses.fields(two_role.Settings)}
     found = [two_roles(), corpora.load("two-role", vocab_size=128, language=LANGUAGE)]
     found += [two_roles(**{name: value}) for name, value in changes.items()]
     monkeypatch.setattr(two_role, "FORMAT", two_role.FORMAT + 1)
     found.append(two_roles())
-    assert len({corpus.folder for corpus in found}) == len({corpus.fingerprint["sha256"] for corpus in found}) == 9
+    assert len({corpus.folder for corpus in found}) == len({corpus.fingerprint["sha256"] for corpus in found}) == 10
 
 
 def test_two_role_has_a_default_language(home):

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,16 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
 from PIL import Image
+from test_effects import synthetic_places
 from test_sweep import synthetic_sweep
 
-from tying_utils import claims, drawing, figures, files, paths, profiles, published, shares
+from tying_utils import claims, drawing, effects, figures, files, paths, profiles, published, shares
 from tying_utils.measures import statistics
 from tying_utils.profiles import EQUAL, PYTHON, SCALES, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
 
 matplotlib.use("Agg")
 LAYERS, STEPS = 4, 120
+STARTS = (UNTIED, TIED, scaled(5), "norm-match", "untie")
 SCALED = tuple(scaled(scale) for scale in SCALES if scale != 1)
 
 
@@ -123,14 +126,65 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
                         name = arm if agreement == 0 else f"{arm}, agreement 1"
                         scales[name] = scales[arm]
                         add("roles", name, seed, corpus=TWO_ROLE, table=table, role=role, **values)
+        for arm in STARTS:
+            scales.setdefault(arm, 1.0)
+            for to, corpus, question in (("wikitext-2", PYTHON, "category"), ("new source roles", TWO_ROLE, "source role")):
+                step = np.arange(0, 101, 10)
+                values = {"to": to, "loss": 4 + (2 + near(0, 0.1)) * np.exp(-step / (30 if arm == UNTIED else 40))}
+                values |= {"floor": 3.5 if corpus == TWO_ROLE else np.nan, "bytes_per_token": 2.5}
+                add("transfer_losses", arm, seed, corpus=corpus, step=step, **values)
+                add("transfer_forgetting", arm, seed, corpus=corpus, to=to, before=near(3.5), after=near(4.0))
+                for table in ("input", "output") if arm in (UNTIED, "untie") else ("tied",):
+                    chances = {"chance": 0.2, "chance_low": 0.18, "chance_high": 0.22}
+                    probed = {"table": table, "question": question, "value": near(0.6), "corrected": near(0.5)}
+                    add("transfer_probe", arm, seed, corpus=corpus, **probed, **chances)
     for source in range(4):
         add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)
     add("unigrams", UNTIED, 0, corpus=TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
+    for group in effects.GROUPS:
+        rows |= {name: [table] for name, table in synthetic_places(group, tuple(range(seeds)), spread=0.01).items()}
     for corpus in (PYTHON, TWO_ROLE):
         for name, table in synthetic_sweep(corpus, tuple(range(seeds))).tables.items():
             rows.setdefault(name, []).append(table)
+    for name, table in synthetic_remedies(seeds).items():
+        rows[name] = [table]
     return {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
+
+
+def synthetic_remedies(seeds: int) -> dict[str, pd.DataFrame]:
+    """The remedies' tables of the laptop profile, with plausible values."""
+    rng = np.random.default_rng(0)
+    rows: dict[str, list] = {}
+    for corpus in (PYTHON, TWO_ROLE):
+        profile = profiles.get("laptop", corpus)
+        arms = [*profile.remedied, *profile.enlarged]
+        leans = dict(zip(arms, rng.uniform(-0.5, 0.5, len(arms)), strict=True))
+        for arm, seed in itertools.product(arms, range(seeds)):
+            large, lean = arm in profile.enlarged, leans[arm] + rng.normal(0, 0.02)
+            one_table = arm not in (UNTIED, profiles.AGAIN, "untie", "factorised", "table-rates")
+            labels = {"corpus": corpus, "arm": arm, "seed": seed}
+            size = {
+                "parameters": 1_000_000 if large or not one_table else 800_000,
+                "floor": 2.0 if corpus == TWO_ROLE else np.nan,
+            }
+            rows.setdefault("remedy_losses", []).append(
+                {**labels, **size, "validation_loss": 4 + abs(lean) + rng.normal(0, 0.02)}
+            )
+            for sign, source, role in ((-1, "input", "source"), (1, "output", "target")):
+                if corpus == TWO_ROLE:
+                    values = {"table": "tied" if one_table else "input", "role": role, "purity": 0.5 + sign * lean / 2}
+                    rows.setdefault("remedy_roles", []).append(labels | values)
+                else:
+                    values = {"source": source, "target": "tied", "corrected": 0.5 + sign * lean / 2}
+                    rows.setdefault("remedy_alignment", []).append(labels | values)
+            if not large:
+                kinds = {"lens": "tuned", "indexing": "matched"}
+                rows.setdefault("remedy_lens", []).extend(
+                    labels | kinds | {"layer": n, "kl_bits": 4 - n + lean} for n in range(5)
+                )
+                rows.setdefault("remedy_steps", []).extend([labels | {"ratio": 1 + 0.1 * abs(lean)}] * (seed == 0))
+    return {name: pd.DataFrame(part) for name, part in rows.items()}
 
 
 @functools.cache
@@ -217,8 +271,11 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     known = synthetic_public() if of_public else synthetic(seeds)
     drawn = figures.draw(name, {table: known[table] for table in figures.FIGURES[name].needs})
     assert drawn.get_figwidth() in (drawing.ONE_COLUMN, drawing.TWO_COLUMNS)
-    if name == "00_verdicts":  # a forest: the titles say what is across, the legend what is up
+    if name in ("00_verdicts", "09_changes"):  # a forest: the titles say what is across, the legend what is up
         assert all(ax.get_title() for ax in drawn.axes)
+    elif name in ("10_architectures", "10_grid"):  # forests whose rows are named at the left
+        assert all(ax.get_title() and ax.get_xlabel() for ax in drawn.axes)
+        assert all(label.get_text() for label in drawn.axes[0].get_yticklabels())
     else:
         assert all(ax.get_ylabel() and (ax.get_xlabel() or ax.get_label() == "<colorbar>") for ax in drawn.axes)
     if name != "06_language" and not of_public:  # one language, or one model of each kind: nothing averaged

@@ -56,6 +56,7 @@ def test_reproduce_writes_tables_and_figures_of_its_profile(executed: tuple[Path
     assert {path.stem for path in (home / "figures" / "smoke").glob("*.pdf")} == names
     assert {"00_overview", "01_alignment", "02_gradients", "03_lens", "03_residual", "04_scaling", "05_drift"} <= names
     assert {"00_verdicts", "00_sizes", "06_language", "06_roles", "06_scaling", "06_measures", "06_agreement"} <= names
+    assert {"11_loss", "11_outcomes", "11_probe"} <= names
     for corpus in profiles.PROFILES["smoke"]:
         assert (home / "data" / "results" / "smoke" / corpus / "manifest.json").exists()
 

@@ -79,3 +79,40 @@ def test_a_run_of_the_profile_for_a_gpu_is_two_minutes_of_a_t4():
     config = profiles.get("gpu").config(TIED, 0)
     operations = 6 * budget.parameters(config) * config.steps * config.batch_size * config.context
     assert operations / 4e12 < 120  # of the 8.1e12 a second on its data sheet
+
+
+COMPARED = [of for name in ("smoke", "quick", "laptop") for of in profiles.PROFILES[name].values() if of.elsewhere]
+
+
+@pytest.mark.parametrize("profile", COMPARED, ids=lambda of: f"{of.name}-{of.corpus}")
+def test_every_other_place_has_the_three_arms_and_a_reference_of_its_own(profile: profiles.Profile) -> None:
+    for places in (profile.by_architecture, profile.grid):
+        where = []
+        for words in places:
+            untied, tied, more = (profile.config(arm + words, 0) for arm in (UNTIED, TIED, profiles.scaled(5)))
+            assert (untied.tied, tied.tied, more.tied) == (False, True, True) and more.input_scale == 5
+            assert untied == tied.replace(tied=False, init_seed=1000) and tied == more.replace(input_scale=1.0)
+            where.append((tied.arch, tied.vocab_size, tied.d_model))
+        assert len(set(where)) == len(where), "by these a tied table finds its untied pair"
+        steps = {
+            (config.steps, config.batch_size, config.context) for config in (profile.config(UNTIED + w, 0) for w in places)
+        }
+        assert len(steps) <= 1, "equal tokens"
+
+
+def test_the_laptop_compares_five_architectures_and_five_widths_of_three_vocabularies() -> None:
+    for corpus in ("python", "two-role"):
+        of = profiles.get("laptop", corpus)
+        assert {of.config(TIED + words, 0).arch for words in of.by_architecture} == {"olmo", *profiles.ARCHITECTURES}
+    python = profiles.get("laptop")
+    assert len(python.grid) == 15 and "" in python.grid, "the profile's own place is one of them"
+    assert len({python.config(TIED + w, 0).d_model for w in python.grid}) == 5
+
+
+def test_arms_that_only_stand_elsewhere_have_the_first_three_seeds() -> None:
+    of = profiles.get("laptop")
+    assert of.seeds_of(UNTIED, TIED) == of.seeds_of(*of.sized) == of.seeds_of(*of.scaled) == of.seeds == (0, 1, 2, 3, 4)
+    assert of.seeds_of("tied, llama") == of.seeds_of(TIED, "tied, llama") == (0, 1, 2), "what is compared has equal seeds"
+    two_role = profiles.get("laptop", "two-role")
+    assert two_role.seeds_of("tied, gpt2") == (0, 1, 2) and two_role.seeds_of("input x5") == two_role.seeds, "a remedy there"
+    assert profiles.get("smoke", "two-role").seeds_of("tied, gpt2") == (0, 1)

@@ -68,8 +68,11 @@ def test_committed_figures_belong_to_the_committed_tables(profile: str, laptop: 
     checksums = laptop.checksums | Public(profile, only_read=True).checksums
     for name, drawing in figures.FIGURES.items():
         path = ROOT / "figures" / profile / f"{name}.png"
-        assert path.with_suffix(".pdf").exists(), path
-        corpora = [drawing.corpus] if drawing.corpus else laptop.studies
+        corpora = [drawing.corpus] if drawing.corpus else [*laptop.studies]
+        measured = all(any(f"{corpus}/{table}" in checksums for corpus in corpora) for table in drawing.needs)
+        assert path.exists() == path.with_suffix(".pdf").exists() == measured, path
+        if not measured:
+            continue
         tables = [f"{corpus}/{table}" for corpus in corpora for table in drawing.needs]
         expected = {table: checksums[table] for table in tables if table in checksums}
         assert figures.source(path) == expected, f"{path.name} has drifted: make figures PROFILE={profile}"

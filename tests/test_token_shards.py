@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -439,23 +437,24 @@ def test_a_folder_that_does_not_serve_is_named_with_the_command(tmp_path, whole,
         corpora.documents("shards", whole)
 
 
+def test_shards_are_read_in_the_tokens_that_they_were_prepared_with(whole, source, text, tmp_path):
+    other = corpora.load("text", vocab_size=300, path=text)
+    with pytest.raises(ValueError, match=r"^vocabulary: the shards in .* are no tokens of 'text'; prepare them with `--tok"):
+        corpora.load("shards", vocab_size=300, path=whole, vocabulary=other)
+    assert corpora.load("shards", vocab_size=300, path=whole, vocabulary=load(whole)).fingerprint == load(whole).fingerprint
+    prepare(tmp_path / "known", source, **sizes(tokenizer=other.folder / "tokenizer.json"))
+    known = corpora.load("shards", vocab_size=300, path=tmp_path / "known", vocabulary=other)
+    assert known.fingerprint["vocabulary"] == other.fingerprint
+    assert known.fingerprint["sha256"] != load(tmp_path / "known").fingerprint["sha256"]
+
+
 # Training
 
 
-def test_a_run_on_shards_resumes_to_the_same_bytes(whole, tiny, tmp_path, monkeypatch):
+def test_a_run_on_shards_resumes_to_the_same_bytes(whole, tiny, tmp_path, monkeypatch, interrupted):
     config: TrainConfig = tiny(corpus="shards", path=str(whole), steps=12)
     assert plan(config, probe_steps=1).fits
-    step: Callable[..., torch.Tensor] = training._Trainer._step
-
-    def stopping(trainer: Any, number: int) -> torch.Tensor:
-        if number > 7:
-            raise KeyboardInterrupt
-        return step(trainer, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(config, progress=False)
+    interrupted(config, 7)
     run = training.train(config, progress=False)
     monkeypatch.setenv("TYING_HOME", str(tmp_path / "other"))
     plain = training.train(config, progress=False)

@@ -43,6 +43,7 @@ def languages(draw: st.DrawFn, tokens: int = 64) -> Language:
         zipf=draw(st.floats(0, 3)),
         agreement=draw(st.floats(0, 1)),
         seed=draw(st.integers(0, 2**40)),
+        permuted=draw(st.sampled_from([None, "source", "target"])),
     )
     return Language(classes * draw(st.integers(2, tokens // classes)), settings)
 
@@ -54,7 +55,8 @@ def test_every_language_is_one(language):
     for labels in (language.source, language.target):
         assert labels.shape == (V,) and labels.dtype == np.int64
         assert np.bincount(labels).tolist() == [V // settings.classes] * settings.classes
-    assert (language.source == language.target).sum() >= round(settings.agreement * V)
+    if settings.permuted is None:
+        assert (language.source == language.target).sum() >= round(settings.agreement * V)
     assert language.weights.shape == language.unigram.shape == (V,)
     assert language.affinity.shape == (settings.classes, settings.classes)
     assert language.transition.shape == (settings.classes, V)
@@ -144,6 +146,8 @@ def test_a_setting_changes_what_it_decides_and_nothing_else():
         ({"temperature": 1.0}, {"affinity"}),
         ({"length": 1000}, set()),
         ({"seed": 1}, set(arrays)),
+        ({"permuted": "source"}, {"source"}),
+        ({"permuted": "target"}, {"target"}),
     ):
         other = Language(512, dataclasses.replace(base.settings, **change))
         assert {name for name in arrays if not np.array_equal(getattr(base, name), getattr(other, name))} == decided
@@ -152,6 +156,25 @@ def test_a_setting_changes_what_it_decides_and_nothing_else():
     half, most = (Language(512, Settings(agreement=share)) for share in (0.5, 0.75))
     agreeing = half.source == half.target
     assert (agreeing & (most.source == most.target)).sum() >= 256
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_a_permuted_role_is_dealt_anew_to_as_many_tokens_of_each_class(role):
+    """The other role, the weights and the affinities stay, and so, but for chance, does how much there is to know."""
+    moved, entropies = [], []
+    for seed in range(20):
+        before, after = (Language(512, Settings(seed=seed, permuted=permuted)) for permuted in (None, role))
+        assert np.array_equal(np.bincount(getattr(after, role)), np.bincount(getattr(before, role)))
+        moved.append((getattr(after, role) != getattr(before, role)).mean())
+        entropies.append(after.entropy_rate - before.entropy_rate)
+    assert np.mean(moved) == pytest.approx(15 / 16, abs=0.02), "one token in 16 is dealt its own class again"
+    assert abs(np.mean(entropies)) < 4 * np.std(entropies) / np.sqrt(20)
+
+
+def test_with_agreement_the_role_that_is_kept_is_that_of_the_language_before():
+    before, after = (Language(512, Settings(agreement=1.0, permuted=permuted)) for permuted in (None, "source"))
+    assert np.array_equal(before.target, after.target) and np.array_equal(before.source, before.target)
+    assert (after.source == after.target).mean() < 0.2
 
 
 def test_bigrams_come_as_often_as_the_language_says():
@@ -216,8 +239,8 @@ def test_equal_languages_are_one_key():
 
 
 def test_settings_round_trip():
-    settings = Settings(classes=8, agreement=0.5, seed=3)
-    assert Settings.from_dict(dataclasses.asdict(settings)) == settings
+    for settings in (Settings(classes=8, agreement=0.5, seed=3), Settings(permuted="target")):
+        assert Settings.from_dict(settings.as_dict()) == Settings.from_dict(dataclasses.asdict(settings)) == settings
     assert Settings.from_dict({}) == Settings()
     with pytest.raises(ValueError, match=r"^language: seeds, zip: no field of two_role.Settings"):
         Settings.from_dict({"zip": 1.0, "seeds": 3, "seed": 1})
@@ -231,6 +254,7 @@ BAD = [
     *(("temperature", value) for value in (*NOT_A_NUMBER, 0, 0.01)),
     *(("zipf", value) for value in (*NOT_A_NUMBER, 11)),
     *(("agreement", value) for value in (*NOT_A_NUMBER, 1.1)),
+    *(("permuted", value) for value in ("both", "", True, 0)),
 ]
 
 

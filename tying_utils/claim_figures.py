@@ -18,19 +18,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 
 from tying_utils import claims, drawing, published
 from tying_utils.claims import Tables
-from tying_utils.drawing import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, LOOKS, ONE_COLUMN, ORANGE, TWO_COLUMNS, Look
+from tying_utils.drawing import BLACK, BLUE, CORPORA, DASHED, DOTTED, GREY, LOOKS, ONE_COLUMN, TWO_COLUMNS, Look
 from tying_utils.measures import statistics
-from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, WIKITEXT
+from tying_utils.profiles import SHARED_START, TIED, TWO_ROLE, UNTIED
 from tying_utils.sweep import Sweep
 
 WINDOW = 20  # steps of the rolling mean
-_CORPORA = {
-    PYTHON: Look("Python source", BLUE, "o", "none"),
-    WIKITEXT: Look("WikiText-2", GREEN, "^", "none"),
-    TWO_ROLE: Look("two-role language", ORANGE, "s", "none"),
-}
-
-
 FIGURES = drawing.Gallery()
 
 
@@ -409,12 +402,12 @@ def sizes(tables: Tables) -> Figure:
 def verdicts(tables: Tables) -> Figure:
     """Every claim on every corpus: estimate, 95 % interval over seeds, and the value that would be no effect."""
     table = claims.verdicts(tables, ("C1", "C2", "C3", "C4", "C5"))
-    corpora = [corpus for corpus in _CORPORA if corpus in set(table["corpus"])]
+    corpora = [corpus for corpus in CORPORA if corpus in set(table["corpus"])]
     figure, panels = drawing.panels(TWO_COLUMNS, 3.4, *claims.HEADLINES.values(), rows=2)
     for ax, statistic in zip(panels, claims.HEADLINES, strict=True):
         for place, corpus in enumerate(corpora):
             for row in drawing.where(table, statistic=statistic, corpus=corpus).to_dict("records"):
-                look = _CORPORA[corpus]
+                look = CORPORA[corpus]
                 ax.plot(row["estimate"], -place, marker=look.marker, color=look.colour, markersize=4.5)
                 if row["seeds"] > 1:
                     ax.plot([row["low"], row["high"]], [-place, -place], color=look.colour, linewidth=1.2)
@@ -423,7 +416,7 @@ def verdicts(tables: Tables) -> Figure:
         ax.set(ylim=(0.6 - len(corpora), 0.6), yticks=[])
         ax.margins(x=0.25)
         ax.grid(visible=False, axis="y")
-    figure.legend(handles=[_CORPORA[corpus].handle() for corpus in corpora], loc="outside upper center", ncols=len(corpora))
+    figure.legend(handles=[CORPORA[corpus].handle() for corpus in corpora], loc="outside upper center", ncols=len(corpora))
     words = f"Mean and 95 % t interval over n = {table['seeds'].max()} seeds. Dotted: no effect (of a share: one half). "
     words += "C3, C5: tied less untied. Losses in nats, bits and nats a token."
     figure.supxlabel(textwrap.fill(words, round(22 * figure.get_figwidth())), x=0.01, ha="left", color="#555555")
@@ -434,7 +427,7 @@ def verdicts(tables: Tables) -> Figure:
 def sweep_map(tables: Tables) -> Figure:
     """Output bias and loss over the grid of both scales, with the line where the table leans to neither side."""
     corpora = list(tables["sweep_losses"]["corpus"].unique())
-    titles = [f"{words}, {_CORPORA[corpus].label}" for corpus in corpora for words in ("Output bias", "Loss")]
+    titles = [f"{words}, {CORPORA[corpus].label}" for corpus in corpora for words in ("Output bias", "Loss")]
     figure, panels = drawing.panels(TWO_COLUMNS, 0.3 + 2.5 * len(corpora), *titles, rows=len(corpora))
     lines = {"bias": Look("output bias 0", BLACK), "roles": Look("both roles equally pure", drawing.PURPLE, line=DASHED)}
     for corpus, left, right in zip(corpora, panels[::2], panels[1::2], strict=True):

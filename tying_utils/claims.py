@@ -7,8 +7,9 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from tying_utils import transfer
 from tying_utils.measures import statistics
-from tying_utils.profiles import EQUAL, TIED, UNTIED
+from tying_utils.profiles import EQUAL, NEW_ROLES, TIED, UNTIED
 
 
 class Tables(Protocol):
@@ -86,7 +87,8 @@ def early_layers(residual: pd.DataFrame) -> pd.DataFrame:
     return early.groupby(["arm", "seed"], as_index=False)["share"].sum()
 
 
-def _tuned(lens: pd.DataFrame, layer: int) -> pd.DataFrame:
+def tuned(lens: pd.DataFrame, layer: int) -> pd.DataFrame:
+    """The rows of the tuned lens at `layer`, 0 the input, each translator read on the layer that it was trained on."""
     return lens[(lens["lens"] == "tuned") & (lens["indexing"] == "matched") & (lens["layer"] == layer)]
 
 
@@ -159,7 +161,7 @@ def _c2(tables: Tables) -> Iterator[_Row]:
 def _c3(tables: Tables) -> Iterator[_Row]:
     lens, published = tables["lens"], {0: "8.86 - 7.01 = 1.85"}
     for layer in range(max(1, int(lens["layer"].max()) // 2)):
-        gap = tied_less_untied(_tuned(lens, layer), "kl_bits")
+        gap = tied_less_untied(tuned(lens, layer), "kl_bits")
         where = "the input" if layer == 0 else f"layer {layer}"
         yield _Row("C3", f"lens KL at {where}, tied - untied, bits", gap, 0, "above", published.get(layer, "one layer off"))
     budget = _where(tables["lens_budget"], layer=0)
@@ -174,7 +176,7 @@ def _c4(tables: Tables) -> Iterator[_Row]:
     bias = output_bias(_where(with_scaling(tables, "alignment"), kind="orthogonal"))
     slope, published = per_decade(bias, "output_bias"), "x5: 0.168 to 0.147, one run"
     yield _Row("C4", "output bias, orthogonal, per decade of input scale", slope, 0, "below", published)
-    slope = per_decade(_tuned(with_scaling(tables, "lens"), 0), "kl_bits")
+    slope = per_decade(tuned(with_scaling(tables, "lens"), 0), "kl_bits")
     yield _Row("C4", "lens KL at the input, bits per decade", slope, 0, "below")
     slope, published = per_decade(with_scaling(tables, "losses"), "validation_loss"), "WikiText-2 perplexity 35.71 to 36.64"
     yield _Row("C4 price", "validation loss, nats per decade of input scale", slope, 0, "above", published)
@@ -252,6 +254,26 @@ def _sweep(tables: Tables) -> Iterator[_Row]:
         yield _Row("C4 sweep", f"output bias, orthogonal, per decade of {words}", pd.Series(slope), 0, side)
 
 
+def _transfer(tables: Tables) -> Iterator[_Row]:
+    rows = transfer.outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
+    for to, part in rows.groupby("to", sort=False):
+        for column, words in (("steps", "steps to the target loss"), ("forgetting", "forgetting, nats")):
+            wide = part.pivot_table(index="seed", columns="arm", values=column)
+            for arm in (arm for arm in part["arm"].unique() if arm != TIED):
+                yield _Row("transfer", f"{words}, {to}, {arm} - tied", wide[arm] - wide[TIED], 0, "below")
+    # The role that a table holds is the one that it has to give up: less of the target's, and new target roles cost it less.
+    if set(NEW_ROLES) <= set(rows["to"]):
+        source, target = (_where(rows, to=to).pivot_table(index="seed", columns="arm", values="steps") for to in NEW_ROLES)
+        for arm in (arm for arm in _where(tables["transfer_probe"], table="tied")["arm"].unique() if arm != TIED):
+            gap = (source[arm] - source[TIED]) - (target[arm] - target[TIED])
+            yield _Row("transfer", f"steps to the target loss, {' less '.join(NEW_ROLES)}, {arm} - tied", gap, 0, "above")
+    for question, own in _where(tables["transfer_probe"], arm=TIED).groupby("question", sort=False):
+        untied = _where(tables["transfer_probe"], arm=UNTIED, table="input", question=question)
+        gap = own.set_index("seed")["corrected"] - untied.set_index("seed")["corrected"]
+        side: Side = "above" if question == "target role" else "below"
+        yield _Row("transfer", f"probe for the {question}, corrected, tied - untied input table", gap, 0, side)
+
+
 # Each claim with the table that it cannot do without, and what judges it on one corpus.
 _CLAIMS: dict[str, tuple[str, Callable[[Tables], Iterator[_Row]]]] = {
     "C1": ("alignment", _c1),
@@ -262,6 +284,7 @@ _CLAIMS: dict[str, tuple[str, Callable[[Tables], Iterator[_Row]]]] = {
     "C5": ("sizes", _c5),
     "C6": ("drift", _c6),
     "roles": ("roles", _roles),
+    "transfer": ("transfer_losses", _transfer),
 }
 CLAIMS = tuple(_CLAIMS)
 
@@ -289,11 +312,14 @@ def verdicts(results: Tables | Mapping[str, pd.DataFrame], claims: tuple[str, ..
     its price is the loss ("C4 sweep": so does a smaller output scale, and what counts is their ratio). C5: tables hold a
     smaller share of a larger model, and a tied model loses to an untied one of equal shape, and of equal parameters. C6: an
     untied model's output table moves further from its start than its input table. "roles": the same in a language whose right
-    answer is known (`two_role`).
+    answer is known (`two_role`). "transfer": a start that leans less learns a second text sooner and forgets less of the first,
+    new source roles cost it more and new target roles less, and as an input table the tied one tells less of its tokens (not in
+    the paper; steps that never reach the target count as all there are).
 
     `results` needs, for the `claims` asked for (default: all whose first table is there), the tables alignment, neighbors
-    (C1), gradients (C2), lens, lens_budget, residual (C3), sweep_alignment (C4 sweep), drift (C6), sizes (C5), roles, and for
-    C4 scaling_alignment, scaling_lens, scaling_losses with their unscaled likes, each with the columns corpus and seed.
+    (C1), gradients (C2), lens, lens_budget, residual (C3), sweep_alignment (C4 sweep), drift (C6), sizes (C5), roles, for C4
+    scaling_alignment, scaling_lens, scaling_losses with their unscaled likes, and for "transfer" transfer_losses,
+    transfer_forgetting and transfer_probe, each with the columns corpus and seed.
 
     Raises ValueError for an unknown claim, KeyError for a missing table.
     """

@@ -48,6 +48,7 @@ class TrainConfig:
     input_scale: float = 1.0
     output_scale: float = 1.0
     remedy: balance.Remedy | None = None  # of `balance.REMEDIES`; a name or a mapping {"name": ..., **parameters} will do
+    start: "TrainConfig | None" = None  # the run whose finished weights this one goes on from; a mapping will do too
     init_seed: int = 0
     data_seed: int = 0
     table_snapshots: int = 20  # log-spaced steps at which the tables are kept
@@ -111,6 +112,38 @@ class TrainConfig:
                 f"{self.output_scale} with tied=False; use 1.0 for both or tied=True"
             )
 
+        if isinstance(self.start, Mapping):
+            object.__setattr__(self, "start", TrainConfig.from_dict(dict(self.start)))
+        if self.start is not None:
+            self._check_start(self.start)
+
+    def _check_start(self, start: "TrainConfig") -> None:
+        if not isinstance(start, TrainConfig):
+            raise ValueError(f"start: a TrainConfig, a mapping of its fields or None is needed, got {start!r}")
+        ends = {name: getattr(start, name) for name in ("arch", "vocab_size", "d_model", "n_layers", "n_heads", "context")}
+        for name, value in {**ends, "tied": start.tied_after(start.steps)}.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}: the run to start from ends with {name}={value!r}, got {getattr(self, name)!r}; use {value!r}, or "
+                    "another start"
+                )
+        if (self.corpus == "two-role") != (start.corpus == "two-role"):
+            raise ValueError(
+                f"corpus: the tokens of {start.corpus!r}, which the run to start from knows, are none of {self.corpus!r}; go "
+                "from a text to a text, or from one two-role language to another"
+            )
+        table = torch.empty(self.vocab_size, self.d_model, device="meta")
+        if self.remedy is not None and self.remedy.tables(table, 0) is not None:
+            raise ValueError(
+                f"remedy: {self.remedy.name!r} makes the tables of weights that a finished run does not hold; choose another "
+                "for a run with a start"
+            )
+
+    @property
+    def text(self) -> tuple[Any, ...]:
+        """What decides the corpus: configurations with one text share it."""
+        return self.corpus, self.path, self.vocab_size, self.language, self.start and self.start.text
+
     @property
     def table_steps(self) -> list[int]:
         """Steps after which the tables are kept: 0, about `table_snapshots` log-spaced ones, and every checkpoint."""
@@ -128,12 +161,18 @@ class TrainConfig:
         return self.tied if self.remedy is None else self.remedy.tied_after(self.tied, step, self.steps)
 
     def load_corpus(self) -> Corpus:
-        """The corpus that the run trains on and is keyed by. Raises ValueError as `corpora.load` does."""
-        return corpora.load(self.corpus, vocab_size=self.vocab_size, path=self.path, language=self.language)
+        """The corpus that the run trains on and is keyed by; with a `start`, in the tokens of that one's text.
+
+        Raises ValueError as `corpora.load` does.
+        """
+        vocabulary = self.start.load_corpus() if self.start and self.corpus != "two-role" else None
+        options: dict[str, Any] = {"path": self.path, "language": self.language, "vocabulary": vocabulary}
+        return corpora.load(self.corpus, vocab_size=self.vocab_size, **options)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name, as plain values; the language and the remedy as dictionaries of their own."""
-        return dataclasses.asdict(self) | {"remedy": self.remedy and self.remedy.as_dict()}
+        """Every field by name, as plain values; the language, the remedy and the start as dictionaries of their own."""
+        parts = ("language", "remedy", "start")
+        return dataclasses.asdict(self) | {name: part and part.as_dict() for name in parts for part in (getattr(self, name),)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":

@@ -77,7 +77,8 @@ class Corpus:
 
     `fingerprint` says what the text was: name, Python version (for "python"), files, bytes, sha256 of names and texts, and
     vocabulary size; of "two-role" its settings, the bytes of its tokens, sha256 of what decides them, and vocabulary size; of
-    "shards" the training tokens, sha256 of the token files' sha256s, and vocabulary size. Every run records it.
+    "shards" the training tokens, sha256 of the token files' sha256s, and vocabulary size. A text in the tokens of another
+    corpus has that one's fingerprint as "vocabulary", and a sha256 of both. Every run records it.
     """
 
     name: str
@@ -114,8 +115,18 @@ class Corpus:
         return windows(tokens, count, length, of=f"the {part} part of {self.name!r}")
 
 
-def load(name: str, *, vocab_size: int, path: str | Path | None = None, language: two_role.Settings | None = None) -> Corpus:
+def load(
+    name: str,
+    *,
+    vocab_size: int,
+    path: str | Path | None = None,
+    language: two_role.Settings | None = None,
+    vocabulary: Corpus | None = None,
+) -> Corpus:
     """Load a corpus by name, tokenised with a byte-level BPE of `vocab_size` tokens that is trained on its training part.
+
+    With a `vocabulary`, another text, it is tokenised with that one's tokenizer instead, so that a model of that text can read
+    it; shards have to be prepared with it.
 
     - "python": the standard library's own source of the running interpreter, tests and site-packages left out. Nothing is
       downloaded.
@@ -134,11 +145,17 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, a vocabulary that the text or the
     language does not support or that the shards were not prepared for, shards that are missing, unfinished or damaged (with
-    the command that makes them), or a language where there is text; and for a cache or shards whose files lie elsewhere.
+    the command that makes them), a language where there is text, a vocabulary of another size or of no text, or a cache or
+    shards whose files lie elsewhere.
     """
     check(name, vocab_size, path, language)
+    if vocabulary is not None and ("two-role" in (name, vocabulary.name) or vocabulary.vocab_size != vocab_size):
+        raise ValueError(
+            f"vocabulary: that of a text of {vocab_size} tokens is needed, for a text, got {vocabulary.vocab_size} tokens of "
+            f"{vocabulary.name!r} for {name!r}"
+        )
     if name == "shards":
-        return _shards(Path(path or ""), vocab_size)
+        return _in_tokens_of(_shards(Path(path or ""), vocab_size), vocabulary)
     if name == "two-role":
         return _two_role(two_role.Language(vocab_size, language or two_role.Settings()))
     train, validation = documents(name, path)
@@ -154,7 +171,29 @@ def load(name: str, *, vocab_size: int, path: str | Path | None = None, language
         "sha256": content.hexdigest(),
         "vocab_size": vocab_size,
     }
-    return _cached(fingerprint, lambda folder: _tokenise(train, validation, fingerprint, folder))
+    if vocabulary is None or vocabulary.fingerprint == fingerprint:
+        return _cached(fingerprint, lambda folder: _tokenise(train, validation, fingerprint, folder))
+    own = _beside(fingerprint, vocabulary)
+    corpus = _cached(own, lambda folder: _tokenise(train, validation, own, folder, vocabulary))
+    return dataclasses.replace(corpus, separator=vocabulary.separator)
+
+
+def _beside(fingerprint: dict[str, Any], vocabulary: Corpus) -> dict[str, Any]:
+    """`fingerprint` of a text, with that of the corpus whose tokens it is in."""
+    both = hashlib.sha256(f"{fingerprint['sha256']} {vocabulary.fingerprint['sha256']}".encode())
+    return {**fingerprint, "sha256": both.hexdigest(), "vocabulary": vocabulary.fingerprint}
+
+
+def _in_tokens_of(shards: Corpus, vocabulary: Corpus | None) -> Corpus:
+    """The `shards`, if they were prepared with the tokenizer of `vocabulary`; ValueError if with another."""
+    if vocabulary is None or vocabulary.fingerprint == shards.fingerprint:
+        return shards
+    if vocabulary.tokenizer.to_str() != shards.tokenizer.to_str():
+        raise ValueError(
+            f"vocabulary: the shards in {shards.folder} are no tokens of {vocabulary.name!r}; prepare them with "
+            f"`--tokenizer {vocabulary.folder / 'tokenizer.json'}`"
+        )
+    return dataclasses.replace(shards, fingerprint=_beside(shards.fingerprint, vocabulary))
 
 
 def windows(tokens: np.ndarray | Shards, count: int, length: int, *, of: str = "the text") -> np.ndarray:
@@ -270,11 +309,16 @@ def learn_bpe(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     return tokenizer
 
 
-def _tokenise(train: Documents, validation: Documents, fingerprint: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _tokenise(
+    train: Documents, validation: Documents, fingerprint: dict[str, Any], folder: Path, vocabulary: Corpus | None = None
+) -> dict[str, Any]:
     name, vocab_size = fingerprint["name"], fingerprint["vocab_size"]
-    tokenizer = learn_bpe((text for _, text in tqdm(train, f"learning BPE on {name}", leave=False)), vocab_size)
+    if vocabulary is None:
+        tokenizer = learn_bpe((text for _, text in tqdm(train, f"learning BPE on {name}", leave=False)), vocab_size)
+    else:
+        tokenizer = vocabulary.tokenizer
     dtype = token_dtype(vocab_size)
-    separator: Any = tokenizer.token_to_id(SEPARATOR)
+    separator: Any = tokenizer.token_to_id(vocabulary.separator if vocabulary else SEPARATOR)
     written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
     for file_name, documents in (("train.bin", train), ("validation.bin", validation)):
         ids: list[int] = []
@@ -367,7 +411,7 @@ def _damaged(folder: Path, expected: dict[str, tuple[int, str]], fingerprint: di
 
 
 def _two_role(language: two_role.Language) -> Corpus:
-    settings = dataclasses.asdict(language.settings)
+    settings = language.settings.as_dict()
     # The settings decide the tokens; the first of them stand witness that numpy draws here as elsewhere.
     content = hashlib.sha256(json.dumps([two_role.FORMAT, language.vocab_size, settings], sort_keys=True).encode())
     content.update(language.sample(1000).astype("<u4").tobytes())

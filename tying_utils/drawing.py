@@ -22,7 +22,7 @@ from matplotlib.transforms import offset_copy
 
 from tying_utils import profiles
 from tying_utils.measures import statistics
-from tying_utils.profiles import TIED, UNTIED
+from tying_utils.profiles import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches
@@ -61,6 +61,11 @@ PAIRS = {
     ("input", "tied"): replace(LOOKS["input"], label="E–W"),
     ("output", "tied"): replace(LOOKS["output"], label="U–W"),
     ("input", "output"): Look("E–U", GREY, "^"),
+}
+CORPORA = {
+    PYTHON: Look("Python source", BLUE, "o", "none"),
+    WIKITEXT: Look("WikiText-2", GREEN, "^", "none"),
+    TWO_ROLE: Look("two-role language", ORANGE, "s", "none"),
 }
 CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
 
@@ -184,6 +189,17 @@ def point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
         with _spread(ax, len(values)):
             error = [[interval.mean - interval.low], [interval.high - interval.mean]]
             ax.errorbar(x, interval.mean, error, color=look.colour, elinewidth=1, capsize=2)
+
+
+def row(ax: Axes, y: float, values: pd.Series, look: Look) -> None:
+    """The same across, in a row of a forest plot at height `y`: the dots of the seeds stand below their mean."""
+    interval = statistics.mean_interval(values)
+    below = offset_copy(ax.transData, ax.get_figure(root=True), y=-3, units="points")
+    ax.plot(values, np.full(len(values), y), ".", color=look.colour, markersize=2.5, alpha=0.6, transform=below)
+    ax.plot(interval.mean, y, color=look.colour, marker=look.marker, markersize=3.5)
+    if len(values) > 1:
+        with _spread(ax, len(values)):
+            ax.plot([interval.low, interval.high], [y, y], color=look.colour, linewidth=1)
 
 
 def chance(ax: Axes, x: float, rows: pd.DataFrame, half: float) -> None:

@@ -8,11 +8,23 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tying_utils import claim_figures, drawing, files, paths, profiles, public_figures
+from tying_utils import (
+    claim_figures,
+    drawing,
+    files,
+    paths,
+    place_figures,
+    profiles,
+    public_figures,
+    remedy_figures,
+    transfer_figures,
+)
 from tying_utils.claims import Tables
 from tying_utils.drawing import Drawing
 
-FIGURES: dict[str, Drawing] = dict(sorted({**claim_figures.FIGURES, **public_figures.FIGURES}.items()))
+_ROOMS = (claim_figures, place_figures, public_figures, remedy_figures, transfer_figures)
+_GALLERIES = [room.FIGURES for room in _ROOMS]
+FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERIES for name, figure in gallery.items()))
 
 
 def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:

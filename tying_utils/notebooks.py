@@ -77,8 +77,8 @@ def _set_parameters(notebook: object, path: Path, parameters: Mapping[str, str])
 def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress: bool = True) -> Path:
     """Run every notebook on `profile` and draw its figures; returns the folder of the executed copies.
 
-    A committed profile is measured afresh first: reading back what is committed would reproduce nothing. A corpus whose text
-    is not to be had here keeps its committed tables, with a warning that says how to give it.
+    A committed profile is measured afresh first: reading back what is committed would reproduce nothing. A table of runs on
+    a text that is not to be had here stays as it was committed, with a warning that says how to give it.
     """
     from tying_utils import figures
     from tying_utils.public import Public
@@ -87,12 +87,11 @@ def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress
     results = Results(profile, fresh=profile in profiles.COMMITTED, progress=progress)
     if profile in profiles.COMMITTED:
         for corpus, study in results.studies.items():
-            try:
-                study.profile.config(profiles.TIED, study.profile.seeds[0]).load_corpus()
-            except ValueError as error:
-                warnings.warn(f"{corpus}: its tables stay as they were committed. {error}", stacklevel=2)
-            else:
-                study.complete()
+            kept = study.without_text()
+            for words in dict.fromkeys(kept.values()):
+                names = ", ".join(name for name, said in kept.items() if said == words)
+                warnings.warn(f"{corpus}: {names} stay as they were committed. {words}", stacklevel=2)
+            study.complete(name for name in study.names if name not in kept)
         Public(profile, fresh=True, progress=progress).complete()
     target = paths.root() / "build" / "notebooks" / profile
     for path in notebooks or numbered():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tying_utils import budget, files, profiles, run_store, training
+from tying_utils import balance, budget, files, profiles, run_store, training
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures._checks import positive
@@ -138,7 +138,7 @@ def _probed(counted: Plan, corpus: Corpus, hardware: training.Hardware, probe_st
     config = counted.config.replace(steps=max(counted.config.steps, probe_steps + 2))
     with tempfile.TemporaryDirectory(prefix="tying-plan-") as folder:
         writer = Writer(Path(folder) / "run", config, corpus.fingerprint)
-        trainer = training._Trainer(config, corpus, hardware, writer)
+        trainer = training._Trainer(config, corpus, hardware, writer)  # of its own weights: those of a start cost as much
 
         def timed(step: int) -> float:
             began = time.perf_counter()
@@ -220,7 +220,7 @@ def plan_profile(profile: str, corpus: str | None = None, *, probe_steps: int = 
     is unknown, and as `plan` does.
     """
     of = profiles.get(profile, corpus)
-    configs = list(dict.fromkeys(of.config(arm, seed) for seed in of.seeds for arm in of.arms))
+    configs = list(dict.fromkeys(of.config(arm, seed) for seed in of.seeds for arm in of.arms if seed in of.seeds_of(arm)))
     missing = [config for config in configs if not _finished(config)]
     kinds: dict[TrainConfig, list[TrainConfig]] = {}
     for config in missing:
@@ -244,8 +244,11 @@ def _finished(config: TrainConfig) -> bool:
 
 def _kind(config: TrainConfig) -> TrainConfig:
     """What runs that cost the same have in common."""
-    language = config.language and dataclasses.replace(config.language, seed=0, agreement=0.0)
-    return config.replace(init_seed=0, data_seed=0, input_scale=1.0, output_scale=1.0, language=language)
+    language = config.language and dataclasses.replace(config.language, seed=0, agreement=0.0, permuted=None)
+    # A rule that weighs two gradients adds a few per cent to a step at most: not worth a probe of its own.
+    remedy = None if isinstance(config.remedy, balance.PathRule) else config.remedy
+    alike = {"init_seed": 0, "data_seed": 0, "input_scale": 1.0, "output_scale": 1.0, "remedy": remedy, "start": None}
+    return config.replace(**alike, language=language)
 
 
 def duration(seconds: float) -> str:

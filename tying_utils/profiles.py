@@ -1,18 +1,22 @@
 """One dial for scale: how large the models are, what they train on, how many seeds there are, and which arms are trained."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from tying_utils.config import TrainConfig
-from tying_utils.two_role import Settings
+from tying_utils.two_role import ROLES, Settings
 
 PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103 = "python", "wikitext-2", "two-role", "wikitext-103"
 UNTIED, TIED = "untied", "tied"
 PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
+NEW_ROLES = {f"new {role} roles": role for role in ROLES}  # what a two-role language is fine-tuned on: that role dealt anew
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
+AGAIN = "untied again"  # from another start: what two untied models share, which no remedy has to beat
+ELSEWHERE_SCALE, ELSEWHERE_SEEDS = 5.0, 3  # of the arms that ask the claims again at other architectures and shapes
 
 
 def scaled(scale: float) -> str:
@@ -32,9 +36,19 @@ def crossed(input_scale: float, output_scale: float) -> str:
     return f"{scaled(input_scale)}, {output_scaled(output_scale)}"
 
 
+def enlarged(arm: str) -> str:
+    """The name of `arm` with the untied model's number of weights."""
+    return EQUAL if arm == TIED else f"{arm}, {EQUAL}"
+
+
 def agreeing(arm: str, agreement: float) -> str:
     """The name of `arm` in the two-role language whose roles agree for the fraction `agreement` of its tokens."""
     return arm if agreement == 0 else f"{arm}, agreement {agreement:g}"
+
+
+def tuned(arm: str, to: str) -> str:
+    """The name of `arm` once its finished run is fine-tuned on the text or language called `to`."""
+    return f"{arm}, then {to}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,14 @@ class Profile:
     shared_start: bool = True
     equal: dict[str, Any] = field(default_factory=dict)  # fields of the arm `EQUAL`
     sizes: tuple[Size, ...] = ()  # beside the profile's own
+    remedies: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name, fields of TrainConfig
+    remedies_enlarged: bool = False  # whether those that lack weights beside the untied model are trained with as many, too
+    few: int | None = None  # seeds of the arms that only remedies need (None: all)
+    architectures: tuple[str, ...] = ()  # beside the profile's own, at its own shape
+    widths: tuple[int, ...] = ()  # d_model of a grid with `vocabularies`, at the profile's own depth
+    vocabularies: tuple[int, ...] = ()  # token counts of that grid
+    starts: dict[str, dict[str, Any]] = field(default_factory=dict)  # arms whose finished runs are fine-tuned, by name
+    transfers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by what they are fine-tuned on: fields that differ
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
     lens_windows: int = 960  # of the training text, to train lenses on
     lens_budgets: tuple[int, ...] = (25, 50, 100, 200, 400)  # steps of a lens from the identity
@@ -108,8 +130,74 @@ class Profile:
         return (*own, *(name for size in self.sizes for name in size.changes()))
 
     @cached_property
+    def remedied(self) -> tuple[str, ...]:
+        """The arms that compare remedies at equal shape: the poles, and every remedy."""
+        return (UNTIED, AGAIN, TIED, *self.remedies) if self.remedies else ()
+
+    @cached_property
+    def enlarged(self) -> dict[str, dict[str, Any]]:
+        """Of the tied arm and the remedies those that lack a table beside the untied model, with its number of weights."""
+        if not self.remedies_enlarged:
+            return {}
+        arms = {TIED: {}, **self.remedies}
+        return {enlarged(arm): fields | self.equal for arm, fields in arms.items() if self._lacks_a_table(fields)}
+
+    def _lacks_a_table(self, fields: dict[str, Any]) -> bool:
+        """Whether an arm of those fields has nearer one table's weights than two's."""
+        config = TrainConfig(**{"corpus": self.corpus, **self.training, **fields})
+        table = config.vocab_size * config.d_model
+        added = config.remedy.added_parameters(config.vocab_size, config.d_model) if config.remedy else 0
+        return (1 if config.tied else 2) * table + added < 1.5 * table
+
+    @cached_property
+    def by_architecture(self) -> dict[str, dict[str, Any]]:
+        """What each architecture changes, by what it adds to the name of an arm; empty where there is none to compare with."""
+        others = {f", {arch}": {"arch": arch} for arch in self.architectures}
+        return {"": {}} | others if others else {}
+
+    @cached_property
+    def grid(self) -> dict[str, dict[str, Any]]:
+        """The same of every width with every vocabulary, named as `sizes` are where the vocabulary is the profile's own."""
+        own = {name: self.training.get(name, getattr(TrainConfig, name)) for name in ("d_model", "n_layers", "vocab_size")}
+        places = {}
+        for vocabulary, width in itertools.product(self.vocabularies, self.widths):
+            words = f", d {width}, {own['n_layers']} layers" if width != own["d_model"] else ""
+            words += f", V {vocabulary}" if vocabulary != own["vocab_size"] else ""
+            places[words] = {"d_model": width, "vocab_size": vocabulary}
+        return places
+
+    @cached_property
+    def elsewhere(self) -> dict[str, dict[str, Any]]:
+        """The arms that the claims need at other architectures and shapes: untied, tied, and with the input path scaled."""
+        arms = {UNTIED: {"tied": False}, TIED: {}, scaled(ELSEWHERE_SCALE): _scales(ELSEWHERE_SCALE, 1)}
+        places = self.by_architecture | self.grid
+        return {arm + words: changes | place for words, place in places.items() for arm, changes in arms.items()}
+
+    @cached_property
+    def _remedied(self) -> dict[str, dict[str, Any]]:
+        """The arms that the remedies' tables need beside the untied and the tied one, and what each changes."""
+        return ({AGAIN: {"tied": False}} | self.remedies | self.enlarged) if self.remedies else {}
+
+    def seeds_of(self, *arms: str) -> tuple[int, ...]:
+        """The seeds that all of `arms` are trained with: what is compared is compared seed by seed."""
+        few = dict.fromkeys(self.elsewhere, ELSEWHERE_SEEDS) | dict.fromkeys(self._remedied, self.few)
+        counts = [few.get(arm) for arm in arms if arm not in self._own]
+        return self.seeds[: min((count for count in counts if count is not None), default=None)]
+
+    @cached_property
+    def tuned(self) -> dict[str, tuple[str, str]]:
+        """The fine-tuned arms: what each starts from, and what it goes on to."""
+        return {tuned(arm, to): (arm, to) for to in self.transfers for arm in self.starts}
+
+    @cached_property
     def arms(self) -> dict[str, dict[str, Any]]:
         """Every arm of the profile: its name, and the fields of TrainConfig that set it apart from the tied arm."""
+        more = self._remedied | self.elsewhere
+        return self._own | {arm: changes for arm, changes in more.items() if arm not in self._own}
+
+    @cached_property
+    def _own(self) -> dict[str, dict[str, Any]]:
+        """The arms of the paper's claims and of fine-tuning, which have all seeds."""
         arms: dict[str, dict[str, Any]] = {UNTIED: {"tied": False}, TIED: {}}
         if self.shared_start:
             arms[SHARED_START] = {}
@@ -123,23 +211,28 @@ class Profile:
                 arms |= {agreeing(arm, agreement): arms[arm] | {"agreement": agreement} for arm in PAIR}
         for size in self.sizes:
             arms |= size.changes()
-        return arms
+        arms |= self.starts
+        return arms | {name: {"start": arm, **self.transfers[to]} for name, (arm, to) in self.tuned.items()}
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         """The training condition of one arm and seed.
 
-        Tied and untied arms start independently; scaled arms start where the tied one does, so that they differ in the scale
-        alone; "shared start" is the control: a tied arm that starts from the untied arm's input table and trunk. The data
-        come in one order for all arms of a seed; a two-role language is drawn anew for each seed.
+        Tied and untied arms start independently; scaled and remedied arms start where the tied one does, so that they differ
+        in the scale or the remedy alone; "shared start" is the control: a tied arm that starts from the untied arm's input
+        table and trunk. The data come in one order for all arms of a seed; a two-role language is drawn anew for each seed.
+        A fine-tuned arm goes on from the finished run of its seed, with the ordinary gradient, tied or untied as that ended.
         """
         if arm not in self.arms:
             raise ValueError(f"arm: {arm!r} is unknown to the profile {self.name!r} on {self.corpus!r}; it has {[*self.arms]}")
         values: dict[str, Any] = {"corpus": self.corpus, **self.training, **self.arms[arm]}
+        if "start" in values:
+            values["start"] = start = self.config(values["start"], seed)
+            values["tied"] = start.tied_after(start.steps)
         if self.corpus == TWO_ROLE:
-            own = {"seed": seed, "agreement": values.pop("agreement", 0.0)}
+            own = {"seed": seed, "agreement": values.pop("agreement", 0.0), "permuted": values.pop("permuted", None)}
             values["language"] = dataclasses.replace(values.get("language", Settings()), **own)
         tied = values.setdefault("tied", True)
-        apart = not tied or arm == SHARED_START
+        apart = (not tied or arm == SHARED_START) and arm not in self._remedied
         return TrainConfig(**values, init_seed=1000 + seed if apart else seed, data_seed=seed)
 
 
@@ -237,8 +330,47 @@ _LARGER: dict[str, Any] = {
     "lens_budgets": (100, 200, 400),
     "lens_windows": 1200,
 }
-# What a lens is trained on where time is short.
-_FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100)}
+# One parameter setting each, the paper's or the middle of the range; the schedules part the steps at the end of the first
+# quarter, where the warmup ends.
+_REMEDIES: dict[str, dict[str, Any]] = {
+    scaled(5.0): _scales(5.0, 1.0),
+    **{
+        name: {"remedy": remedy}
+        for name, remedy in {
+            "early x5": {"name": "schedule", "input": 5.0, "stop": 0.25},
+            "late x5": {"name": "schedule", "input": 5.0, "start": 0.25},
+            "norm-match": {"name": "norm-match"},
+            "norm-match, smoothed": {"name": "norm-match", "smoothing": 0.9},
+            "pcgrad": {"name": "pcgrad"},
+            "pcgrad by row": {"name": "pcgrad", "by": "row"},
+            "shrink": {"name": "shrink"},
+            "rare-gate": {"name": "rare-gate"},
+            "coupled-adam": {"name": "coupled-adam"},
+            "projection": {"name": "projection"},
+            "spd-map": {"name": "spd-map"},
+            "untie": {"name": "untie"},
+        }.items()
+    },
+    "factorised": {"tied": False, "remedy": {"name": "factorised"}},
+    "table-rates": {"tied": False, "remedy": {"name": "table-rates", "input": 3.0}},
+}
+# Where time is short: what a lens is trained on, and what chance is estimated from.
+_FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100), "permutations": 30}
+ARCHITECTURES = ("gpt_neox", "gpt2", "llama", "qwen3")  # beside OLMo: rotary and learned positions, with and without biases
+# Untied, tied, and ways to a table that leans less, or to two tables in the end.
+_STARTS: dict[str, dict[str, Any]] = {
+    UNTIED: {"tied": False},
+    TIED: {},
+    scaled(5): _scales(5.0, 1),
+    "norm-match": {"remedy": {"name": "norm-match"}},
+    "untie": {"remedy": {"name": "untie"}},
+}
+# Fine-tuning: at half the peak rate of pretraining.
+_TUNING: dict[str, Any] = {"warmup_steps": 10, "table_snapshots": 2}
+_ENGLISH = {"steps": 150, "learning_rate": 1e-3, "checkpoint_every": 150, "validation_every": 10}
+_TO_ENGLISH: dict[str, dict[str, Any]] = {WIKITEXT: {**_TUNING, **_ENGLISH, "corpus": WIKITEXT}}
+_OTHER_ROLES = {"steps": 150, "learning_rate": 2e-3, "checkpoint_every": 150, "validation_every": 5}
+_TO_OTHER_ROLES = {to: {**_TUNING, **_OTHER_ROLES, "permuted": role} for to, role in NEW_ROLES.items()}
 
 PROFILES: dict[str, dict[str, Profile]] = {}
 for _profile in (
@@ -250,7 +382,12 @@ for _profile in (
         training={**_SMOKE, "vocab_size": 384},
         input_scales=(1.0, 5.0, 20.0),
         equal={"n_layers": 3},
-        sizes=(Size(16, 1, 2),),
+        sizes=(Size(16, 1, 3),),
+        remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "untie")},
+        remedies_enlarged=True,
+        few=1,
+        widths=(16, 32),
+        vocabularies=(300, 384),
         **_SMOKE_MEASURES,
     ),
     Profile(
@@ -264,24 +401,41 @@ for _profile in (
         swept=(0.1, 1.0),
         agreements=(0.0, 1.0),
         equal={"n_layers": 3},
+        remedies={name: _REMEDIES[name] for name in ("projection", "table-rates")},
+        architectures=("gpt2",),
+        starts=_STARTS,
+        transfers={to: {**fields, "steps": 8, "validation_every": 2} for to, fields in _TO_OTHER_ROLES.items()},
         **_SMOKE_MEASURES,
     ),
     Profile(
         name="quick",
-        purpose="two CPU cores, under fifteen minutes for all notebooks",
+        purpose="two CPU cores, under half an hour for all notebooks",
         corpus=PYTHON,
         seeds=(0, 1),
         training=_SMALL,
         input_scales=(1.0, 5.0, 20.0),
         equal=_EQUAL,
+        remedies={name: _REMEDIES[name] for name in (scaled(5.0), "norm-match", "projection", "untie")},
+        widths=(32, 64),
+        vocabularies=(512, 2048),
         **_FEWER,
     ),
     Profile(
         name="quick",
         purpose="the language whose right answer is known",
-        **{**_ROLES, "output_scales": (0.1, 1.0), "agreements": (0.0, 1.0)},
+        **{
+            **_ROLES,
+            "input_scales": (0.1, 1.0, 10.0, 100.0),
+            "output_scales": (0.1, 1.0),
+            "agreements": (0.0, 1.0),
+        },
+        architectures=ARCHITECTURES,
         **_FEWER,
         lens={"steps": 200},  # its windows hold half as many tokens
+        remedies=_REMEDIES,
+        few=3,
+        starts=_STARTS,
+        transfers=_TO_OTHER_ROLES,
     ),
     Profile(
         name="laptop",
@@ -293,6 +447,14 @@ for _profile in (
         swept=(0.1, 0.3, 1.0),
         equal=_EQUAL,
         sizes=(Size(32, 4, 8), Size(64, 4, 6), Size(128, 8, 9)),
+        remedies=_REMEDIES,
+        remedies_enlarged=True,
+        few=3,
+        architectures=ARCHITECTURES,
+        widths=(32, 48, 64, 96, 128),
+        vocabularies=(512, 2048, 8192),
+        starts=_STARTS,
+        transfers=_TO_ENGLISH,
     ),
     Profile(
         name="laptop",
@@ -307,6 +469,11 @@ for _profile in (
         name="laptop",
         purpose="the language whose right answer is known",
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
+        remedies=_REMEDIES,
+        remedies_enlarged=True,
+        architectures=ARCHITECTURES,
+        starts=_STARTS,
+        transfers=_TO_OTHER_ROLES,
         **_ROLES,
     ),
     Profile(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tying_utils import claims, files, paths
+from tying_utils import claims, effects, files, outcomes, paths
 from tying_utils.measures import statistics
 from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.public import Public, output_bias
@@ -69,10 +69,11 @@ def conditions(results: Results) -> str:
     for corpus, study in results.studies.items():
         manifest = study.manifest or {}
         runs, fingerprints = list(manifest["runs"].values()), list(manifest["corpora"].values())
+        fingerprints = [fingerprint for fingerprint in fingerprints if fingerprint["name"] == corpus]  # not what comes after
         minutes = sum(run["made"]["seconds"] for run in runs) / 60
         text = {
             PYTHON: f"the source of Python {fingerprints[0].get('python')}'s standard library ({_size(fingerprints)})",
-            TWO_ROLE: f"{len(fingerprints)} languages, one for each seed and agreement of the roles",
+            TWO_ROLE: f"{len(fingerprints)} languages, one for each seed, agreement and permutation of the roles",
         }.get(corpus, f"its validation text, evaluated on its test text ({_size(fingerprints)})")
         lines.append(
             f"- **{NAMES[corpus]}**: {text}; OLMo with {study.scales[corpus]}; {len(manifest['profile']['seeds'])} seeds, "
@@ -108,6 +109,39 @@ def sizes(results: Results) -> str:
         rows.append((NAMES[str(corpus)], *shape, *costs))
     header = "Corpus", "Untied model", "Parameters", "Share of its tables"
     return _table((*header, "Loss, tied − untied, equal shape", "at equal parameters", "their ratio"), rows)
+
+
+def architectures(results: Results) -> str:
+    """C1 to C5 in each architecture: verdict, mean and 95 % interval."""
+    table = effects.judged(effects.effects(results, "architecture"))
+    places, rows = list(dict.fromkeys(table["place"])), []
+    for (claim, effect, corpus), part in table.groupby(["claim", "effect", "corpus"], sort=False):
+        own = part.set_index("place")
+        rows.append((str(claim), str(effect), NAMES[str(corpus)], *(_judged(own.loc[place]) for place in places)))
+    return _table(("Claim", "Effect", "Corpus", *places), rows)
+
+
+def grid(results: Results) -> str:
+    """C1 to C5 over widths and vocabularies: how many places say what, the range of the means, and the trends."""
+    frame = effects.effects(results, "grid")
+    table, rows = effects.judged(frame), []
+    trends = {key: _trend(part.iloc[0]) for key, part in effects.trends(frame).groupby(["effect", "per"])}
+    for (claim, effect), part in table.groupby(["claim", "effect"], sort=False):
+        counts = ", ".join(f"{word} at {count}" for word, count in part["verdict"].value_counts().items())
+        span = f"{part['estimate'].min():.3f} to {part['estimate'].max():.3f}"
+        slopes = (trends[str(effect), f"doubling of {axis}"] for axis in ("d_model", "vocab_size"))
+        rows.append((str(claim), str(effect), f"{counts} of {len(part)}", span, *slopes))
+    return _table(("Claim", "Effect", "Places", "Means", "Each doubling of d", "Each doubling of V"), rows)
+
+
+def _trend(row: pd.Series) -> str:
+    return f"{row['it']} {row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def crossings(results: Results) -> str:
+    """Where, along size and share, untying starts or ceases to pay."""
+    table = effects.crossings(effects.effects(results, "grid"))
+    return _table(("Gap", "Along", "Crosses 0 at"), [tuple(map(str, row)) for row in table.to_numpy()])
 
 
 def shared_start(results: Results) -> str:
@@ -176,6 +210,24 @@ def miniatures(results: Results) -> str:
     return _table(("Family", "Fit", "Miniatures, corrected", "Held-out tokens", "Published, corrected"), rows)
 
 
+def remedies(results: Results) -> str:
+    """What every remedy changes beside the tied arm of its corpus and shape, and what it costs."""
+    found = outcomes.outcomes(results)
+    keys = ["corpus", "shape", "arm", "measure"]
+    change = {tuple(row[key] for key in keys): row for row in outcomes.changes(found).to_dict("records")}
+    rows = []
+    for (corpus, shape, arm), part in found.groupby(["corpus", "shape", "arm"], sort=False):
+        one = part.iloc[0]
+        cells = []
+        for measure in outcomes.MEASURES:
+            row = change.get((corpus, shape, arm, measure))
+            cells.append("" if row is None else f"{row['change']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})")
+        ratio = "" if pd.isna(one["step_ratio"]) else f"{one['step_ratio']:.2f}"
+        rows.append((NAMES[str(corpus)], str(shape), str(arm), *cells, f"{one['added']:+,.0f}", ratio))
+    header = "Corpus", "Compared at", "Arm", "Bias", "Loss, nats", "Lens KL of early layers, bits", "Weights added", "Step time"
+    return _table(header, [row for row in rows if row[2] != TIED])
+
+
 def benchmarks(_: Results) -> str:
     """What ours costs beside other ways to the same values, as ratios, and how it grows."""
     store = TableStore(paths.results("benchmarks"))
@@ -227,6 +279,9 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "ground-truth": ground_truth,
     "equal-ratios": equal_ratios,
     "sizes": sizes,
+    "architectures": architectures,
+    "grid": grid,
+    "crossings": crossings,
     "conditions": conditions,
     "chance": chance,
     "shared-start": shared_start,
@@ -234,6 +289,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "lens-indexing": lens_indexing,
     "lens-budget": lens_budget,
     "miniatures": miniatures,
+    "remedies": remedies,
     "benchmarks": benchmarks,
 }
 

@@ -44,11 +44,16 @@ FORMAT = 1
 
 def run_key(config: TrainConfig, fingerprint: dict[str, Any]) -> str:
     """16 hexadecimal digits of sha256 over the configuration, the corpus fingerprint and the format version."""
+    return hashlib.sha256(json.dumps([FORMAT, _keyed(config), fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _keyed(config: TrainConfig) -> dict[str, Any]:
+    """The fields that a run is keyed by. A text counts by its content: where it is not the start's, see `corpora.load`."""
     values = {name: value for name, value in config.as_dict().items() if name != "path"}
-    for name in ("language", "remedy"):  # a run without one keeps the key that it had before there were any
+    for name in ("language", "remedy", "start"):  # a run without one keeps the key that it had before there were any
         if values[name] is None:
             del values[name]
-    return hashlib.sha256(json.dumps([FORMAT, values, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+    return values | {"start": _keyed(config.start)} if config.start else values
 
 
 def run_folder(config: TrainConfig, fingerprint: dict[str, Any]) -> Path:

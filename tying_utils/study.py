@@ -15,8 +15,9 @@ from tying_utils.corpora import Corpus
 from tying_utils.profiles import UNTIED
 from tying_utils.run_store import Run
 from tying_utils.table_store import TableStore
-from tying_utils.tabulate import SWEEP, TABLES, Arm
+from tying_utils.tabulate import SWEEP, Arm
 from tying_utils.training import train_all
+from tying_utils.transfer import TABLES
 
 Item = TypeVar("Item")
 
@@ -101,9 +102,20 @@ class Study:
                 self._table(name)
         return self
 
+    def without_text(self) -> dict[str, str]:
+        """The tables whose runs are on a text that is not to be had here, each with what `corpora.load` says of it."""
+        texts, said = {config.text: config for name in self.names for config in self._configs(name)}, {}
+        for text, config in texts.items():
+            try:
+                self._corpus(config)
+            except ValueError as error:
+                said[text] = str(error)
+        found = {name: [said[config.text] for config in self._configs(name) if config.text in said] for name in self.names}
+        return {name: words[0] for name, words in found.items() if words}
+
     def runs(self, *arms: str) -> list[Arm]:
         """The finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
-        wanted = [(arm, seed) for seed in self.profile.seeds for arm in arms or self.profile.arms]
+        wanted = self._wanted(arms) if arms else self._wanted(*([arm] for arm in self.profile.arms))
         if missing := [pair for pair in wanted if pair not in self._runs]:
             finished = train_all([self.profile.config(*pair) for pair in missing], progress=self.progress)
             self._runs |= dict(zip(missing, finished, strict=True))
@@ -115,18 +127,22 @@ class Study:
         The shards part all runs, finished or not, so that they are disjoint and leave none out whenever each is started; a
         shard that was killed goes on from its checkpoints when it is started again.
         """
-        arms = dict.fromkeys(arm for name in names if name in self for arm in TABLES[name][1](self.profile))
-        configs = dict.fromkeys(self.profile.config(arm, seed) for seed in self.profile.seeds for arm in arms)
+        wanted = self._wanted(*(TABLES[name][1](self.profile) for name in names if name in self))
+        configs = dict.fromkeys(self.profile.config(*pair) for pair in wanted)
         return train_all(shard.of([*configs]), progress=self.progress)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.table(name)
 
+    def _wanted(self, *tables: Sequence[str]) -> list[tuple[str, int]]:
+        """The arms that each of `tables` needs with the seeds that all of its arms have, each seed in turn, no pair twice."""
+        pairs = dict.fromkeys((arm, seed) for arms in tables for seed in self.profile.seeds_of(*arms) for arm in arms)
+        return sorted(pairs, key=lambda pair: self.profile.seeds.index(pair[1]))
+
     def _corpus(self, config: TrainConfig) -> Corpus:
-        key = config.vocab_size, config.language
-        if key not in self._corpora:
-            self._corpora[key] = config.load_corpus()
-        return self._corpora[key]
+        if config.text not in self._corpora:
+            self._corpora[config.text] = config.load_corpus()
+        return self._corpora[config.text]
 
     def _table(self, name: str) -> pd.DataFrame:
         if name not in TABLES:
@@ -163,9 +179,10 @@ class Study:
 
     def _keys(self, name: str) -> list[str]:
         """Of the runs that the table is made from, as the profile means them today."""
-        arms = TABLES[name][1](self.profile)
-        configs = [self.profile.config(arm, seed) for seed in self.profile.seeds for arm in arms]
-        return [run_store.run_key(config, self._corpus(config).fingerprint) for config in configs]
+        return [run_store.run_key(config, self._corpus(config).fingerprint) for config in self._configs(name)]
+
+    def _configs(self, name: str) -> list[TrainConfig]:
+        return [self.profile.config(*pair) for pair in self._wanted(TABLES[name][1](self.profile))]
 
     def _measure(self, name: str) -> pd.DataFrame:
         if self.only_read:

@@ -1,22 +1,27 @@
 """Runs to tidy tables: what a study measures of the arms of a profile, and which arms each table needs."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import trim_mean
 from tqdm.auto import tqdm
 
 from tying_utils.corpora import Corpus
-from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
-from tying_utils.profiles import PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile
+from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, probe, residual
+from tying_utils.profiles import ELSEWHERE_SCALE, PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile, scaled
 from tying_utils.run_store import Run
-from tying_utils.training import choose_hardware
+from tying_utils.training import choose_hardware, steps_of
 from tying_utils.two_role import Language
+
+# The columns that say where an arm of `Profile.elsewhere` was trained.
+PLACE = ("arch", "d_model", "n_layers", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def _references(arms: Sequence[Arm]) -> tuple[dict[tuple[Any, ...], Arm], list[A
     return references, [arm for arm in arms if references[arm.place] is not arm]
 
 
-def scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
+def scores(score: alignment.Alignment | neighbors.Overlap | probe.Probe) -> dict[str, float]:
     """The columns of a score beside its null, as every table of scores has them."""
     return {
         "value": score.value,
@@ -112,10 +117,15 @@ def scores(score: alignment.Alignment | neighbors.Overlap) -> dict[str, float]:
     }
 
 
-def _alignment(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+_KINDS: tuple[alignment.Kind, ...] = ("identity", "orthogonal", "linear")
+
+
+def _alignment(
+    arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]", kinds: Sequence[alignment.Kind] = _KINDS
+) -> pd.DataFrame:
     def one(pair: _Pair) -> list[dict[str, Any]]:
         rows = []
-        for kind in ("identity", "orthogonal", "linear"):
+        for kind in kinds:
             score = alignment.alignment(*pair.tables, kind, permutations=profile.permutations)
             rows.append({**pair.names, "kind": kind, **scores(score)})
             rows[-1] |= {"held_out": score.held_out, "gaussian": score.gaussian, "tokens": score.tokens}
@@ -125,6 +135,61 @@ def _alignment(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Da
     pairs = _pairs(arms)
     bar.reset(len(pairs))
     return pd.DataFrame([row for rows in _side_by_side(one, pairs, torch.device("cpu")) for row in rows])
+
+
+def _orthogonal_score(source: torch.Tensor, target: torch.Tensor, permutations: int) -> dict[str, float]:
+    """The orthogonal score alone, beside chance from `permutations`."""
+    value = alignment.align(source, target, "orthogonal")
+    chance = alignment.chance(source, target, "orthogonal", permutations=permutations)
+    scores = {"value": value, "chance": chance.mean, "chance_low": chance.low, "chance_high": chance.high}
+    return scores | {"corrected": alignment.corrected(value, chance.mean)}
+
+
+def _at_the_input(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """The table that each arm embeds its input with, beside the untied pair; orthogonal fit, chance from few permutations."""
+    references, others = _references(arms)
+    permutations = max(2, profile.permutations // 10)
+    bar.reset(len(others))
+
+    def one(arm: Arm) -> list[dict[str, Any]]:
+        name, own = next(iter(arm.tables().items()))
+        rows = []
+        for source, table in references[arm.place].tables().items():
+            rows.append({**arm.labels, "source": source, "target": name, **_orthogonal_score(table, own, permutations)})
+        bar.update()
+        return rows
+
+    return pd.DataFrame([row for rows in _side_by_side(one, others, torch.device("cpu")) for row in rows])
+
+
+def _step_times(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """Seconds of a training step over those of the tied arm, in turns: of the first seed's arms, each a short training."""
+    first = [arm for arm in arms if arm.seed == arms[0].seed]
+    rounds = max(6, profile.permutations // 2)
+    bar.reset(rounds)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(first[0].run.config.threads)
+    try:
+        steps = {arm.name: steps_of(arm.run.config.replace(steps=rounds), arm.corpus) for arm in first}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for step in range(1, rounds + 1):
+            # Forwards and backwards, so that none is always first.
+            for name in [*steps][:: 1 if step % 2 else -1]:
+                began = time.perf_counter()
+                steps[name](step)
+                seconds[name].append(time.perf_counter() - began)
+            bar.update()
+    finally:
+        torch.set_num_threads(threads)
+    frame = pd.DataFrame(seconds)
+    ratios = frame.div(frame[TIED], axis=0)
+    rows = []
+    for arm in first:
+        # Trimmed: the first steps warm up, and now and then the machine does something else. Not the median: a remedy that
+        # changes the model on the way has steps of two kinds.
+        value, (low, high) = trim_mean(ratios[arm.name], 0.1), ratios[arm.name].quantile([0.25, 0.75])
+        rows.append({**arm.labels, "ratio": value, "low": low, "high": high, "rounds": rounds})
+    return pd.DataFrame(rows).assign(threads=first[0].run.config.threads)
 
 
 def _neighbors(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
@@ -348,6 +413,20 @@ def _swept(measure: Measure) -> Measure:
     return measured
 
 
+def _placed(measure: Measure) -> Measure:
+    """`measure`, with where each arm was trained in columns of its own, and the arm called as at the profile's own place."""
+
+    def measured(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+        table = measure(arms, profile, bar)
+        configs = {arm.name: arm.run.config for arm in arms}
+        places = {name: table["arm"].map({arm: getattr(of, name) for arm, of in configs.items()}) for name in PLACE}
+        table = table.assign(**places, arm=table["arm"].str.partition(",")[0])
+        first = ["corpus", *PLACE]
+        return table[[*first, *table.columns.difference(first, sort=False)]]
+
+    return measured
+
+
 def _alignment_over_training(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     """Each tied table beside the untied pair of its seed after as many steps; orthogonal fit, chance from few permutations."""
     references, tied = _references(arms)
@@ -359,10 +438,7 @@ def _alignment_over_training(arms: Sequence[Arm], profile: Profile, bar: "tqdm[A
         for step in _spaced(arm.run.checkpoints):
             table = arm.tables(step)["tied"]
             for source, other in references[arm.place].tables(step).items():
-                value = alignment.align(other, table, "orthogonal")
-                chance = alignment.chance(other, table, "orthogonal", permutations=permutations)
-                scores = {"value": value, "chance": chance.mean, "chance_low": chance.low, "chance_high": chance.high}
-                scores["corrected"] = alignment.corrected(value, chance.mean)
+                scores = _orthogonal_score(other, table, permutations)
                 rows.append({**arm.labels, "step": step, "source": source, "target": "tied", **scores})
         bar.update()
         return rows
@@ -379,13 +455,23 @@ def _spaced(steps: Sequence[int]) -> list[int]:
     return [*kept, steps[-1]]
 
 
-def _share_over_training(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Mean output share over spans of training that grow with the step; `step` is the last of its span."""
+def _growing(steps: int) -> np.ndarray:
+    """The last steps of spans that grow with the step."""
+    return np.unique(np.round(steps ** np.linspace(0, 1, 25)).astype(int))
+
+
+def _tenths(steps: int) -> np.ndarray:
+    """The last steps of the tenths of training."""
+    return np.unique(steps * np.arange(1, 11) // 10)
+
+
+def _share_over_training(
+    arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]", spans: Callable[[int], np.ndarray] = _growing
+) -> pd.DataFrame:
+    """Mean output share over spans of training; `step` is the last of its span."""
     rows = []
     for arm in arms:
-        steps = arm.run.config.steps
-        edges = np.unique(np.round(steps ** np.linspace(0, 1, 25)).astype(int))
-        metrics = arm.run.metrics
+        metrics, edges = arm.run.metrics, spans(arm.run.config.steps)
         span = edges[np.searchsorted(edges, metrics["step"])]
         means = metrics.groupby(span)[["output_share", "output_update_share"]].mean()
         rows.append(means.rename_axis("step").reset_index().assign(**arm.labels))
@@ -427,6 +513,11 @@ def _with_untied(arms: tuple[str, ...]) -> tuple[str, ...]:
     return (UNTIED, *arms) if arms else ()
 
 
+def _at(places: Mapping[str, Any], *arms: str) -> tuple[str, ...]:
+    """Each of `arms` (default: those that the claims need) at each of a profile's `places`."""
+    return tuple(arm + words for words in places for arm in arms or (*PAIR, scaled(ELSEWHERE_SCALE)))
+
+
 def _role_arms(profile: Profile) -> tuple[str, ...]:
     return (*PAIR, *profile.scaled, *profile.output_scaled, *profile.agreeing) if profile.corpus == TWO_ROLE else ()
 
@@ -434,6 +525,13 @@ def _role_arms(profile: Profile) -> tuple[str, ...]:
 def _sweep_arms(profile: Profile) -> tuple[str, ...]:
     return _with_untied(tuple(profile.sweep))
 
+
+def _in_text(profile: Profile) -> tuple[str, ...]:
+    """The remedies' arms in a text; in the two-role language the purity of roles says more than alignment does."""
+    return () if profile.corpus == TWO_ROLE else (*profile.remedied, *profile.enlarged)
+
+
+_orthogonal, _share_by_tenths = partial(_alignment, kinds=("orthogonal",)), partial(_share_over_training, spans=_tenths)
 
 # Each table with what makes it and the arms of a profile that it needs: none where the profile has no such table.
 TABLES: dict[str, tuple[Measure, Callable[[Profile], tuple[str, ...]]]] = {
@@ -459,6 +557,23 @@ TABLES: dict[str, tuple[Measure, Callable[[Profile], tuple[str, ...]]]] = {
     "sweep_lens": (_swept(_lens), _sweep_arms),
     "sweep_losses": (_swept(_losses), _sweep_arms),
     "sweep_roles": (_roles, lambda profile: _sweep_arms(profile) if profile.corpus == TWO_ROLE else ()),
+    "remedy_losses": (_losses, lambda profile: (*profile.remedied, *profile.enlarged)),
+    "remedy_alignment": (_at_the_input, _in_text),
+    "remedy_roles": (
+        _roles,
+        lambda profile: (*profile.remedied, *profile.enlarged) if profile.corpus == TWO_ROLE else (),
+    ),
+    "remedy_lens": (_lens, lambda profile: profile.remedied),
+    "remedy_steps": (_step_times, lambda profile: profile.remedied),
+    "architecture_alignment": (_placed(_orthogonal), lambda profile: _at(profile.by_architecture)),
+    "architecture_share": (_placed(_share_by_tenths), lambda profile: _at(profile.by_architecture, TIED)),
+    "architecture_lens": (_placed(_lens), lambda profile: _at(profile.by_architecture, *PAIR)),
+    "architecture_losses": (_placed(_losses), lambda profile: _at(profile.by_architecture)),
+    "architecture_roles": (_placed(_roles), lambda profile: _at(profile.by_architecture) if profile.corpus == TWO_ROLE else ()),
+    "grid_alignment": (_placed(_orthogonal), lambda profile: _at(profile.grid)),
+    "grid_share": (_placed(_share_by_tenths), lambda profile: _at(profile.grid, TIED)),
+    "grid_lens": (_placed(_lens), lambda profile: _at(profile.grid, *PAIR)),
+    "grid_losses": (_placed(_losses), lambda profile: _at(profile.grid)),
     "language": (_language, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
     "unigrams": (_unigrams, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
 }

@@ -102,6 +102,8 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
     loss)` is called about twice a second at most. In processes that torchrun started, all of them train one run together: each
     takes its share of every batch, all return the run, and rank 0 alone writes, shows progress and calls `on_step`.
 
+    A run with a `start` begins with that one's finished weights, and trains it first if need be; the optimizer begins anew.
+
     Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
     vocabulary; if the processes cannot share the batch or the device; and, before anything is allocated, if the run cannot fit
     in memory or on the disk (`budget.check`). Raises `sentinels.Diverged`, a FloatingPointError, at a NaN or an infinity in a
@@ -118,10 +120,12 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
             return run
         hardware = choose_hardware(config.device, config.dtype)
         budget.check(own, hardware.device, hardware.dtype, run_store.run_folder(config, corpus.fingerprint))
+        begins = config.start is not None and not ranks.told(writer.step)  # what resumes has weights of its own
+        start = train(config.start, progress=progress) if config.start and begins else None
         threads = torch.get_num_threads()
         torch.set_num_threads(config.threads)
         try:
-            trainer = _Trainer(config, corpus, hardware, writer, ranks)
+            trainer = _Trainer(config, corpus, hardware, writer, ranks, start)
             run = ranks.told(trainer.run(progress and ranks.first, on_step if ranks.first else None))
             assert run is not None
             return run
@@ -143,14 +147,13 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     if Ranks.here().count > 1:
         return [train(config, progress=progress) for config in configs]
 
-    def trains_on(config: TrainConfig) -> tuple[Any, ...]:
-        return config.corpus, config.path, config.vocab_size, config.language, config.context
-
-    distinct = {trains_on(config): config for config in configs}
+    distinct = {(config.text, config.context): config for config in configs}
     fingerprints = {key: _corpus(config).fingerprint for key, config in distinct.items()}
-    found = [run_store.find(config, fingerprints[trains_on(config)]) for config in configs]
+    found = [run_store.find(config, fingerprints[config.text, config.context]) for config in configs]
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
-    missing = list(dict.fromkeys(missing))
+    if starts := list(dict.fromkeys(config.start for config in missing if config.start)):
+        train_all(starts, progress=progress, workers=workers)
+    missing = list(dict.fromkeys(config for config in missing if config not in starts))
     if workers is None:
         workers = workers_for(missing)
     # All of them are looked at, so that a bad one is found here and not in a worker.
@@ -163,6 +166,15 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
         done = sum(run_store.is_finished(config, fingerprints[trains_on(config)]) for config in dict.fromkeys(configs))
         words = f"training was interrupted with {done} of {len(set(configs))} runs finished"
         raise KeyboardInterrupt(f"{words}; the same call goes on with the others, each from its last checkpoint") from None
+
+
+def steps_of(config: TrainConfig, corpus: Corpus) -> Callable[[int], float]:
+    """A function that trains a fresh model of `config` by one step, numbered from 1, and returns its loss; nothing is kept.
+
+    It computes on as many threads as torch does when it is called. Raises ValueError for a device that is not there.
+    """
+    trainer = _Trainer(config, corpus, choose_hardware(config.device, config.dtype), Onlooker())
+    return lambda step: float(trainer._step(step)[0])
 
 
 def workers_for(configs: Sequence[TrainConfig]) -> int:
@@ -223,7 +235,13 @@ def _corpus(config: TrainConfig) -> Corpus:
 
 class _Trainer:
     def __init__(
-        self, config: TrainConfig, corpus: Corpus, hardware: Hardware, writer: Writer | Onlooker, ranks: Ranks | None = None
+        self,
+        config: TrainConfig,
+        corpus: Corpus,
+        hardware: Hardware,
+        writer: Writer | Onlooker,
+        ranks: Ranks | None = None,
+        start: Run | None = None,
     ) -> None:
         self.config, self.corpus, self.hardware, self.writer = config, corpus, hardware, writer
         self.ranks = ranks or Ranks()
@@ -231,6 +249,9 @@ class _Trainer:
         writer.step = self.ranks.told(writer.step)
         self.model = run_store.build_model(config).to(hardware.device)  # type: ignore[arg-type]
         self.model.tie_weights()
+        if start:
+            held = {name: p.detach() for name, p in run_store.weight_names(start.model()).items()} if self.ranks.first else {}
+            run_store.load_weights(self.model, self.ranks.handed_out(held, hardware.device))
         self.remedy = config.remedy or balance.Scale(input=config.input_scale, output=config.output_scale)
         self.rule = self.remedy if isinstance(self.remedy, balance.PathRule) else balance.Scale()
         self.tie = SplitTie(self.model, self.rule) if config.tied_after(0) else None
@@ -548,6 +569,8 @@ class _Trainer:
 
 
 def _title(config: TrainConfig) -> str:
+    if config.start:
+        return f"{_title(config.start)}, then {config.corpus}"
     words = "tied" if config.tied else "untied"
     if config.remedy:
         words += f", {config.remedy.name}"

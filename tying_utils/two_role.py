@@ -18,7 +18,8 @@ import numpy as np
 # Part of every fingerprint: raise it when the same settings would give another language or other tokens.
 FORMAT = 1
 # What the random streams are for: apart, so that a changed setting leaves alone what it does not decide.
-_SOURCE, _TARGET, _RANK, _AFFINITY, _SAMPLE = range(5)
+_SOURCE, _TARGET, _RANK, _AFFINITY, _SAMPLE, _PERMUTED = range(6)
+ROLES = ("source", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Settings:
     agreement: float = 0.0  # share of the tokens whose target class is their source class; of the others by chance
     length: int = 500_000  # training tokens; validation has a twentieth
     seed: int = 0
+    permuted: str | None = None  # "source" or "target": that role's classes are dealt to the tokens anew, all else stays
 
     def __post_init__(self) -> None:
         for name, least in (("classes", 2), ("length", 1000), ("seed", 0)):
@@ -44,10 +46,17 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"{name}: a number from {low:g} to {high:g} is needed, got {value!r}")
             object.__setattr__(self, name, float(value))  # 1 and 1.0 are one language and must be one key
+        if self.permuted not in (None, *ROLES):
+            raise ValueError(f"permuted: 'source', 'target' or None is needed, got {self.permuted!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field by name, but for `permuted` where it is None: such a language keeps the key that it had without it."""
+        values = dataclasses.asdict(self)
+        return values if self.permuted else {name: value for name, value in values.items() if name != "permuted"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """The inverse of `dataclasses.asdict`; ValueError for a name that is no field."""
+        """The inverse of `as_dict`; ValueError for a name that is no field."""
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"language: {', '.join(sorted(map(str, unknown)))}: no field of two_role.Settings")
@@ -79,17 +88,16 @@ class Language:
     @cached_property
     def source(self) -> np.ndarray:
         """The class that decides what follows each token, (V,), int64; V / classes tokens each."""
-        labels = np.arange(self.vocab_size, dtype=np.int64) % self.settings.classes
-        return self._draw(_SOURCE).permutation(labels)
+        return self._dealt("source", self._source)
 
     @cached_property
     def target(self) -> np.ndarray:
         """The class that decides after what each token comes, (V,), int64; V / classes tokens each."""
-        draw, labels = self._draw(_TARGET), self.source.copy()
+        draw, labels = self._draw(_TARGET), self._source.copy()
         # Who agrees at one share agrees at every larger one. The others shuffle their labels, which keeps the balance.
         others = draw.permutation(self.vocab_size)[round(self.settings.agreement * self.vocab_size) :]
         labels[others] = draw.permutation(labels[others])
-        return labels
+        return self._dealt("target", labels)
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -156,6 +164,15 @@ class Language:
 
     def _draw(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *purpose])
+
+    @cached_property
+    def _source(self) -> np.ndarray:
+        labels = np.arange(self.vocab_size, dtype=np.int64) % self.settings.classes
+        return self._draw(_SOURCE).permutation(labels)
+
+    def _dealt(self, role: str, labels: np.ndarray) -> np.ndarray:
+        """`labels` of the tokens in `role`, permuted over the tokens if the settings say so."""
+        return self._draw(_PERMUTED).permutation(labels) if self.settings.permuted == role else labels
 
     @cached_property
     def _log_weights(self) -> np.ndarray:
