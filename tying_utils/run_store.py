@@ -238,6 +238,10 @@ class Writer:
             return None
         self._files = dict(record["files"])
         self.step, self.seconds = record["step"], record["made"]["seconds"]
+        for pattern in ("metrics-*.parquet", "resume-*.safetensors"):  # superseded, or of a commit that never was
+            for file in self.folder.glob(pattern):
+                if file.name not in self._files:
+                    file.unlink()
         return record
 
     def finished(self) -> Run | None:

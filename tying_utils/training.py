@@ -151,20 +151,21 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     fingerprints = {key: _corpus(config).fingerprint for key, config in distinct.items()}
     found = [run_store.find(config, fingerprints[config.text, config.context]) for config in configs]
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
-    if starts := list(dict.fromkeys(config.start for config in missing if config.start)):
-        train_all(starts, progress=progress, workers=workers)
-    missing = list(dict.fromkeys(config for config in missing if config not in starts))
-    if workers is None:
-        workers = workers_for(missing)
-    # All of them are looked at, so that a bad one is found here and not in a worker.
-    on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
     try:
+        if starts := list(dict.fromkeys(config.start for config in missing if config.start)):
+            train_all(starts, progress=progress, workers=workers)
+        missing = list(dict.fromkeys(config for config in missing if config not in starts))
+        if workers is None:
+            workers = workers_for(missing)
+        # All of them are looked at, so that a bad one is found here and not in a worker.
+        on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
         if on_cpu and workers > 1 and len(missing) > 1:
             _train_side_by_side(missing, workers, progress)
         return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
     except KeyboardInterrupt:
-        done = sum(run_store.is_finished(config, fingerprints[trains_on(config)]) for config in dict.fromkeys(configs))
-        words = f"training was interrupted with {done} of {len(set(configs))} runs finished"
+        keys = {config: fingerprints[config.text, config.context] for config in configs}
+        done = sum(run_store.is_finished(config, fingerprint) for config, fingerprint in keys.items())
+        words = f"training was interrupted with {done} of {len(keys)} runs finished"
         raise KeyboardInterrupt(f"{words}; the same call goes on with the others, each from its last checkpoint") from None
 
 

@@ -355,7 +355,7 @@ def _whitener(gram: Tensor, triangle: Callable[[], Tensor]) -> Tensor:
     are read off its `triangle`, R of S = QR, which keeps them; those below 1e-9 of the largest count as none.
     """
     scale = gram.diagonal().sqrt()[:, None]  # unit columns: their units would otherwise pass for bad conditioning
-    scale[scale == 0] = 1
+    scale[scale == 0] = math.inf  # a column that is none stays none, whatever rounding left of it in the triangle
     gram = gram / scale / scale.T
     factor, failed = torch.linalg.cholesky_ex(gram)
     if not failed and factor.diagonal().min() ** 2 > 1e-10:
