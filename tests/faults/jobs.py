@@ -199,13 +199,14 @@ def train_with_small_files_only(config: TrainConfig, limit: int) -> str:
     import resource
 
     config.load_corpus()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
     try:
         train(config)
     except OSError as error:
         return str(error)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
     raise AssertionError("there was room")
 
 

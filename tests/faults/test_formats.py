@@ -12,12 +12,21 @@ from tying_utils import __main__ as command
 from tying_utils import files, run_store
 from tying_utils.config import TrainConfig
 
-KEPT = Path(__file__).parent / "formats"  # FORMAT/KEY: a run folder of each format that there has been
+# FORMAT/NAME: run folders of each format that there has been. Of the first there are two: as it was when it began, without a
+# language, a remedy or a start, on the text beside it; and as it is now.
+KEPT = Path(__file__).parent / "formats"
 FOLDERS = sorted(path.parent for path in KEPT.glob("*/*/run.json"))
 
 
-def test_a_folder_of_every_format_is_kept():
+@pytest.fixture(autouse=True)
+def beside_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+def test_a_folder_of_every_format_is_kept_and_one_with_less_in_it():
     assert {int(folder.parent.name) for folder in FOLDERS} == set(range(1, run_store.FORMAT + 1))
+    known = [set((files.read_json(folder / "run.json") or {})["config"]) for folder in FOLDERS]
+    assert set(TrainConfig().as_dict()) in known and any("remedy" not in names for names in known)
     for folder in FOLDERS:
         record = files.read_json(folder / "run.json")
         assert record is not None and record["format"] == int(folder.parent.name)
