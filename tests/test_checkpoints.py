@@ -382,6 +382,20 @@ def test_an_index_that_lies_is_refused(tmp_path):
         read_tables(folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*no safetensors")
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_an_index_that_names_a_file_that_is_not_there_is_refused(tmp_path, hub, kind):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 6, "architectures": ["LlamaForCausalLM"]}))
+    shards = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), "lost")
+    (folder / f"{kind}.index.json").write_text(json.dumps({"weight_map": shards}))
+    hub.add("org/lost", folder)
+    for source in (folder, "org/lost"):
+        with pytest.raises(ValueError, match=rf"^source: {source} holds no lost, though it says so; copy it anew"):
+            read_tables(source)
+
+
 # Bad input
 
 

@@ -365,7 +365,8 @@ def test_a_text_with_names_and_letters_of_every_kind_is_tokenised(tmp_path, home
     for name in ("one.txt", b"\xff.txt".decode("utf-8", "surrogateescape")):
         (folder / name).write_text(every * 4, encoding="utf-8")
     corpus = corpora.load("text", vocab_size=300, path=folder)
-    assert corpus.tokenizer.decode(list(corpus.validation[:-1]), skip_special_tokens=False) == every * 4
+    read = (every * 4).replace("\r", "\n")
+    assert corpus.tokenizer.decode(list(corpus.validation[:-1]), skip_special_tokens=False) == read
 
 
 @long_form(300, 10_000)

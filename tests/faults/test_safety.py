@@ -349,7 +349,7 @@ FAULTS: dict[str, Callable[[LocalHub], object]] = {
     "unknown": lambda hub: hub.repos.pop("org/model"),
     "a server error": lambda hub: hub.faults.update({"config.json": Fault(status=500, methods=("GET", "HEAD"))}),
     "a teapot": lambda hub: hub.faults.update({".safetensors": Fault(status=418)}),
-    "cut off": lambda hub: hub.faults.update({".safetensors": Fault(drop_after=5)}),
+    "cut off": lambda hub: hub.faults.update({".safetensors": Fault(drop_after=5000)}),
     "another range": lambda hub: hub.faults.update({".safetensors": Fault(wrong_range=(1, 1))}),
     "no ranges": lambda hub: hub.faults.update({".safetensors": Fault(ignore_range=True)}),
     "no network": lambda hub: hub.stop(),
