@@ -88,10 +88,10 @@ def read_tables(
         layout = _layout(where, names)
         return _tied_or_not(where, layout, _read_whole(where, layout), source, revision)
     cache = _Cache(sources.checked_id(source), revision or "main", names)
-    if not refresh and (held := cache.tables()) is not None:
+    if not refresh and (held := cache.tables(mend=False)) is not None:
         return held
     with FileLock(cache.lock):
-        if not refresh and (held := cache.tables()) is not None:  # another process was faster
+        if not refresh and (held := cache.tables(mend=True)) is not None:  # another process was faster
             return held
         return cache.fill(Hub(cache.repo, revision), progress)
 
@@ -358,6 +358,10 @@ def _tied_or_not(
     return CheckpointTables(held["input"], output, tied, str(source), revision, where.commit, layout.names, where.bytes_read)
 
 
+def _read(path: Path, mend: bool) -> dict[str, Any] | None:
+    return files.read_or_set_aside(path) if mend else files.read_json(path)
+
+
 class _Cache:
     """The tables that were read of one hub id, by commit: input.safetensors, output.safetensors and record.json, the
     commit point, in huggingface_hub's assets cache; and refs.json, which commit each branch was."""
@@ -375,14 +379,15 @@ class _Cache:
     def lock(self) -> Path:
         return self.folder("refs") / ".lock"
 
-    def tables(self) -> CheckpointTables | None:
-        """What is held, verified; None if it is not, or no longer, whole."""
-        refs = files.read_or_set_aside(self.folder("refs") / "refs.json") or {}
+    def tables(self, *, mend: bool) -> CheckpointTables | None:
+        """What is held, verified; None if it is not, or no longer, whole. Who holds the lock may `mend`: set aside what is
+        damaged."""
+        refs = _read(self.folder("refs") / "refs.json", mend) or {}
         commit = refs.get(self.revision, self.revision)
         if not re.fullmatch("[0-9a-f]{40}", commit):
             return None
         folder = self.folder(commit)
-        record = self._record(folder)
+        record = self._record(folder, mend)
         if record is None or not record["whole"]:
             return None
         held = {part: _opened(folder / name) for part, name in record["parts"].items()}
@@ -395,7 +400,13 @@ class _Cache:
         folder = self.folder(hub.commit)
         files.sweep(folder)
         layout = _layout(hub, self.names)
-        record = self._record(folder) or {"format": FORMAT, "asked": self.asked, "parts": {}, "sha256": {}, "whole": False}
+        record = self._record(folder, mend=True) or {
+            "format": FORMAT,
+            "asked": self.asked,
+            "parts": {},
+            "sha256": {},
+            "whole": False,
+        }
         if layout.pickled:
             self._keep(folder, record, _unpickled(hub, layout))
         else:
@@ -422,16 +433,20 @@ class _Cache:
         files.write_json(self.folder("refs") / "refs.json", {**refs, self.revision: hub.commit})
         return tables
 
-    def _record(self, folder: Path) -> dict[str, Any] | None:
-        """The record of a commit's folder with every file that it names intact; what is damaged is set aside."""
-        record = files.read_or_set_aside(folder / "record.json")
+    def _record(self, folder: Path, mend: bool) -> dict[str, Any] | None:
+        """The record of a commit's folder, of the files in it that are intact."""
+        record = _read(folder / "record.json", mend)
         if record is None or record["format"] != FORMAT or record["asked"] != self.asked:
             return None
-        for part, name in list(record["parts"].items()):
-            if not files.intact(files.inside(folder, name), record["sha256"][name]):
+        parts: dict[str, str] = record["parts"]
+        damaged = [part for part, name in parts.items() if not files.intact(files.inside(folder, name), record["sha256"][name])]
+        for part in damaged:
+            name = parts.pop(part)
+            record["whole"] = False
+            if mend:
                 files.set_aside(folder / name, "it is missing or does not match its checksum")
-                del record["parts"][part]
-                record["whole"] = False
+        if damaged and mend:
+            files.write_json(folder / "record.json", record)
         return record
 
     def _stream(self, hub: Hub, folder: Path, record: dict[str, Any], part: str, entry: dict[str, Any], bar: Any) -> None:

@@ -89,7 +89,7 @@ def checkpoint(folder: Path, *, tied: bool) -> bytes:
 
 
 @long_form(3_000, 100_000)
-def test_a_safetensors_file_of_any_content_is_read_or_refused(tmp_path, count):
+def test_a_safetensors_file_of_any_content_is_read_or_refused(tmp_path, count, tally):
     draw = random.Random(count)
     contents = {tied: checkpoint(tmp_path / str(tied), tied=tied) for tied in (True, False)}
     read = 0
@@ -108,6 +108,7 @@ def test_a_safetensors_file_of_any_content_is_read_or_refused(tmp_path, count):
             assert tables.input.shape[0] == tables.output.shape[0] == 6 and tables.input.element_size() in (2, 4)
             read += 1
     assert 0 < read < count, "some are read, some refused"
+    tally["inputs to the safetensors header"] += count
 
 
 @settings(max_examples=200)
@@ -146,7 +147,7 @@ def test_an_entry_that_describes_no_tensor_is_refused(tmp_path, entry):
 
 @long_form(500, 20_000)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
-def test_a_configuration_or_index_of_any_content_is_read_or_refused(tmp_path, name, count):
+def test_a_configuration_or_index_of_any_content_is_read_or_refused(tmp_path, name, count, tally):
     content = checkpoint(tmp_path, tied=False)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "one.safetensors").write_bytes(content)
@@ -158,6 +159,7 @@ def test_a_configuration_or_index_of_any_content_is_read_or_refused(tmp_path, na
         (tmp_path / name).write_bytes(given)
         with clean(given), contextlib.suppress(UserWarning):
             checkpoints.read_tables(tmp_path)
+    tally["inputs to a checkpoint's configuration and index"] += count
 
 
 # What a server answers to a range
@@ -204,7 +206,7 @@ def answer(draw: random.Random, start: int, stop: int) -> Answer:
 
 
 @long_form(3_000, 100_000)
-def test_a_range_is_handed_on_exactly_or_refused_whatever_the_server_answers(tmp_path, monkeypatch, count):
+def test_a_range_is_handed_on_exactly_or_refused_whatever_the_server_answers(tmp_path, monkeypatch, count, tally):
     import huggingface_hub.utils
 
     draw, asked = random.Random(count), SimpleNamespace()
@@ -237,6 +239,7 @@ def test_a_range_is_handed_on_exactly_or_refused_whatever_the_server_answers(tmp
         assert CONTENT[start:stop].startswith(bytes(got)), "what is handed on is what was asked for, as far as it goes"
         assert asked.count <= stop - start + 10
     assert 0 < done < count
+    tally["inputs to the range reader"] += count
 
 
 # The configuration of a run
@@ -277,7 +280,7 @@ VALUES += [{"name": "norm-match", "target": "x"}, {"classes": 10**12}, {"length"
 
 
 @long_form(5_000, 100_000)
-def test_a_configuration_of_any_values_is_taken_or_refused(count):
+def test_a_configuration_of_any_values_is_taken_or_refused(count, tally):
     draw = random.Random(count)
     valid = [
         TrainConfig().as_dict(),
@@ -301,16 +304,18 @@ def test_a_configuration_of_any_values_is_taken_or_refused(count):
             assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
             taken += 1
     assert 0 < taken < count
+    tally["inputs to a run's configuration"] += count
 
 
 @long_form(500, 20_000)
-def test_a_configuration_in_text_of_any_content_is_taken_or_refused(count):
+def test_a_configuration_in_text_of_any_content_is_taken_or_refused(count, tally):
     draw = random.Random(count)
     valid = json.dumps({"tied": True, "steps": 3, "remedy": {"name": "shrink", "alpha": 0.5}, "learning_rate": 1e-3}).encode()
     for _ in range(count):
         text = mutated(draw, valid).decode("utf-8", "surrogateescape")
         with clean(text):
             command._config(text)
+    tally["inputs to a run's configuration"] += count
 
 
 # Text, tokenizers and records
@@ -318,7 +323,7 @@ def test_a_configuration_in_text_of_any_content_is_taken_or_refused(count):
 
 @long_form(300, 10_000)
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.txt.gz"])
-def test_a_text_of_any_bytes_is_read_or_refused(tmp_path, name, count):
+def test_a_text_of_any_bytes_is_read_or_refused(tmp_path, name, count, tally):
     draw, path = random.Random(f"{name}{count}"), tmp_path / name
     lines = "".join(json.dumps({"text": f"line {i} é 日本", "id": i}) + "\n" for i in range(9)).encode()
     valid = gzip.compress(lines, mtime=0) if name.endswith(".gz") else lines
@@ -331,10 +336,11 @@ def test_a_text_of_any_bytes_is_read_or_refused(tmp_path, name, count):
                 assert text and isinstance(text, str) and text.encode() and json.dumps(position)
             read += 1
     assert read
+    tally["inputs to the readers of text"] += count
 
 
 @long_form(300, 20_000)
-def test_a_folder_of_any_files_is_split_or_refused(tmp_path, count):
+def test_a_folder_of_any_files_is_split_or_refused(tmp_path, count, tally):
     draw = random.Random(count)
     names = [
         "a.txt",
@@ -356,6 +362,7 @@ def test_a_folder_of_any_files_is_split_or_refused(tmp_path, count):
         with clean([(path.name, path.read_bytes()) for path in folder.iterdir()]):
             train, validation = corpora.documents("text", folder)
             assert train and validation and all(name.encode() is not None for name, _ in (*train, *validation))
+    tally["inputs to the readers of text"] += count
 
 
 def test_a_text_with_names_and_letters_of_every_kind_is_tokenised(tmp_path, home):
@@ -371,7 +378,7 @@ def test_a_text_with_names_and_letters_of_every_kind_is_tokenised(tmp_path, home
 
 @long_form(300, 10_000)
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json"])
-def test_a_tokenizer_of_any_content_is_read_or_refused(tmp_path, text, home, name, count):
+def test_a_tokenizer_of_any_content_is_read_or_refused(tmp_path, text, home, name, count, tally):
     corpus = corpora.load("text", vocab_size=300, path=text)
     valid = {
         "tokenizer.json": (corpus.folder / "tokenizer.json").read_bytes(),
@@ -387,10 +394,11 @@ def test_a_tokenizer_of_any_content_is_read_or_refused(tmp_path, text, home, nam
                 assert isinstance(vocabulary.eos_token(tmp_path), str | None)
             else:
                 assert all(isinstance(row, int) for row in vocabulary.read(tmp_path).values())
+    tally["inputs to the readers of tokenizers"] += count
 
 
 @long_form(1_000, 100_000)
-def test_a_record_of_any_content_is_what_was_written_or_nothing(tmp_path, count):
+def test_a_record_of_any_content_is_what_was_written_or_nothing(tmp_path, count, tally):
     value = {"format": 1, "files": {"a": "b" * 64}, "step": 12, "made": {"seconds": 1.5}}
     path, draw = tmp_path / "record.json", random.Random(count)
     files.write_json(path, value)
@@ -399,3 +407,4 @@ def test_a_record_of_any_content_is_what_was_written_or_nothing(tmp_path, count)
         given = mutated(draw, valid)
         path.write_bytes(given)
         assert files.read_json(path) in (None, value), given
+    tally["inputs to the reader of records"] += count

@@ -68,7 +68,7 @@ def tried(home: Path, kills: int, within: float, job: Callable[..., Any], *argum
 
 
 @pytest.mark.parametrize("kills", [12, pytest.param(140, marks=slow)])
-def test_a_training_process_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, tiny, kills):
+def test_a_training_process_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, tiny, kills, tally):
     config = tiny(steps=60, checkpoint_every=7, input_scale=5)
     homes = tried(tmp_path, kills, 1.0, jobs.train, config)
     expected = jobs.result(jobs.train, tmp_path / "undisturbed", config)
@@ -79,10 +79,11 @@ def test_a_training_process_killed_at_random_moments_ends_as_one_that_was_not(tm
         held = {p.relative_to(record.parent).as_posix() for p in record.parent.rglob("*") if p.is_file() and p != record}
         assert held == set(expected), "something half-written was left"
         assert all(files.intact(record.parent / name, digest) for name, digest in expected.items())
+    tally["kills of a training process"] += kills
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(60, marks=slow)])
-def test_a_sweep_killed_at_random_moments_trains_each_run_once_and_measures_the_same(tmp_path, kills):
+def test_a_sweep_killed_at_random_moments_trains_each_run_once_and_measures_the_same(tmp_path, kills, tally):
     tables = ["sweep_losses", "sweep_share"]
     homes = tried(tmp_path, kills, 0.3, jobs.sweep, tables)
     expected = jobs.result(jobs.sweep, tmp_path / "undisturbed", tables)
@@ -97,11 +98,12 @@ def test_a_sweep_killed_at_random_moments_trains_each_run_once_and_measures_the_
             there, undisturbed = (next(place.rglob(f"{name}.csv")) for place in (home, tmp_path / "undisturbed"))
             assert there.read_bytes() == undisturbed.read_bytes()
         assert not list(home.rglob(".*.tmp")) and not list(home.rglob(".model.*"))
+    tally["kills of a sweep"] += kills
 
 
 @slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_killed_sweep_whose_workers_live_on_is_started_again_beside_them(tmp_path, tiny, seed):
+def test_a_killed_sweep_whose_workers_live_on_is_started_again_beside_them(tmp_path, tiny, seed, tally):
     """The parent dies, its workers do not know yet: the next one waits for the runs that they hold."""
     configs = [tiny(steps=400, data_seed=seed) for seed in range(4)]
     process = jobs.start(jobs.side_by_side, tmp_path / "home", configs)
@@ -118,3 +120,4 @@ def test_a_killed_sweep_whose_workers_live_on_is_started_again_beside_them(tmp_p
     after = finished(tmp_path / "home")
     assert {path: after[path] for path in before} == before
     assert_sound(tmp_path / "home")
+    tally["kills of a parent of workers"] += 1

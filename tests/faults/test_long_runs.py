@@ -24,7 +24,7 @@ def of_steps(steps: int, **changes: Any) -> TrainConfig:
 
 @pytest.mark.parametrize("changes", [{"input_scale": 5}, {"tied": False}], ids=["tied", "untied"])
 @pytest.mark.parametrize("steps", [1_500, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_memory_stays_flat_and_the_store_as_large_as_it_says(tmp_path, steps, changes):
+def test_memory_stays_flat_and_the_store_as_large_as_it_says(tmp_path, steps, changes, tally):
     config = of_steps(steps, **changes)
     home = tmp_path / "home"
     samples, folder = jobs.result(jobs.train_watching_memory, home, config, steps // 50, timeout=1200)
@@ -40,3 +40,4 @@ def test_memory_stays_flat_and_the_store_as_large_as_it_says(tmp_path, steps, ch
     assert tensors <= kept, "budget.disk says what the tensor files take"
     rows = 13 * 8 * steps  # the metrics: a row a step of thirteen numbers
     assert sum(sizes.values()) - tensors <= rows + 40_000
+    tally[f"runs of {steps:,} steps"] += 1

@@ -25,6 +25,7 @@ from tying_utils.measures import (
     lens,
     neighbors,
     perplexity,
+    probe,
     residual,
     spectral,
 )
@@ -87,7 +88,7 @@ MEASURES: dict[str, Measure] = {
         False,
     ),
     "cosine of gradients": Measure(
-        lambda a, b: float(gradients.path_statistics(a.double(), b.double())["cosine"]),
+        lambda a, b: float(gradients.path_statistics(a.double(), b.double())["cosine"].detach()),
         -1,
         1,
         ("turn together", "scale", "order"),
@@ -95,7 +96,7 @@ MEASURES: dict[str, Measure] = {
         False,
     ),
     "output share": Measure(
-        lambda a, b: float(gradients.path_statistics(a.double(), b.double())["output_share"]),
+        lambda a, b: float(gradients.path_statistics(a.double(), b.double())["output_share"].detach()),
         0,
         1,
         ("turn", "order"),
@@ -224,6 +225,18 @@ def test_purity_is_blind_to_turn_scale_order_and_the_names_of_classes(case, clas
     assert neighbors.purity(turned[order], (10 - labels)[order].tolist(), K) == pytest.approx(score, abs=1e-9)
     coarse = table.to(dtype)
     assert neighbors.purity(coarse.T.contiguous().T, labels.numpy()[::1], K) == neighbors.purity(coarse, labels, K)
+
+
+@settings(max_examples=10)
+@given(case=cases, dtype=st.sampled_from(DTYPES), layout=st.sampled_from(sorted(LAYOUTS)))
+def test_a_probe_lies_in_its_range_and_does_not_see_how_a_table_lies_in_memory(case, dtype, layout):
+    """To what turns and units it is blind is tested with it."""
+    d, V, seed = case
+    table, labels = gaussian(V, d, seed).to(dtype), torch.arange(V) % 2
+    found = probe.probe(table, labels, folds=2, permutations=2)
+    assert 0 <= found.value <= 1 and 0 <= found.chance <= 1 and found.corrected <= 1
+    for other in (LAYOUTS[layout](table).detach(), table.double()):
+        assert probe.probe(other, labels.numpy()[::1], folds=2, permutations=2).value == pytest.approx(found.value, abs=1e-9)
 
 
 @settings(max_examples=15)
