@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -616,3 +617,19 @@ def test_no_step_on_a_gpu_makes_the_host_wait(home, tiny, monkeypatch, watching,
         waits.append(watch.waits)
     assert waits[0], "transformers no longer looks at the positions: gpu.without_mask may go"
     assert waits[1] == []
+
+
+def test_a_run_frees_the_models_of_those_before_it(tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TYING_HOME", str(tmp_path))
+    built: list[weakref.ref] = []
+
+    def build(*given: Any) -> Any:
+        model = made(*given)
+        built.append(weakref.ref(model))
+        return model
+
+    made = run_store.build_model
+    monkeypatch.setattr(run_store, "build_model", build)
+    for seed in range(3):
+        train(tiny(init_seed=seed), progress=False)
+        assert sum(model() is not None for model in built) <= 1

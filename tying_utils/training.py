@@ -1,5 +1,6 @@
 """Configuration to run: train one arm, or several side by side."""
 
+import gc
 import json
 import math
 import os
@@ -122,6 +123,7 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
         budget.check(own, hardware.device, hardware.dtype, run_store.run_folder(config, corpus.fingerprint))
         begins = config.start is not None and not ranks.told(writer.step)  # what resumes has weights of its own
         start = train(config.start, progress=progress) if config.start and begins else None
+        gc.collect()  # hooks tie a model of before to itself: it would stay, with its moments, as long as it pleases
         threads = torch.get_num_threads()
         torch.set_num_threads(config.threads)
         try:
