@@ -116,7 +116,8 @@ def test_a_clock_that_jumps_changes_no_byte_and_loses_no_run(tmp_path, tiny):
     assert jobs.result(jobs.train_with_a_jumping_clock, home, config, 0) == jobs.result(jobs.train, tmp_path / "calm", config)
     draw = random.Random(0)
     for path in home.rglob("*"):  # and files from the future and from 1970
-        os.utime(path, (draw.choice([0, 2**33]),) * 2)
+        when = draw.choice([0, 2**33])
+        os.utime(path, (when, when))
     before = finished(home)
     assert len(before) == 1
     jobs.result(jobs.train_with_a_jumping_clock, home, config, 1)

@@ -285,8 +285,9 @@ def test_a_configuration_of_any_values_is_taken_or_refused(count, tally):
     valid = [
         TrainConfig().as_dict(),
         TrainConfig(corpus="two-role", vocab_size=64).as_dict(),
-        TrainConfig(corpus="text", path="a.txt", tied=False, remedy="table-rates").as_dict(),
-        TrainConfig(remedy={"name": "norm-match", "smoothing": 0.5}).as_dict(),
+        TrainConfig.from_dict({"corpus": "text", "path": "a.txt", "tied": False, "remedy": "table-rates"}).as_dict(),
+        TrainConfig.from_dict({"remedy": {"name": "norm-match", "smoothing": 0.5}}).as_dict(),
+        TrainConfig(corpus="two-role", vocab_size=64, start=TrainConfig(corpus="two-role", vocab_size=64)).as_dict(),
     ]
     taken = 0
     for _ in range(count):
