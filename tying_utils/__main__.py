@@ -120,8 +120,8 @@ def _config(text: str, base: dict[str, Any] | None = None) -> "TrainConfig":
 
     try:
         return TrainConfig.from_dict({**(base or {}), **json.loads(text)})
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
+    except (json.JSONDecodeError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r:.200}") from error
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -65,8 +65,11 @@ def inside(folder: Path, name: object) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written in `folder`; for who holds its lock, so that nobody is writing there."""
-    for left in folder.rglob(".*.tmp"):
+    """Remove what a killed process left half-written in `folder`; for who holds its lock, so that nobody is writing there.
+
+    Not below it: a folder that somebody names may hold others of theirs.
+    """
+    for left in folder.glob(".*.tmp"):
         left.unlink()
 
 

@@ -215,7 +215,8 @@ class Writer:
         self._files: dict[str, str] = {}
         self.step = 0  # of the last commit; 0 where training starts anew
         self.seconds = 0.0  # of training, up to the last commit
-        files.sweep(folder)
+        for place in (folder, folder / "tables", folder / "weights", folder / "model"):
+            files.sweep(place)
         for left in folder.glob(".model.*"):
             shutil.rmtree(left)
         self._record = self._verified()

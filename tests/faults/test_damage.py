@@ -78,9 +78,11 @@ def test_what_a_killed_process_left_half_written_goes_with_the_next_writing(tmp_
     folder = corpora.load("text", vocab_size=300, path=text).folder
     for place in (store.folder, folder):
         (place / ".losses.csv.abcdef.tmp").write_text("half")
+    mine = store.folder / "mine" / ".notes.tmp"
+    files.write_with(mine, lambda path: path.write_text("not of this store"))
     written(store.folder)
     corpora.load("text", vocab_size=300, path=text)
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert list(tmp_path.rglob("*.tmp")) == [mine]
 
 
 @pytest.mark.parametrize("how", DAMAGES)

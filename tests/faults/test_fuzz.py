@@ -409,3 +409,27 @@ def test_a_record_of_any_content_is_what_was_written_or_nothing(tmp_path, count,
         path.write_bytes(given)
         assert files.read_json(path) in (None, value), given
     tally["inputs to the reader of records"] += count
+
+
+def test_brackets_without_end_are_refused(tmp_path, home):
+    """Which a parser that calls itself for each of them does not survive."""
+    deep = '{"a":' * 100_000
+    (tmp_path / "record.json").write_text(deep)
+    assert files.read_json(tmp_path / "record.json") is None
+    content = checkpoint(tmp_path, tied=True)
+    (tmp_path / "config.json").write_text(deep)
+    with pytest.raises(ValueError, match=r"^source: config.json of .* is not JSON"):
+        checkpoints.read_tables(tmp_path)
+    checkpoint(tmp_path, tied=True)
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(deep)) + deep.encode() + content)
+    with pytest.raises(ValueError, match="its header cannot be read"):
+        checkpoints.read_tables(tmp_path)
+    for name, read in (("vocab.json", vocabulary.read), ("tokenizer_config.json", vocabulary.eos_token)):
+        (tmp_path / name).write_text(deep)
+        with pytest.raises(ValueError, match=r"^source: .* is not JSON"):
+            read(tmp_path)
+    (tmp_path / "a.jsonl").write_text(deep)
+    with pytest.raises(ValueError, match="not one JSON object a line"):
+        list(TextStream([str(tmp_path / "a.jsonl")]).documents())
+    with pytest.raises(ValueError, match=r"^--config: a JSON object"):
+        command._config(deep)
