@@ -88,7 +88,7 @@ def sizes(tables: Tables) -> Figure:
             drawing.curve(ax, rows.assign(width=beside), "width", name, look, bars=True)
         drawing.level(ax, EFFECTS[name].null)
         _widths(ax, frame)
-        ax.set_ylabel(_words(name, 34))
+        ax.set_ylabel(_words(name, 28))
     return drawing.finish(figure, frame, looks.values(), "Dotted: no effect (of a share: one half).")
 
 
