@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import math
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ BAD = [
     ("micro_batches", 3),  # of a batch of 8
     ("n_heads", 3),  # of width 128 / 3
     ("n_heads", 128),  # of width 1, which cannot rotate
+    *(("path", value) for value in (math.nan, 3, True)),
     ("path", "a/folder"),  # of the corpus "python", which has none
     *(("language", value) for value in (two_role.Settings(), {}, {"seed": 3}, 3)),  # of text, which takes none
 ]

@@ -62,6 +62,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.language, Mapping):
             object.__setattr__(self, "language", two_role.Settings.from_dict(self.language))
+        if not isinstance(self.path, str | None):
+            raise ValueError(f"path: a string or None is needed, got {self.path!r}")
         corpora.check(self.corpus, self.vocab_size, self.path, self.language, argument="corpus")
         if self.corpus == "two-role" and self.language is None:
             object.__setattr__(self, "language", two_role.Settings())
