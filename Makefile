@@ -1,4 +1,4 @@
-# make setup | reproduce | lab | site | test | test-colab | test-eval | sweep | figures | bench | badges | clean
+# make setup | reproduce | lab | site | test | test-faults | test-colab | test-eval | audit | sweep | figures | bench | badges | clean
 # PROFILE=quick (default) or laptop
 PROFILE ?= quick
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 COLAB_TORCH ?= torch==2.11.0
 COLAB := build/colab
 
-.PHONY: setup reproduce lab site figures sweep test test-colab test-eval bench badges lint clean
+.PHONY: setup reproduce lab site figures sweep test test-faults test-colab test-eval audit bench badges lint clean
 
 setup: $(VENV)/.installed
 
@@ -21,8 +21,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 reproduce: setup
 	$(BIN)/tying-utils reproduce --profile $(PROFILE)
 
+# For this machine alone, whatever the user's own Jupyter settings open; the token is Jupyter's, in the address that it prints.
 lab: setup
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
 
 site: setup
 	$(BIN)/tying-utils site
@@ -45,6 +46,17 @@ lint: setup
 
 test: setup lint
 	$(BIN)/pytest
+
+# The long form of tests/faults: 200 kills, 100,000 inputs a reader, 20,000 steps; about twenty minutes of two cores.
+test-faults: setup
+	$(BIN)/pytest tests/faults -m "slow or not slow"
+
+# Known vulnerabilities of the exact set that the tests run with. Needs the network; what cannot be looked up is an error.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement constraints.txt \
+		$$(sed -n 's/^\([A-Z][A-Za-z0-9-]*\):.*/--ignore-vuln \1/p' audit-exceptions.txt)
 
 # An environment with Colab's versions and without this package: the setup cells install it, as they do there.
 test-colab: setup

@@ -151,6 +151,25 @@ def test_a_damaged_cache_is_named_and_read_anew(wide, hub, tmp_path):
         assert same_bytes(read_tables("org/model").output, expected)
 
 
+@pytest.mark.parametrize("name", ["input.safetensors", "output.safetensors", "record.json", "refs.json"])
+@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "missing"])
+def test_every_damaged_file_of_the_cache_is_named_set_aside_and_read_anew(untied, hub, tmp_path, damaging, recwarn, name, how):
+    hub.add("org/model", untied)
+    expected = {part: getattr(read_tables("org/model"), part).clone() for part in ("input", "output")}
+    gc.collect()  # what is mapped is not to be cut short
+    (file,) = (tmp_path / "cache").rglob(name)
+    damaged = damaging(file, how)
+    again = read_tables("org/model")
+    assert all(same_bytes(getattr(again, part), table) for part, table in expected.items())
+    asides = list(file.parent.glob("*.damaged-*"))
+    assert [aside.read_bytes() for aside in asides] == ([] if how == "missing" else [damaged])
+    said = [str(warning.message) for warning in recwarn.list if "made again" in str(warning.message)]
+    if not (name.endswith(".json") and how == "missing"):  # a record that is gone is none that was ever made
+        assert len(said) == 1 and str(file) in said[0]
+    hub.reset()
+    assert read_tables("org/model").bytes_read == 0 and hub.requests == []
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_bin_checkpoints_are_read_whole_and_say_so(tied, tmp_path, hub):
     folder = saved(tmp_path / "model", "gpt_neox", tied=tied)
@@ -361,6 +380,20 @@ def test_an_index_that_lies_is_refused(tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match="no JSON object"):
         read_tables(folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*no safetensors")
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_an_index_that_names_a_file_that_is_not_there_is_refused(tmp_path, hub, kind):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 6, "architectures": ["LlamaForCausalLM"]}))
+    shards = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), "lost")
+    (folder / f"{kind}.index.json").write_text(json.dumps({"weight_map": shards}))
+    hub.add("org/lost", folder)
+    for source in (folder, "org/lost"):
+        with pytest.raises(ValueError, match=rf"^source: {source} holds no lost, though it says so; copy it anew"):
+            read_tables(source)
 
 
 # Bad input

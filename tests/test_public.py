@@ -98,15 +98,29 @@ def test_miniatures_start_apart(measured: Public):
     assert len(set(seeds)) == len(seeds)
 
 
-def test_a_damaged_miniature_is_named_and_made_again(measured: Public, home: Path):
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *(("model.safetensors", how) for how in ("flipped", "truncated", "emptied", "missing")),
+        *(("record.json", how) for how in ("flipped", "truncated", "emptied", "missing")),
+        ("tokenizer.json", "flipped"),
+    ],
+)
+def test_a_damaged_miniature_is_named_set_aside_and_made_again(measured: Public, home: Path, damaging, name: str, how: str):
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
     model = MODELS["GPT-Neo-2.7B"]
     folder = miniatures.folders([model], "smoke", progress=False)[model.name]
-    before = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(before[:-1])
-    with pytest.warns(UserWarning, match=r"gpt-neo-2.7B: a file in it is missing or does not match"):
+    whole = contents(folder)
+    damaging(folder / name, how)
+    damaged = contents(folder)
+    with pytest.warns(UserWarning, match=r"gpt-neo-2.7B: (a file in it|its record.json) is missing or does not match"):
         assert miniatures.folders([model], "smoke", progress=False)[model.name] == folder
-    assert (folder / "model.safetensors").read_bytes() == before
-    shutil.rmtree(next(folder.parent.glob("gpt-neo-2.7B.damaged-*")))
+    assert contents(folder) == whole
+    (aside,) = folder.parent.glob("gpt-neo-2.7B.damaged-*")
+    assert contents(aside) == damaged, "what was damaged is kept as it was"
+    shutil.rmtree(aside)
 
 
 # What is measured

@@ -123,3 +123,12 @@ except IndexError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "imported\n"
+
+
+def test_a_lens_that_diverges_names_its_run_and_makes_no_table(smoke: Study) -> None:
+    study = Study("smoke", TWO_ROLE, fresh=True, progress=False)
+    study.profile = dataclasses.replace(study.profile, lens={**study.profile.lens, "learning_rate": 1e5})
+    before = (study.folder / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=r"^learning_rate: the lens diverged .* \(arm '(un)?tied', seed [01]\)$"):
+        study.table("lens")
+    assert not (study.folder / "lens.csv").exists() and (study.folder / "manifest.json").read_bytes() == before

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, or 2 with what was wrong on stderr."""
+    """Run a command and return its exit status: 0, or 2 with what was wrong on stderr; 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="tying-utils", description=__doc__)
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="train configurations, or load those that are finished")
@@ -82,9 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
         print(f"tying-utils: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"tying-utils: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -117,8 +120,8 @@ def _config(text: str, base: dict[str, Any] | None = None) -> "TrainConfig":
 
     try:
         return TrainConfig.from_dict({**(base or {}), **json.loads(text)})
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r}") from error
+    except (json.JSONDecodeError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"--config: a JSON object of TrainConfig's fields is needed, got {text!r:.200}") from error
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -88,10 +88,10 @@ def read_tables(
         layout = _layout(where, names)
         return _tied_or_not(where, layout, _read_whole(where, layout), source, revision)
     cache = _Cache(sources.checked_id(source), revision or "main", names)
-    if not refresh and (held := cache.tables()) is not None:
+    if not refresh and (held := cache.tables(mend=False)) is not None:
         return held
     with FileLock(cache.lock):
-        if not refresh and (held := cache.tables()) is not None:  # another process was faster
+        if not refresh and (held := cache.tables(mend=True)) is not None:  # another process was faster
             return held
         return cache.fill(Hub(cache.repo, revision), progress)
 
@@ -135,7 +135,7 @@ def _layout(where: Folder | Hub, names: tuple[str, str] | None) -> _Layout:
             read[kind] = _pickled(where, kind) if pickled else _header(where, kind)
             tensors = dict.fromkeys(read[kind], kind)
         elif where.has(f"{kind}.index.json"):
-            tensors = _json(where, f"{kind}.index.json").get("weight_map", {})
+            tensors = _indexed(where, f"{kind}.index.json")
         else:
             continue
         return _Layout(_held(tensors, names, config, where), tensors, config, pickled, read)
@@ -143,6 +143,20 @@ def _layout(where: Folder | Hub, names: tuple[str, str] | None) -> _Layout:
         f"source: {where} holds neither model.safetensors nor pytorch_model.bin, single or sharded; a folder as transformers' "
         "save_pretrained writes it is needed"
     )
+
+
+def _indexed(where: Folder | Hub, name: str) -> dict[str, str]:
+    """tensor -> file, as an index says; every file lies beside it."""
+    found = _json(where, name).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise ValueError(f"source: {name} of {where} holds no weight_map from tensors to files; copy it anew")
+    folder = where.folder if isinstance(where, Folder) else Path(where.repo)
+    for file in set(found.values()):
+        try:
+            files.inside(folder, file)
+        except ValueError as error:
+            raise ValueError(f"source: {name} of {where} is not to be trusted: {error}") from error
+    return found
 
 
 def _config(where: Folder | Hub) -> dict[str, Any]:
@@ -162,7 +176,7 @@ def _json(where: Folder | Hub, name: str) -> dict[str, Any]:
     content = where.whole(name).read_bytes()
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"source: {name} of {where} is not JSON ({error}); copy it anew") from error
     if not isinstance(value, dict):
         raise ValueError(f"source: {name} of {where} is no JSON object; copy it anew")
@@ -228,11 +242,14 @@ def _header(where: Folder | Hub, name: str) -> dict[str, dict[str, Any]]:
     try:
         header = json.loads(bytes(head[8 : 8 + length]))
         header.pop("__metadata__", None)
-        spans = sorted((*map(int, entry["data_offsets"]), key) for key, entry in header.items())
         for entry in header.values():
-            entry["shape"] = [int(n) for n in entry["shape"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{wrong}: its header cannot be read ({type(error).__name__}: {error}); copy it anew") from error
+            start, stop = entry["data_offsets"]
+            if not (isinstance(entry["dtype"], str) and all(type(n) is int and n >= 0 for n in (start, stop, *entry["shape"]))):
+                raise ValueError(f"no tensor is described by {entry}")
+        spans = sorted((*entry["data_offsets"], key) for key, entry in header.items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        short = str(error)[:200]
+        raise ValueError(f"{wrong}: its header cannot be read ({type(error).__name__}: {short}); copy it anew") from error
     end = 0
     for start, stop, key in spans:
         entry = header[key]
@@ -341,6 +358,10 @@ def _tied_or_not(
     return CheckpointTables(held["input"], output, tied, str(source), revision, where.commit, layout.names, where.bytes_read)
 
 
+def _read(path: Path, mend: bool) -> dict[str, Any] | None:
+    return files.read_or_set_aside(path) if mend else files.read_json(path)
+
+
 class _Cache:
     """The tables that were read of one hub id, by commit: input.safetensors, output.safetensors and record.json, the
     commit point, in huggingface_hub's assets cache; and refs.json, which commit each branch was."""
@@ -358,14 +379,15 @@ class _Cache:
     def lock(self) -> Path:
         return self.folder("refs") / ".lock"
 
-    def tables(self) -> CheckpointTables | None:
-        """What is held, verified; None if it is not, or no longer, whole."""
-        refs = files.read_json(self.folder("refs") / "refs.json") or {}
+    def tables(self, *, mend: bool) -> CheckpointTables | None:
+        """What is held, verified; None if it is not, or no longer, whole. Who holds the lock may `mend`: set aside what is
+        damaged."""
+        refs = _read(self.folder("refs") / "refs.json", mend) or {}
         commit = refs.get(self.revision, self.revision)
         if not re.fullmatch("[0-9a-f]{40}", commit):
             return None
         folder = self.folder(commit)
-        record = self._record(folder)
+        record = self._record(folder, mend)
         if record is None or not record["whole"]:
             return None
         held = {part: _opened(folder / name) for part, name in record["parts"].items()}
@@ -376,8 +398,15 @@ class _Cache:
     def fill(self, hub: Hub, progress: bool) -> CheckpointTables:
         """Read what is missing of the commit, a table at a time: an interrupted reading goes on with the next."""
         folder = self.folder(hub.commit)
+        files.sweep(folder)
         layout = _layout(hub, self.names)
-        record = self._record(folder) or {"format": FORMAT, "asked": self.asked, "parts": {}, "sha256": {}, "whole": False}
+        record = self._record(folder, mend=True) or {
+            "format": FORMAT,
+            "asked": self.asked,
+            "parts": {},
+            "sha256": {},
+            "whole": False,
+        }
         if layout.pickled:
             self._keep(folder, record, _unpickled(hub, layout))
         else:
@@ -404,21 +433,20 @@ class _Cache:
         files.write_json(self.folder("refs") / "refs.json", {**refs, self.revision: hub.commit})
         return tables
 
-    def _record(self, folder: Path) -> dict[str, Any] | None:
-        """The record of a commit's folder with every file that it names intact; what is damaged is set aside."""
-        path = folder / "record.json"
-        record = files.read_json(path)
-        if record is None:
-            if path.exists():
-                files.set_aside(path, "its content does not match its checksum")
+    def _record(self, folder: Path, mend: bool) -> dict[str, Any] | None:
+        """The record of a commit's folder, of the files in it that are intact."""
+        record = _read(folder / "record.json", mend)
+        if record is None or record["format"] != FORMAT or record["asked"] != self.asked:
             return None
-        if record["format"] != FORMAT or record["asked"] != self.asked:
-            return None
-        for part, name in list(record["parts"].items()):
-            if not files.intact(folder / name, record["sha256"][name]):
+        parts: dict[str, str] = record["parts"]
+        damaged = [part for part, name in parts.items() if not files.intact(files.inside(folder, name), record["sha256"][name])]
+        for part in damaged:
+            name = parts.pop(part)
+            record["whole"] = False
+            if mend:
                 files.set_aside(folder / name, "it is missing or does not match its checksum")
-                del record["parts"][part]
-                record["whole"] = False
+        if damaged and mend:
+            files.write_json(folder / "record.json", record)
         return record
 
     def _stream(self, hub: Hub, folder: Path, record: dict[str, Any], part: str, entry: dict[str, Any], bar: Any) -> None:

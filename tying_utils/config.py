@@ -70,8 +70,8 @@ class TrainConfig:
         sizes = {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
         models.check_sizes(self.arch, **sizes)
         try:
-            torch.device("cpu" if self.device == "auto" else self.device)
-        except (RuntimeError, TypeError) as error:
+            torch.device("cpu" if self.device == "auto" else str(self.device))
+        except RuntimeError as error:
             raise ValueError(f"device: {self.device!r} is unknown; use 'auto', 'cpu', 'cuda' or 'mps'") from error
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}")

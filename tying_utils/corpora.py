@@ -145,7 +145,8 @@ def load(
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, a vocabulary that the text or the
     language does not support or that the shards were not prepared for, shards that are missing, unfinished or damaged (with
-    the command that makes them), a language where there is text, or a vocabulary of another size or of no text.
+    the command that makes them), a language where there is text, a vocabulary of another size or of no text, or a cache or
+    shards whose files lie elsewhere.
     """
     check(name, vocab_size, path, language)
     if vocabulary is not None and ("two-role" in (name, vocabulary.name) or vocabulary.vocab_size != vocab_size):
@@ -262,14 +263,13 @@ def _cached(fingerprint: dict[str, Any], make: Callable[[Path], dict[str, Any]])
     folder = paths.corpora() / f"{fingerprint['name']}-{fingerprint['vocab_size']}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        record = files.read_json(folder / "corpus.json")
-        if record is None:
-            if (folder / "corpus.json").exists():
-                files.set_aside(folder / "corpus.json", "its content does not match its checksum")
-        else:
-            for file_name, expected in record["files"].items():
-                if not files.intact(folder / file_name, expected):
-                    files.set_aside(folder / file_name, "it is missing or does not match its checksum")
+        files.sweep(folder)
+        record = files.read_or_set_aside(folder / "corpus.json")
+        if record is not None:
+            held = {files.inside(folder, file_name): expected for file_name, expected in record["files"].items()}
+            for file, expected in held.items():
+                if not files.intact(file, expected):
+                    files.set_aside(file, "it is missing or does not match its checksum")
                     record = None
         if record is None:
             record = make(folder)
@@ -361,6 +361,8 @@ def _shards(folder: Path, vocab_size: int) -> Corpus:
             f"{record['vocab_size']}, or prepare the text anew"
         )
     held: dict[str, Any] = record["files"]
+    for name in held:
+        files.inside(folder, name)
     fingerprint = {
         "name": "shards",
         "tokens": record["tokens"]["train"],
@@ -393,7 +395,7 @@ def _damaged(folder: Path, expected: dict[str, tuple[int, str]], fingerprint: di
     memory = paths.corpora() / f"shards-{fingerprint['vocab_size']}-{fingerprint['sha256'][:16]}.json"
     memory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(memory.with_suffix(".lock")):  # of the ranks that open one text together, one reads it
-        known = files.read_json(memory) or {}
+        known = files.read_or_set_aside(memory) or {}
         found = {}
         for name, (size, checksum) in tqdm(expected.items(), "verifying shards", unit="file", leave=False, delay=1):
             path = (folder / name).resolve()
@@ -466,7 +468,8 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
     for file in found:
         try:
             name = file.name if file == path else file.relative_to(path).as_posix()
-            yield name, file.read_text(encoding="utf-8")
+            # A name may hold bytes that are no text; contents may not.
+            yield name.encode(errors="backslashreplace").decode(), file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"path: {file} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it"

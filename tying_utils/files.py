@@ -1,31 +1,76 @@
-"""Files that are whole or absent: atomic writes, checksums, and damaged files set aside by name."""
+"""Files that are whole or absent: atomic writes, checksums, damaged files set aside by name, and names that stay inside."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit it is flushed to disk and takes the name `path`."""
+    """Yield a temporary path beside `path`; on a clean exit it is flushed to disk and takes the name `path`.
+
+    Raises OSError as `naming_a_full_disk`; then, as after any other exception, the old file stays and the temporary one goes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with naming_a_full_disk(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Where there is no room for `path`, raise one OSError that says so, whatever the library that writes makes of it."""
+    try:
+        yield
+    except Exception as error:
+        signs = [text for number in _FULL for text in (f"os error {number})", os.strerror(number))]
+        said = getattr(error, "errno", None) in _FULL or any(sign in str(error) for sign in signs)
+        if not said and not (isinstance(error, OSError) and shutil.disk_usage(path.parent).free < 4096):
+            raise
+        words = "there is no room to write it; make some and start again: what was finished is kept"
+        raise OSError(errno.ENOSPC, words, str(path)) from error
+
+
+def inside(folder: Path, name: object) -> Path:
+    """`folder` / `name`, for a name that a file says, which somebody else may have written.
+
+    Raises ValueError for a name that is none or that leads out of the folder: absolute, with "..", or through a link.
+    """
+    if isinstance(name, str) and name and "\0" not in name:
+        parts = PureWindowsPath(name)  # knows both kinds of separators, and drives
+        path = folder / name
+        plain = not (parts.drive or parts.root or ".." in parts.parts or PurePosixPath(name).is_absolute())
+        if plain and path != folder and path.parent.resolve().is_relative_to(folder.resolve()):
+            return path
+    raise ValueError(f"name: {name!r} leads out of {folder}, which it may not; do not use what you were given")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written in `folder`; for who holds its lock, so that nobody is writing there.
+
+    Not below it: a folder that somebody names may hold others of theirs.
+    """
+    for left in folder.glob(".*.tmp"):
+        left.unlink()
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -40,9 +85,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         checksum = value.pop("checksum")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     return value if checksum == _checksum(value) else None
+
+
+def read_or_set_aside(path: Path) -> dict[str, Any] | None:
+    """`read_json`, where a file that is there and damaged is set aside, with a warning."""
+    value = read_json(path)
+    if value is None and path.exists():
+        set_aside(path, "its content does not match its checksum")
+    return value
 
 
 def _checksum(value: dict[str, Any]) -> str:

@@ -76,9 +76,13 @@ def _saved(model: Model, run: Run, profile: str) -> Path:
     folder = (top / profile if profile == "smoke" else top) / model.source
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
+        for left in folder.parent.glob(f".{folder.name}.*/"):  # of a killed process
+            shutil.rmtree(left)
         record = files.read_json(folder / "record.json")
-        if record is not None and (record["format"], record["run"]) == (FORMAT, run.key):
-            if all(files.intact(folder / name, digest) for name, digest in record["files"].items()):
+        if record is None and folder.exists():
+            files.set_aside(folder, "its record.json is missing or does not match its checksum")
+        elif record is not None and (record["format"], record["run"]) == (FORMAT, run.key):
+            if all(files.intact(files.inside(folder, name), digest) for name, digest in record["files"].items()):
                 return folder
             files.set_aside(folder, "a file in it is missing or does not match its checksum")
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:

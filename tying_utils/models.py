@@ -132,7 +132,7 @@ ARCHITECTURES = tuple(_MAKERS)
 
 def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int) -> None:
     """Raise the ValueError that `build` raises for an architecture or sizes that it cannot build; otherwise nothing."""
-    if arch not in _MAKERS:
+    if not isinstance(arch, str) or arch not in _MAKERS:
         raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
     for name, value in sizes.items():
@@ -141,7 +141,8 @@ def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_he
     if d_model % unit:
         raise ValueError(f"d_model: {arch} needs an even width, got {d_model}; try {d_model + 1}")
     if d_model % (unit * n_heads):
-        fitting = max(heads for heads in range(1, n_heads + 1) if d_model % (unit * heads) == 0)
+        near = range(min(n_heads, d_model), max(1, n_heads - 10_000), -1)
+        fitting = next((heads for heads in near if d_model % (unit * heads) == 0), 1)
         words = "of even width " if unit == 2 else ""
         raise ValueError(f"n_heads: {n_heads} heads {words}do not divide d_model = {d_model}; try n_heads = {fitting}")
 

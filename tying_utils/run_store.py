@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -145,6 +146,45 @@ def build_model(config: TrainConfig, step: int = 0) -> PreTrainedModel:
     return models.build(config.arch, tied=config.tied_after(step), seed=config.init_seed, **sizes)
 
 
+def opened(folder: str | Path) -> Run:
+    """The finished run in `folder`, wherever it lies and whoever made it; verified whole, and left as it is.
+
+    Raises ValueError where there is none, where it is unfinished or of another format (with the command that goes on with it or
+    makes it again), and where a file is damaged or lies elsewhere than in the folder.
+    """
+    folder = Path(folder)
+    record = files.read_json(folder / "run.json")
+    if record is None or not all(isinstance(record.get(name), dict) for name in ("config", "corpus", "files")):
+        raise ValueError(
+            f"folder: {folder} holds no run.json, or a damaged one; give the folder of a run, as in {paths.runs()}"
+        )
+    defaults = TrainConfig().as_dict()
+    changed = {name: value for name, value in record["config"].items() if value != defaults.get(name, ...)}
+    command = f"`tying-utils train --config {shlex.quote(json.dumps(changed))}`"
+    if (found := record.get("format")) != FORMAT:
+        raise ValueError(f"folder: {folder} is of format {found!r}, not {FORMAT}; {command} makes the run in this one")
+    if record.get("finished") is not True:
+        raise ValueError(f"folder: the run in {folder} is not finished; where it is trained, {command} goes on with it")
+    config = TrainConfig.from_dict(record["config"])
+    damaged = _damaged(folder, record)
+    if damaged or record.get("key") != run_key(config, record["corpus"]):
+        which = ", ".join(file.name for file in damaged) or "run.json"
+        raise ValueError(f"folder: {which} in {folder} is missing, or not as it was written; copy the folder anew")
+    return Run(folder, config, record)
+
+
+def is_finished(config: TrainConfig, fingerprint: dict[str, Any]) -> bool:
+    """Whether the run of `config` on that corpus says that it is finished; its files are not looked at."""
+    record = files.read_json(run_folder(config, fingerprint) / "run.json")
+    return record is not None and record["finished"]
+
+
+def _damaged(folder: Path, record: dict[str, Any]) -> list[Path]:
+    """Of the files that a record names, those that are missing or not as it says. ValueError for a name that leads out."""
+    named = {files.inside(folder, name): expected for name, expected in record["files"].items()}
+    return [file for file, expected in named.items() if not files.intact(file, expected)]
+
+
 def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:
     """The finished run of `config` on the corpus with `fingerprint`, verified whole; None if there is none.
 
@@ -175,13 +215,11 @@ class Writer:
         self._files: dict[str, str] = {}
         self.step = 0  # of the last commit; 0 where training starts anew
         self.seconds = 0.0  # of training, up to the last commit
-        self._sweep()
+        for place in (folder, folder / "tables", folder / "weights", folder / "model"):
+            files.sweep(place)
+        for left in folder.glob(".model.*"):
+            shutil.rmtree(left)
         self._record = self._verified()
-
-    def _sweep(self) -> None:
-        """Remove the half-written files of a killed process; the folder's lock is held, so nobody is writing them."""
-        for left in (*self.folder.rglob(".*.tmp"), *self.folder.glob(".model.*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _verified(self) -> dict[str, Any] | None:
         """The committed record with every file it names intact; otherwise what is damaged is set aside."""
@@ -192,17 +230,19 @@ class Writer:
         if record is None:
             files.set_aside(self.folder, "its run.json is damaged")
             return None
-        whole = True
-        for name, expected in record["files"].items():
-            if not files.intact(self.folder / name, expected):
-                files.set_aside(self.folder / name, "it is missing or does not match its checksum")
-                whole = False
-        if not whole:
+        damaged = _damaged(self.folder, record)
+        for file in damaged:
+            files.set_aside(file, "it is missing or does not match its checksum")
+        if damaged:
             # What is left is kept until it is made again; training starts anew, to the same bytes.
             path.unlink()
             return None
         self._files = dict(record["files"])
         self.step, self.seconds = record["step"], record["made"]["seconds"]
+        for pattern in ("metrics-*.parquet", "resume-*.safetensors"):  # superseded, or of a commit that never was
+            for file in self.folder.glob(pattern):
+                if file.name not in self._files:
+                    file.unlink()
         return record
 
     def finished(self) -> Run | None:
@@ -210,6 +250,18 @@ class Writer:
         if self._record is None or not self._record["finished"]:
             return None
         return Run(self.folder, self.config, self._record)
+
+    @property
+    def weights(self) -> Path | None:
+        """The model as it was at the last commit; None where training starts anew."""
+        return self.folder / _weights_name(self.step, self.config.steps) if self.step else None
+
+    @property
+    def kept(self) -> str:
+        """In words, what a run that ends here leaves, and what goes on with it."""
+        if not self.step:
+            return "nothing of it is kept yet: the same call starts it anew"
+        return f"step {self.step} is kept in {self.folder}: the same call goes on from there"
 
     def put_tables(self, step: int, tables: Tables) -> None:
         held = {"input": tables.input} if tables.tied else {"input": tables.input, "output": tables.output}
@@ -267,7 +319,8 @@ class Writer:
 
     def _put_model(self, model: PreTrainedModel) -> None:
         target = self.folder / "model"
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".model.") as temporary:
+        temporary_folder = tempfile.TemporaryDirectory(dir=self.folder, prefix=".model.")
+        with temporary_folder as temporary, files.naming_a_full_disk(target):
             model.save_pretrained(temporary)
             target.mkdir(exist_ok=True)  # what was set aside in it stays
             for file in sorted(Path(temporary).iterdir()):
@@ -279,7 +332,7 @@ class Writer:
 class Onlooker:
     """What the ranks hold that train along and write nothing: a `Writer` that keeps nothing and has nothing to resume from."""
 
-    step, seconds = 0, 0.0
+    step, seconds, weights, kept = 0, 0.0, None, "what rank 0 has written is kept"
 
     def finished(self) -> None:
         """Rank 0 knows."""

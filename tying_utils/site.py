@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from tying_utils import files, notebooks, paths
 
-PAGES = ("README.md", "METHODS.md", "CONTRIBUTING.md")  # the first becomes index.html
+PAGES = ("README.md", "METHODS.md", "CONTRIBUTING.md", "SECURITY.md")  # the first becomes index.html
 COPIED = ("LICENSE", "CITATION.cff")
 _NO_WORDS = "No description has been provided for this image"  # nbconvert's
 _VIEW = "application/vnd.jupyter.widget-view+json"
@@ -64,7 +64,8 @@ def render(profile: str = "laptop", target: Path | None = None, *, progress: boo
     for book in books:
         notebooks.run(notebooks.FOLDER / book.name, book, {"PROFILE": repr(profile)}, progress=progress)
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(paths.figures(profile), target / "figures" / profile, ignore=shutil.ignore_patterns("*.pdf"))
+    for drawn in (profile, "benchmarks"):  # what README shows beside a profile's own
+        shutil.copytree(paths.figures(drawn), target / "figures" / drawn, ignore=shutil.ignore_patterns("*.pdf"))
     for name in COPIED:
         shutil.copy(root / name, target / name)
     pages = {target / ("index.html" if source == sources[0] else f"{source.stem}.html"): source for source in sources}

@@ -51,6 +51,9 @@ class Folder:
         return (self.folder / name).is_file()
 
     def size(self, name: str) -> int:
+        """In bytes. Raises ValueError where there is no such file."""
+        if not self.has(name):
+            raise ValueError(_lacking(self, name))
         return (self.folder / name).stat().st_size
 
     def whole(self, name: str) -> Path:
@@ -99,8 +102,12 @@ class Hub:
         return self.local(name) is not None or (self.reachable and self._metadata(name) is not None)
 
     def size(self, name: str) -> int:
-        path = self.local(name)
-        return path.stat().st_size if path else self._metadata(name).size
+        """In bytes. Raises ValueError where there is no such file."""
+        if path := self.local(name):
+            return path.stat().st_size
+        if (metadata := self._metadata(name)) is None:
+            raise ValueError(_lacking(self, name))
+        return metadata.size
 
     def local(self, name: str) -> Path | None:
         """The whole file, if huggingface_hub's cache holds it."""
@@ -184,7 +191,8 @@ class Hub:
             hf_raise_for_status(response)
             if response.status_code != 206:
                 raise _IgnoresRange
-            served = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            number = "([0-9]{1,19})"
+            served = re.fullmatch(rf"bytes {number}-{number}/({number}|\*)", response.headers.get("Content-Range", ""))
             if not served or int(served[1]) != start or int(served[2]) >= stop or served[3] not in ("*", str(self.size(name))):
                 got = response.headers.get("Content-Range")
                 raise Unreachable(
@@ -218,6 +226,10 @@ class Hub:
                 metadata = None
             self._known[name, self.commit] = metadata
         return self._known[name, self.commit]
+
+
+def _lacking(where: Folder | Hub, name: str) -> str:
+    return f"source: {where} holds no {name}, though it says so; copy it anew"
 
 
 def at(source: str | Path, revision: str | None = None) -> Folder | Hub:

@@ -24,12 +24,12 @@ class TableStore:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """How the tables were made; None where there are none."""
-        path = self.folder / "manifest.json"
-        manifest = files.read_json(path)
-        if manifest is None and path.exists():
-            files.set_aside(path, "its content does not match its checksum")
-        return manifest
+        """How the tables were made; None where there are none, or where it is damaged."""
+        return files.read_json(self._manifest)
+
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "manifest.json"
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -42,7 +42,8 @@ class TableStore:
 
         A damaged file is set aside, with a warning, unless it is to be kept (`keep`) for who asks only to read.
         """
-        entry = (self.manifest or {}).get("tables", {}).get(name)
+        manifest = self.manifest if keep else files.read_or_set_aside(self._manifest)
+        entry = (manifest or {}).get("tables", {}).get(name)
         if entry is None:
             return None
         path = self.folder / f"{name}.csv"
@@ -73,8 +74,9 @@ class TableStore:
         path = self.folder / f"{name}.csv"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
+            files.sweep(self.folder)
             digest = files.write_with(path, lambda p: table.to_csv(p, index=False, float_format="%.6g", lineterminator="\n"))
-            manifest = self.manifest or {}
+            manifest = files.read_or_set_aside(self._manifest) or {}
             made = {
                 "date": time.strftime("%Y-%m-%d"),
                 "python": platform.python_version(),
@@ -86,5 +88,5 @@ class TableStore:
             tables = manifest.setdefault("tables", {})
             tables[name] = {"sha256": digest, "rows": len(table), **entry, "made": made}
             update(manifest)
-            files.write_json(self.folder / "manifest.json", manifest)
+            files.write_json(self._manifest, manifest)
         return pd.read_csv(path)

@@ -496,7 +496,13 @@ def _models_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], d
     import transformers  # noqa: F401
     import tuned_lens  # noqa: F401
 
-    return _side_by_side(function, items, device)
+    def one(arm: Arm) -> Any:
+        try:
+            return function(arm)
+        except ValueError as error:  # as of a lens that diverged: of which run, a measure does not know
+            raise ValueError(f"{error} (arm {arm.name!r}, seed {arm.seed})") from error
+
+    return _side_by_side(one, items, device)
 
 
 def _pair(profile: Profile) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ class TextStream:
                 if not row.strip():
                     return ""
                 row = json.loads(row)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"text: {part} is not UTF-8, or not one JSON object a line ({error}); convert it") from error
         if not isinstance(row, dict) or self.column not in row:
             there = ", ".join(row) if isinstance(row, dict) else f"{row!r:.60}"

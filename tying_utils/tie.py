@@ -7,7 +7,7 @@ leaf's .grad, and the optimizer is given their weighted sum, with weights given 
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -174,7 +174,7 @@ def weigh(source: Tensor, target: Tensor, input_scale: Weight, output_scale: Wei
 
 def check_scale(name: str, scale: float) -> float:
     """Return `scale` as a float if it is finite and at least 0, else raise ValueError."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale <= sys.float_info.max:
         raise ValueError(f"{name}: a finite number of at least 0 is needed, got {scale!r}")
     return float(scale)
 

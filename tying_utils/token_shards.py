@@ -85,8 +85,7 @@ def prepare(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        for left in folder.glob(".*.tmp"):  # of a killed process: the lock is held, so nobody is writing them
-            left.unlink()
+        files.sweep(folder)
         record = _begun(folder, asked)
         own = _tokenizer(folder, record, tokenizer, stream)
         total = None if tokens is None else tokens + validation_tokens
@@ -97,11 +96,8 @@ def prepare(
 
 def _begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """The record of the preparation that was begun in `folder`, or of a new one."""
-    path = folder / "corpus.json"
-    record = files.read_json(path)
+    record = files.read_or_set_aside(folder / "corpus.json")
     if record is None:
-        if path.exists():
-            files.set_aside(path, "its content does not match its checksum")
         return {**asked, "tokenizer": None, "separator": None, "learned_on": None, "files": {}, "tokens": {}, "finished": False}
     if (began := record.get("arguments")) != asked["arguments"]:
         raise ValueError(f"out: {folder} was begun with {began}, now it is {asked['arguments']}; give another folder, or those")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils import balance, budget, gpu, models, optimizers, run_store
+from tying_utils import balance, budget, gpu, models, optimizers, run_store, sentinels
 from tying_utils.config import DTYPES, TrainConfig
 from tying_utils.corpora import Corpus
 from tying_utils.measures import gradients
@@ -50,6 +50,7 @@ METRICS = {
     "validation_loss": "nats a token on the held-out text, after the step; NaN between evaluations",
 }
 _SCALARS = [name for name in METRICS if name not in ("step", "learning_rate", "validation_loss")]
+_VITAL = [_SCALARS.index("loss"), _SCALARS.index("gradient_norm")]  # where these are not finite, nothing is
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,16 @@ def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
 def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int, float], None] | None = None) -> Run:
     """Train `config`, or load it if a finished run of it lies on disk, or resume it from its last checkpoint.
 
-    On the CPU a resumed run equals an uninterrupted one bit for bit. `on_step(step, loss)` is called about twice a second at
-    most. In processes that torchrun started, all of them train one run together: each takes its share of every batch, all
-    return the run, and rank 0 alone writes, shows progress and calls `on_step`.
+    On the CPU a resumed run equals an uninterrupted one bit for bit; a KeyboardInterrupt says what is kept. `on_step(step,
+    loss)` is called about twice a second at most. In processes that torchrun started, all of them train one run together: each
+    takes its share of every batch, all return the run, and rank 0 alone writes, shows progress and calls `on_step`.
 
     A run with a `start` begins with that one's finished weights, and trains it first if need be; the optimizer begins anew.
 
     Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
     vocabulary; if the processes cannot share the batch or the device; and, before anything is allocated, if the run cannot fit
-    in memory or on the disk (`budget.check`).
+    in memory or on the disk (`budget.check`). Raises `sentinels.Diverged`, a FloatingPointError, at a NaN or an infinity in a
+    loss, a gradient or what a checkpoint would hold: on a GPU at the latest before that checkpoint, elsewhere at its step.
     """
     ranks = Ranks.here()
     own = config.replace(batch_size=ranks.share(config.batch_size, config.micro_batches))  # what this process holds
@@ -129,6 +131,8 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
             run = ranks.told(trainer.run(progress and ranks.first, on_step if ranks.first else None))
             assert run is not None
             return run
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"training was interrupted; {writer.kept}") from None
         finally:
             torch.set_num_threads(threads)
 
@@ -149,16 +153,22 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
     fingerprints = {key: _corpus(config).fingerprint for key, config in distinct.items()}
     found = [run_store.find(config, fingerprints[config.text, config.context]) for config in configs]
     missing = [config for config, run in zip(configs, found, strict=True) if run is None]
-    if starts := list(dict.fromkeys(config.start for config in missing if config.start)):
-        train_all(starts, progress=progress, workers=workers)
-    missing = list(dict.fromkeys(config for config in missing if config not in starts))
-    if workers is None:
-        workers = workers_for(missing)
-    # All of them are looked at, so that a bad one is found here and not in a worker.
-    on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
-    if on_cpu and workers > 1 and len(missing) > 1:
-        _train_side_by_side(missing, workers, progress)
-    return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+    try:
+        if starts := list(dict.fromkeys(config.start for config in missing if config.start)):
+            train_all(starts, progress=progress, workers=workers)
+        missing = list(dict.fromkeys(config for config in missing if config not in starts))
+        if workers is None:
+            workers = workers_for(missing)
+        # All of them are looked at, so that a bad one is found here and not in a worker.
+        on_cpu = {choose_hardware(config.device, config.dtype).device.type for config in missing} <= {"cpu"}
+        if on_cpu and workers > 1 and len(missing) > 1:
+            _train_side_by_side(missing, workers, progress)
+        return [run or train(config, progress=progress) for config, run in zip(configs, found, strict=True)]
+    except KeyboardInterrupt:
+        keys = {config: fingerprints[config.text, config.context] for config in configs}
+        done = sum(run_store.is_finished(config, fingerprint) for config, fingerprint in keys.items())
+        words = f"training was interrupted with {done} of {len(keys)} runs finished"
+        raise KeyboardInterrupt(f"{words}; the same call goes on with the others, each from its last checkpoint") from None
 
 
 def steps_of(config: TrainConfig, corpus: Corpus) -> Callable[[int], float]:
@@ -311,11 +321,14 @@ class _Trainer:
                 evaluate = step % config.validation_every == 0 or step == config.steps
                 validation = self._validation_loss() if evaluate else math.nan
                 self.pending.append((step, self._learning_rate(step), statistics, validation))
+                if evaluate or not self.hardware.on_gpu:
+                    self._stop_if_lost(float(statistics[_VITAL].sum()) + (validation if evaluate else 0.0))
                 if step in tables_at:
                     self.writer.put_tables(step, models.tables(self.model))
                 bar.update()
                 if time.monotonic() - told > 0.5 or step in (1, config.steps):
                     told, loss = time.monotonic(), float(statistics[0])
+                    self._stop_if_lost(loss)
                     bar.set_postfix(loss=f"{loss:.2f}")
                     if on_step:
                         on_step(step, loss)
@@ -502,15 +515,27 @@ class _Trainer:
             frame = frame.assign(step=steps, learning_rate=rates, validation_loss=validation)
             self.rows.append(frame.loc[:, list(METRICS)])
             self.pending.clear()
-        return pd.concat(self.rows, ignore_index=True)
+        metrics = pd.concat(self.rows, ignore_index=True)
+        sentinels.check_metrics(metrics, self.config, self.writer.step, self.writer.weights)
+        return metrics
+
+    def _stop_if_lost(self, number: float) -> None:
+        """Raise `Diverged` for the first lost step since the last commit if `number`, read off the last one, is not finite."""
+        if not math.isfinite(number):
+            self._metrics()
 
     def _commit(self, step: int, seconds: float) -> Run | None:
-        if isinstance(self.writer, Onlooker):
-            self.pending.clear()
-            return None
+        """Commit what there is, which is looked at first: on every rank, so that none waits for another that has stopped."""
         state = self.optimizer.state
         resume = {f"{name}/{key}": value for name, p in self._trained().items() for key, value in state[p].items()}
-        return self.writer.commit(step, self.model, resume | self._kept(), self._metrics(), self._made(seconds))
+        resume |= self._kept()
+        metrics = self._metrics()
+        held = run_store.weight_names(self.model) | resume
+        sentinels.check_state(held, metrics, self.config, self.writer.step, self.writer.weights)
+        if isinstance(self.writer, Onlooker):
+            self.writer.step = step
+            return None
+        return self.writer.commit(step, self.model, resume, metrics, self._made(seconds))
 
     def _restore(self) -> None:
         weights, resume, metrics = self.writer.resume()

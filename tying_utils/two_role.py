@@ -77,7 +77,8 @@ class Language:
         V, classes = _integer("vocab_size", self.vocab_size, 4), self.settings.classes
         if V % classes or 2 * classes > V:
             sizes = sorted({max(2, V // classes) * classes, max(2, V // classes + 1) * classes})
-            fitting = [count for count in range(2, min(V // 2, 4 * classes) + 1) if V % count == 0]
+            near = range(max(2, classes - 1000), min(V // 2, 4 * classes, classes + 1000) + 1)
+            fitting = [count for count in near if V % count == 0]
             fitting = sorted(sorted(fitting, key=lambda count: abs(count - classes))[:2])
             raise ValueError(
                 f"vocab_size: {classes} equal classes of at least 2 tokens do not make {V} tokens; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,9 +28,11 @@ def read(source: str | Path, revision: str | None = None) -> Vocabulary:
     if where.has("tokenizer.json"):
         return _tokenizer(where.whole("tokenizer.json")).get_vocab(with_added_tokens=True)
     if where.has("vocab.json"):
-        added = where.whole("added_tokens.json") if where.has("added_tokens.json") else None
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in (where.whole("vocab.json"), added) if path]
-        return {token: row for part in found for token, row in part.items()}
+        names = ["vocab.json", *(["added_tokens.json"] if where.has("added_tokens.json") else [])]
+        found = {token: row for name in names for token, row in _json(where.whole(name)).items()}
+        if bad := [token for token, row in found.items() if type(row) is not int]:
+            raise ValueError(f"source: {where.whole('vocab.json')} gives {bad[0]!r} no row; copy it anew")
+        return found
     raise ValueError(f"source: {where} holds neither tokenizer.json nor vocab.json; which rows are tokens cannot be told")
 
 
@@ -50,8 +52,19 @@ def eos_token(source: str | Path) -> str | None:
     where = sources.Folder(file.parent) if file.is_file() else sources.at(source)
     if not where.has("tokenizer_config.json"):
         return None
-    named = json.loads(where.whole("tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
-    return named["content"] if isinstance(named, dict) else named
+    named = _json(where.whole("tokenizer_config.json")).get("eos_token")
+    named = named.get("content") if isinstance(named, dict) else named
+    return named if isinstance(named, str) else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"source: {path} is not JSON ({error}); copy it anew") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"source: {path} is no JSON object; copy it anew")
+    return value
 
 
 def _tokenizer(path: Path) -> Tokenizer:

@@ -1,4 +1,5 @@
 import copy
+import re
 import subprocess
 import sys
 from typing import Any
@@ -288,6 +289,33 @@ def test_any_integers_do(same):
 def test_bad_training_arguments_are_named(name, value):
     with pytest.raises(ValueError, match=rf"^{name}: "):
         quick(shaken(), **{name: value})
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(30.0, 20), (1e5, 100), (1e37, 3)])
+@pytest.mark.parametrize("cache_bytes", [2**30, 0], ids=["cached", "not cached"])
+def test_a_lens_that_diverges_is_told_and_not_returned(rate, steps, cache_bytes):
+    said = rf"^learning_rate: the lens diverged at {re.escape(f'{rate:g}')}: at layer \d it lacks .*; a lower one would do$"
+    with pytest.raises(ValueError, match=said):
+        quick(shaken(), learning_rate=rate, steps=steps, cache_bytes=cache_bytes)
+
+
+def test_a_lens_whose_kl_is_no_number_is_told(trained):
+    model, lens = trained
+    for value in (np.nan, np.inf, 1e38):
+        broken = copy.deepcopy(lens)
+        with torch.no_grad():
+            broken.layer_translators[1].weight[0] = value
+        with pytest.raises(ValueError, match=r"^lens: its KL at layer 1 is (nan|inf): it has diverged; train it at a lower"):
+            kl_by_layer(model, broken, HELD_OUT)
+
+
+def test_a_model_that_has_diverged_is_told():
+    model = shaken()
+    with torch.no_grad():
+        model.get_output_embeddings().weight[3, 0] = np.nan
+    for reads in (quick, logit_lens):
+        with pytest.raises(ValueError, match=r"^model: finite logits are needed, .* it has diverged$"):
+            reads(model)
 
 
 def test_unknown_indexing_is_named(trained):

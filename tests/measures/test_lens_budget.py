@@ -57,3 +57,10 @@ def test_the_seed_decides_the_path(model, tokens) -> None:
 def test_a_count_below_one_is_named(model, tokens, bad) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         kl_by_budget(model, tokens[:16], tokens[16:], progress=False, **bad)
+
+
+def test_a_lens_that_diverges_is_told_and_has_no_curve(model, tokens) -> None:
+    with pytest.raises(
+        ValueError, match=r"^lens: its KL at layer \d is nan: it has diverged; train it at a lower learning_rate"
+    ):
+        kl_by_budget(model, tokens, tokens, budgets=(2,), learning_rate=1e30, progress=False)

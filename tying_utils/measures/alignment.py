@@ -7,7 +7,7 @@ scores on tokens that it was not fitted on.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -72,7 +72,7 @@ def align(source: Tensor, target: Tensor, kind: Kind) -> float:
     - "identity": the raw matrices, neither centred nor fitted; equal d.
     - "orthogonal": both are centred by column and the source rotated by the orthogonal Procrustes solution; equal d.
     - "linear": both are centred by column and the source mapped by least squares; d may differ. The fit is judged on
-      the rows that it was made from.
+      the rows that it was made from. Columns taken at unit length, directions below 1e-9 of the largest count as none.
 
     A row of zero norm (after centring, where there is one) has cosine 0. Raises ValueError for tables that do not
     match, for an unknown kind, and for a linear fit with V <= d_s + 1, which is perfect whatever the tables hold.
@@ -221,13 +221,18 @@ class _Pair:
     def total(self) -> Tensor:
         return self.sums()[0]
 
-    def matrix(self, product: Tensor) -> Tensor:
-        """The map (d_s, d_t) that fits the S'R of `sums`."""
+    def triangle(self, rows: Tensor | None = None, shift: Tensor | float = 0.0) -> Tensor:
+        """R (d_s, d_s) of S = QR: of all rows of the (centred) source, or of `rows` plus `shift`. R'R is the S'S of `sums`."""
+        blocks = (s + shift for s, _ in self.blocks(rows))
+        return functools.reduce(lambda r, s: torch.linalg.qr(torch.cat((r, s)), mode="r").R, blocks, _double(self.source[:0]))
+
+    def matrix(self, product: Tensor, rows: Tensor | None = None, shift: Tensor | float = 0.0) -> Tensor:
+        """The map (d_s, d_t) that fits the S'R of `sums`, which is that of `rows` plus `shift`."""
         if self.kind == "orthogonal":
             u, _, vh = torch.linalg.svd(product)
             return u @ vh
         gram, cross = product[:, : len(product)], product[:, len(product) :]
-        half = _whitener(gram)
+        half = _whitener(gram, lambda: self.triangle(rows, shift))
         return half @ (half.T @ cross)
 
     def mapped(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -248,6 +253,7 @@ class _Pair:
         for rows in torch.randperm(V, generator=torch.Generator().manual_seed(seed)).tensor_split(folds):
             product, s_sum, right_sum = self.sums(rows)
             others = V - len(rows)
+            fitted = torch.ones(V, dtype=torch.bool).index_fill(0, rows, False).nonzero().flatten()
             # All rows sum to zero, so the others' mean is minus this fold's sum / others.
             product = self.total - product - torch.outer(s_sum, right_sum) / others
             if self.kind == "linear":
@@ -255,7 +261,7 @@ class _Pair:
                 constant = gram.diagonal() <= 1e-12 * self.total.diagonal()  # over the others: what is left is rounding
                 gram[constant] = 0
                 gram[:, constant] = 0
-            matrix, t_sum = self.matrix(product), right_sum[-self.target.shape[1] :]
+            matrix, t_sum = self.matrix(product, fitted, s_sum / others), right_sum[-self.target.shape[1] :]
             found += [_cosines((s + s_sum / others) @ matrix, t + t_sum / others) for s, t in self.blocks(rows)]
         return torch.cat(found)
 
@@ -264,7 +270,7 @@ class _Pair:
 
         Scales that no cosine sees are taken out, lest float32 overflow.
         """
-        half = _whitener(self.total[:, : len(self.total)]) if self.kind == "linear" else None
+        half = _whitener(self.total[:, : len(self.total)], self.triangle) if self.kind == "linear" else None
         s_scale, t_scale = (float(table.abs().max()) or 1.0 for table in (self.source, self.target))
         pairs = [((s / s_scale if half is None else s @ half).float(), (t / t_scale).float()) for s, t in self.blocks()]
         source, target = zip(*pairs, strict=True)
@@ -342,17 +348,21 @@ def _polar_by_products(cross: Tensor) -> Tensor:
     return x
 
 
-def _whitener(gram: Tensor) -> Tensor:
-    """X (d, rank) such that S X has orthonormal columns, S'S = `gram`: so X X' is a pseudoinverse of it."""
+def _whitener(gram: Tensor, triangle: Callable[[], Tensor]) -> Tensor:
+    """X (d, rank) such that S X has orthonormal columns, S'S = `gram`: so X X' is a pseudoinverse of it.
+
+    Where `gram` is nearly singular, rounding has lost what S'S squares to less than its last digits. There the directions of S
+    are read off its `triangle`, R of S = QR, which keeps them; those below 1e-9 of the largest count as none.
+    """
     scale = gram.diagonal().sqrt()[:, None]  # unit columns: their units would otherwise pass for bad conditioning
-    scale[scale == 0] = 1
+    scale[scale == 0] = math.inf  # a column that is none stays none, whatever rounding left of it in the triangle
     gram = gram / scale / scale.T
     factor, failed = torch.linalg.cholesky_ex(gram)
     if not failed and factor.diagonal().min() ** 2 > 1e-10:
         return torch.linalg.solve_triangular(factor.T, torch.eye(len(gram)).to(gram), upper=True) / scale
-    values, vectors = torch.linalg.eigh(gram)
-    keep = values > 1e-12 * values[-1]
-    return vectors[:, keep] / values[keep].sqrt() / scale
+    _, values, directions = torch.linalg.svd(triangle() / scale.T, full_matrices=False)
+    keep = values > 1e-9 * values[0]
+    return directions[keep].T / values[keep] / scale
 
 
 def _columns(table: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,8 @@ def unembed(model: PreTrainedModel) -> Unembed:
     probe = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     with evaluating(model), torch.no_grad():
         ours, theirs = frozen(_states(model, probe)[-1]), model(probe).logits[0].float()
+    if not bool(torch.isfinite(theirs).all()):
+        raise ValueError(f"model: finite logits are needed, this {type(model).__name__} gives NaN or infinity; it has diverged")
     if not torch.allclose(ours, theirs, rtol=0.05, atol=0.05 * float(theirs.std())):  # wide enough for bfloat16
         raise ValueError(f"model: one whose logits are head(norm(state)) is needed, not so in {type(model).__name__}")
     return frozen
@@ -199,8 +201,9 @@ def train_lens(
         `TunedLens.from_unembed_and_pretrained(unembed(model), folder)` reads them again.
 
     Raises:
-        ValueError: tokens that the model cannot read, a step count, size or rate that is not positive, or a model whose
-            logits are not head(norm(state)).
+        ValueError: tokens that the model cannot read, a step count, size or rate that is not positive, a model whose logits
+            are not head(norm(state)) or not finite, or a rate at which the lens diverged: on the batch that it saw first it
+            ends with more than twice the KL that it started with (and 0.1 nats), or with none that is finite.
     """
     from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
@@ -232,18 +235,46 @@ def train_lens(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
         rows_per_step = math.ceil(tokens_per_step / ids.shape[1])
         order = _shuffled(*((ids.numel(), tokens_per_step) if fits else (len(ids), rows_per_step)), generator)
-        for picked in tqdm(islice(order, steps), desc="tuned lens", total=steps, disable=not progress):
+
+        def seen(picked: Tensor) -> tuple[Tensor, Tensor]:
+            """States (L + 1, n, d), and what the lens makes of all but the last, ready for the unembedding."""
             states = _states(model, ids[picked]) if pool is None else pool[:, picked.to(pool.device)]
             white = (states[:-1] - center) @ to_white.mT
-            normed = frozen.final_norm(torch.baddbmm(bias, white, weight.mT) @ from_axes.mT)
-            with torch.no_grad():
-                p = frozen(states[-1]).softmax(-1)
-                # d KL / d logits is q - p; to write that down takes 0.6 of the time of differentiating the loss.
-                slopes = [(frozen.unembedding(x).softmax(-1) - p) @ frozen.unembedding.weight for x in normed]
-            optimizer.zero_grad()
-            normed.backward(torch.stack(slopes) / len(p))
-            optimizer.step()
-            schedule.step()
+            return states, frozen.final_norm(torch.baddbmm(bias, white, weight.mT) @ from_axes.mT)
+
+        @torch.no_grad()
+        def lacking(picked: Tensor) -> list[float]:
+            """KL(model || lens) by layer, nats a token, on some of the tokens."""
+            states, normed = seen(picked)
+            log_p = frozen(states[-1]).log_softmax(-1)
+            return [float((log_p.exp() * (log_p - frozen.unembedding(x).log_softmax(-1))).sum(-1).mean()) for x in normed]
+
+        first, started, done = None, [], 0
+        try:
+            for picked in tqdm(islice(order, steps), desc="tuned lens", total=steps, disable=not progress):
+                if first is None:
+                    first, started = picked, lacking(picked)
+                states, normed = seen(picked)
+                with torch.no_grad():
+                    p = frozen(states[-1]).softmax(-1)
+                    # d KL / d logits is q - p; to write that down takes 0.6 of the time of differentiating the loss.
+                    slopes = [(frozen.unembedding(x).softmax(-1) - p) @ frozen.unembedding.weight for x in normed]
+                optimizer.zero_grad()
+                normed.backward(torch.stack(slopes) / len(p))
+                optimizer.step()
+                schedule.step()
+                done += 1
+        except KeyboardInterrupt:
+            words = f"the lens was interrupted after {done} of {steps} steps and is dropped; the model is as it was"
+            raise KeyboardInterrupt(words) from None
+        assert first is not None
+        ended = lacking(first)
+    lost = [i for i, (end, start) in enumerate(zip(ended, started, strict=True)) if not end <= 2 * start + 0.1]
+    if lost:
+        raise ValueError(
+            f"learning_rate: the lens diverged at {learning_rate:g}: at layer {lost[0]} it lacks {ended[lost[0]]:.3g} nats a "
+            f"token of the model's prediction, {started[lost[0]]:.3g} at its start; a lower one would do"
+        )
 
     with torch.device("meta"):  # TunedLens draws initial values; here they neither cost nor move the global generator
         lens = TunedLens(frozen, TunedLensConfig(model.config.name_or_path or "", d_model=d, num_hidden_layers=layers))
@@ -286,7 +317,8 @@ def kl_by_layer(
         float64 array (L + 1,), bits a token. States and logits are float32, their sum is float64.
 
     Raises:
-        ValueError: an unknown indexing, tokens that the model cannot read, or a lens of another model or an earlier step.
+        ValueError: an unknown indexing, tokens that the model cannot read, a lens of another model or an earlier step, or one
+            that has diverged, whose KL is no finite number.
     """
     if indexing not in get_args(Indexing):
         raise ValueError(f"indexing: one of {', '.join(map(repr, get_args(Indexing)))} is needed, got {indexing!r}")
@@ -305,4 +337,9 @@ def kl_by_layer(
             for point, (translator, state) in enumerate(pairs):
                 log_q = lens(state, translator).log_softmax(-1)
                 nats[point] += float((p * (log_p - log_q)).sum(-1).cpu().double().sum())
+    if not np.isfinite(nats).all():
+        point = int(np.isfinite(nats).argmin())
+        raise ValueError(
+            f"lens: its KL at layer {point} is {nats[point]:g}: it has diverged; train it at a lower learning_rate"
+        )
     return nats / ids.numel() / math.log(2)

@@ -45,7 +45,8 @@ def kl_by_budget(
         Columns steps, layer (0 .. L), kl_bits (bits a token).
 
     Raises:
-        ValueError: as `lens.train_lens`, and for a budget below 1.
+        ValueError: for a budget below 1, for what `lens.unembed` and `lens.states` refuse, and, as `lens.kl_by_layer` does,
+            for a lens that has diverged.
     """
     from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
