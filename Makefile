@@ -47,7 +47,8 @@ lint: setup
 test: setup lint
 	$(BIN)/pytest
 
-# The long form of tests/faults: 200 kills, 100,000 inputs a reader, 20,000 steps; about twenty minutes of two cores.
+# The long form of tests/faults, which ends with how often each was tried: over 200 kills, 100,000 inputs to the readers of
+# safetensors and of ranges, 20,000 steps; about twenty minutes of two cores.
 test-faults: setup
 	$(BIN)/pytest tests/faults -m "slow or not slow"
 

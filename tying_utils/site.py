@@ -106,7 +106,7 @@ def _html(source: Path, links: list[tuple[str, str]]) -> str:
     themes = (Path(folder) / "static" / "theme-dark.css" for folder in exporter.template_paths)
     dark = next(theme for theme in themes if theme.is_file()).read_text(encoding="utf-8")
     body, _ = exporter.from_notebook_node(book, resources={"dark": dark, "pages": links})
-    body = re.sub(r'(<h\d id=")([^"]*)', lambda found: found[1] + found[2].lower(), body)
+    body = re.sub(r'(<h\d id=")([^"]*)', lambda found: found[1] + _called(found[2]), body)
     return re.sub(r'(href=")(?!\w+:)([^"]*)', lambda found: found[1] + _moved(found[2]), body)
 
 
@@ -114,7 +114,12 @@ def _moved(link: str) -> str:
     """Where a link within the repository leads on the site; headings are called as GitHub calls them."""
     place, mark, heading = link.partition("#")
     place = re.sub(r"(^|/)README\.md$", r"\1index.html", place)
-    return re.sub(r"\.(ipynb|md)$", ".html", place) + mark + heading.lower()
+    return re.sub(r"\.(ipynb|md)$", ".html", place) + mark + _called(heading)
+
+
+def _called(heading: str) -> str:
+    """As GitHub calls a heading, of what nbconvert does: in small letters, without signs."""
+    return re.sub(r"&\w+;|[^\w-]", "", heading.lower())
 
 
 def _still(book: Any) -> Any:
