@@ -187,12 +187,17 @@ def test_an_interrupted_lens_puts_everything_back(tiny, trained_once, monkeypatc
 def test_a_command_that_is_interrupted_ends_with_130_and_the_sentence(home, tiny):
     config = tiny(steps=100_000, checkpoint_every=20, table_snapshots=2, validation_every=1000)
     line = [sys.executable, "-m", "tying_utils", "train", "--lines", "--config", json.dumps(config.as_dict())]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
-        while not committed(home)():
-            assert child.poll() is None
-            time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    # As at a terminal, also where the tests run in a shell's background, which ignores interrupts and hands that down.
+    with subprocess.Popen(line, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes) as child:
+        try:
+            while not committed(home)():
+                assert child.poll() is None
+                time.sleep(0.01)
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=60)
+        finally:
+            child.kill()
     assert child.returncode == 130
     assert said.splitlines()[-1].startswith("tying-utils: training was interrupted; step ")
 
