@@ -183,17 +183,13 @@ def test_an_interrupted_lens_puts_everything_back(tiny, trained_once, monkeypatc
     assert not model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def heard() -> None:
-    """Where the tests run in the background of a shell, an interrupt is passed over, here and in what is started from here."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
 def test_a_command_that_is_interrupted_ends_with_130_and_the_sentence(home, tiny):
     config = tiny(steps=100_000, checkpoint_every=500, table_snapshots=2, validation_every=1000)
     line = [sys.executable, "-m", "tying_utils", "train", "--lines", "--config", json.dumps(config.as_dict())]
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, cwd=ROOT, preexec_fn=heard, **pipes) as child:
+    # As at a terminal, also where the tests run in a shell's background, which ignores interrupts and hands that down.
+    with subprocess.Popen(line, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes) as child:
         try:
             while not committed(home)():
                 assert child.poll() is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import held_out
 
 from tying_utils.measures import alignment as module
 from tying_utils.measures.alignment import (
@@ -31,26 +32,6 @@ def gaussian(V, d, seed=0):
 
 def rotation(d, seed=1):
     return torch.linalg.qr(gaussian(d, d, seed)).Q
-
-
-def folds_of(V, folds, seed=0):
-    return torch.randperm(V, generator=torch.Generator().manual_seed(seed)).tensor_split(folds)
-
-
-def naively_held_out(source, target, kind, folds, seed=0):
-    """The cross-validated score with everything fitted anew for each fold, on whole matrices."""
-    found = []
-    for rows in folds_of(len(source), folds, seed):
-        others = torch.ones(len(source), dtype=torch.bool).index_fill(0, rows, False)
-        s_mean, t_mean = source[others].mean(0), target[others].mean(0)
-        s, t = source[others] - s_mean, target[others] - t_mean
-        if kind == "linear":
-            matrix = torch.from_numpy(np.linalg.lstsq(s.numpy(), t.numpy(), rcond=1e-9)[0])
-        else:
-            u, _, vh = torch.linalg.svd(s.T @ t)
-            matrix = u @ vh
-        found.append(torch.cosine_similarity((source[rows] - s_mean) @ matrix, target[rows] - t_mean))
-    return float(torch.cat(found).mean())
 
 
 def by_lstsq(source, target):
@@ -283,7 +264,7 @@ def test_held_out_equals_a_refit_of_every_fold(kind, folds):
     source, target = gaussian(50, 5) * torch.logspace(-2, 2, 5) + 10, gaussian(50, 5, 1) - 3
     target += source @ gaussian(5, 5, 2) / 100
     result = alignment(source, target, kind, folds=folds, permutations=1, bootstrap=1, seed=4)
-    assert result.held_out == pytest.approx(naively_held_out(source, target, kind, folds, seed=4), abs=1e-8)
+    assert result.held_out == pytest.approx(held_out(source, target, kind, folds, seed=4), abs=1e-8)
 
 
 def test_held_out_of_columns_that_are_constant_or_repeated_where_it_is_fitted():
@@ -292,7 +273,7 @@ def test_held_out_of_columns_that_are_constant_or_repeated_where_it_is_fitted():
     once[7] = 5.0  # varies in no training part but those that hold token 7
     wide = torch.cat((source, once, source[:, :2], torch.full_like(once, 0.1)), 1)
     result = alignment(wide, target, "linear", folds=4, permutations=1, bootstrap=1)
-    assert result.held_out == pytest.approx(naively_held_out(wide, target, "linear", 4), abs=1e-6)
+    assert result.held_out == pytest.approx(held_out(wide, target, "linear", 4), abs=1e-6)
 
 
 def test_blocks_do_not_change_held_out_or_chance(monkeypatch):
