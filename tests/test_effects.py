@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
-from tying_utils import claims, effects, figures
+from tying_utils import claims, effects, figures, run_store
+from tying_utils.config import TrainConfig
 from tying_utils.effects import EFFECTS, SCALED, crossing, judged, sentence, trends
 from tying_utils.profiles import PYTHON, TIED, TWO_ROLE, UNTIED
 from tying_utils.study import Results
@@ -209,6 +210,15 @@ def test_every_place_arm_and_seed_is_measured_once(smoke: Results) -> None:
     assert architectures.to_dict() == {TWO_ROLE: {"olmo", "gpt2"}}
     shares = smoke["grid_share"]
     assert set(shares["arm"]) == {TIED} and list(shares["step"].unique()) == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+
+
+def test_the_manifest_says_in_which_vocabulary_each_run_read_the_text(smoke: Results) -> None:
+    study = smoke.studies[PYTHON].complete(["grid_losses"])
+    assert study.manifest is not None
+    runs, texts = study.manifest["runs"], study.manifest["corpora"]
+    assert {texts[run["corpus"]]["vocab_size"] for run in runs.values()} == {300, 384}
+    for key, run in runs.items():
+        assert run_store.run_key(TrainConfig.from_dict(run["config"]), texts[run["corpus"]]) == key
 
 
 def test_the_own_place_agrees_with_the_tables_of_the_ordinary_arms(smoke: Results) -> None:

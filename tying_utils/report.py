@@ -76,7 +76,8 @@ def conditions(results: Results) -> str:
             TWO_ROLE: f"{len(fingerprints)} languages, one for each seed, agreement and permutation of the roles",
         }.get(corpus, f"its validation text, evaluated on its test text ({_size(fingerprints)})")
         lines.append(
-            f"- **{NAMES[corpus]}**: {text}; OLMo with {study.scales[corpus]}; {len(manifest['profile']['seeds'])} seeds, "
+            f"- **{NAMES[corpus]}**: {text}; where nothing else is said OLMo with {study.scales[corpus]}; "
+            f"{len(manifest['profile']['seeds'])} seeds, "
             f"{len(runs)} runs, {minutes:.0f} minutes of training in all, a {runs[0]['made']['device']} core each, "
             f"torch {manifest['packages']['torch']}."
         )

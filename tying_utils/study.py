@@ -203,11 +203,12 @@ class Study:
             manifest["profile"] = dataclasses.asdict(self.profile)
             for arm in arms:
                 fingerprint = arm.run.fingerprint
-                corpora[fingerprint["sha256"]] = fingerprint
+                text = f"{fingerprint['sha256']}-{fingerprint['vocab_size']}"  # one text is in several vocabularies' tokens
+                corpora[text] = fingerprint
                 runs[arm.run.key] = {
                     "arm": arm.name,
                     "seed": arm.seed,
-                    "corpus": fingerprint["sha256"],
+                    "corpus": text,
                     "config": arm.run.config.as_dict(),
                     "made": arm.run.record["made"],
                 }
