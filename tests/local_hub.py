@@ -338,6 +338,8 @@ def pointing_at(hub: LocalHub, cache_dir: Path, token: str | None = None) -> Ite
         try:
             importlib.reload(constants)  # they are read from the environment once; others look them up in the module
             patch.setattr(hf_api.api, "endpoint", constants.ENDPOINT)
+            if transformers := sys.modules.get("transformers.utils.hub"):  # it keeps a client of the endpoint that it met first
+                patch.setattr(transformers, "_hf_api", None, raising=False)
             patch.setattr(_cache_assets, "HF_ASSETS_CACHE", constants.HF_ASSETS_CACHE)
             patch.setattr(_cache_manager, "HF_HUB_CACHE", constants.HF_HUB_CACHE)
             patch.setattr(_http, "_HUB_ORIGINS", _http._HUB_ORIGINS | {_http._url_origin(hub.url)})
