@@ -526,9 +526,14 @@ def _sweep_arms(profile: Profile) -> tuple[str, ...]:
     return _with_untied(tuple(profile.sweep))
 
 
+def _remedied(profile: Profile) -> tuple[str, ...]:
+    """The remedies' arms, at equal shape and at equal parameters."""
+    return (*profile.remedied, *profile.enlarged)
+
+
 def _in_text(profile: Profile) -> tuple[str, ...]:
-    """The remedies' arms in a text; in the two-role language the purity of roles says more than alignment does."""
-    return () if profile.corpus == TWO_ROLE else (*profile.remedied, *profile.enlarged)
+    """The same in a text; in the two-role language the purity of roles says more than alignment does."""
+    return () if profile.corpus == TWO_ROLE else _remedied(profile)
 
 
 _orthogonal, _share_by_tenths = partial(_alignment, kinds=("orthogonal",)), partial(_share_over_training, spans=_tenths)
@@ -557,12 +562,9 @@ TABLES: dict[str, tuple[Measure, Callable[[Profile], tuple[str, ...]]]] = {
     "sweep_lens": (_swept(_lens), _sweep_arms),
     "sweep_losses": (_swept(_losses), _sweep_arms),
     "sweep_roles": (_roles, lambda profile: _sweep_arms(profile) if profile.corpus == TWO_ROLE else ()),
-    "remedy_losses": (_losses, lambda profile: (*profile.remedied, *profile.enlarged)),
+    "remedy_losses": (_losses, _remedied),
     "remedy_alignment": (_at_the_input, _in_text),
-    "remedy_roles": (
-        _roles,
-        lambda profile: (*profile.remedied, *profile.enlarged) if profile.corpus == TWO_ROLE else (),
-    ),
+    "remedy_roles": (_roles, lambda profile: _remedied(profile) if profile.corpus == TWO_ROLE else ()),
     "remedy_lens": (_lens, lambda profile: profile.remedied),
     "remedy_steps": (_step_times, lambda profile: profile.remedied),
     "architecture_alignment": (_placed(_orthogonal), lambda profile: _at(profile.by_architecture)),
