@@ -1,4 +1,4 @@
-"""The command line: tying-utils train | plan | prepare | sweep | evaluate | reproduce | figures | site | badges."""
+"""The command line: tying-utils train | plan | prepare | sweep | lengths | evaluate | reproduce | figures | site | badges."""
 
 import argparse
 import json
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     sweep.add_argument("--shard", metavar="I/N", help=words)
     sweep.set_defaults(run=_sweep)
+    words = "train what is missing of laptop's axis of training length, for days: start it once for each core; it resumes"
+    commands.add_parser("lengths", help=words).set_defaults(run=_lengths)
     evaluate = commands.add_parser("evaluate", help="let runs and checkpoints answer downstream tasks; needs the extra `eval`")
     words = (
         "a name, and the folder of a run or checkpoint or a hub id (another revision: ID@REVISION); may be given several times"
@@ -177,6 +179,15 @@ def _sweep(options: argparse.Namespace) -> None:
         for name in SWEEP:
             if name in study:
                 print(f"{study.folder / name}.csv: {study.origin[name]}", flush=True)
+
+
+def _lengths(options: argparse.Namespace) -> None:
+    from tying_utils import lengths
+
+    for condition, run in lengths.train_next():
+        loss, seconds = run.metrics["validation_loss"].iloc[-1], run.record["made"]["seconds"]
+        words = f"{condition.place}, {condition.arm}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"
+        print(f"{words}, rate x{condition.rate:g}: validation loss {loss:.4f}, {seconds:.0f} s, {run.folder.name}", flush=True)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from tying_utils.config import TrainConfig
 from tying_utils.two_role import ROLES, Settings
 
-PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103 = "python", "wikitext-2", "two-role", "wikitext-103"
+PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103, PACKAGES = "python", "wikitext-2", "two-role", "wikitext-103", "packages"
 UNTIED, TIED = "untied", "tied"
 PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"

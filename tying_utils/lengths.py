@@ -1,0 +1,138 @@
+"""The axis of training length: each arm trained separately to its end at five numbers of tokens per weight.
+
+The other results of `laptop` are of models that saw 0.13 tokens per weight; the paper's OLMo-1B saw about 20. A run that is cut
+short is no short run, since its learning rate is still high: every length has runs of its own, with a warmup over the first
+quarter and a cosine that ends with it, on one batch size. Batches of 512 tokens: 1,024 are a third faster at d 64 (8 % at
+d 128), and at 1.3 tokens per weight lose .11 (untied) and .15 nats (tied) for it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tying_utils import budget, profiles, run_store, training
+from tying_utils.config import TrainConfig
+from tying_utils.profiles import EQUAL, PACKAGES, TIED, TWO_ROLE, UNTIED, scaled
+from tying_utils.run_store import Run
+from tying_utils.two_role import Settings
+
+SECOND = "untied, second start"  # what two untied models share: the most that a tied table can share with either
+TOKENS_PER_WEIGHT = (0.13, 0.4, 1.3, 4.0, 20.0)  # of the untied model's weights, for all arms alike
+RATES, RATES_AT, RATES_SEEDS = (0.5, 1.0, 2.0), 1.3, (0, 1)  # tried first: times the place's own learning rate
+ARMS = (UNTIED, TIED, scaled(5), EQUAL, SECOND)
+_CHECKPOINTS, _VALIDATIONS = 16, 10  # of a run, equally spaced
+
+
+@dataclass(frozen=True)
+class Place:
+    """A text and a shape. `training` holds what differs from TrainConfig's defaults, `equal` what the arm `EQUAL` changes."""
+
+    name: str
+    training: dict[str, Any]
+    equal: dict[str, Any]
+    rates: dict[str, float] = field(default_factory=dict)  # by arm, times the learning rate; 1 where none is named
+
+    @cached_property
+    def weights(self) -> int:
+        """Of the untied model."""
+        return budget.parameters(TrainConfig(**self.training, tied=False))
+
+    def steps(self, tokens_per_weight: float) -> int:
+        """How many optimizer steps so many tokens per weight are."""
+        own = TrainConfig(**self.training)
+        return round(tokens_per_weight * self.weights / (own.batch_size * own.context))
+
+    def condition(self, arm: str, tokens_per_weight: float, seed: int, rate: float | None = None) -> "Condition":
+        """One run. All arms of a seed see one order of the data; tied, untied and second untied models start apart.
+
+        Raises ValueError for an arm that the axis does not have.
+        """
+        if arm not in ARMS:
+            raise ValueError(f"arm: {arm!r} is not on the axis of length; choose one of {', '.join(ARMS)}")
+        rate = self.rates.get(arm, 1.0) if rate is None else rate
+        steps, values = self.steps(tokens_per_weight), dict(self.training)
+        values["learning_rate"] = rate * values.get("learning_rate", TrainConfig.learning_rate)
+        if "language" in values:
+            values["language"] = Settings(**values["language"].as_dict() | {"seed": seed})
+        changes = {UNTIED: {"tied": False}, SECOND: {"tied": False}, scaled(5): {"input_scale": 5.0}, EQUAL: self.equal}
+        values |= {"steps": steps, "warmup_steps": steps // 4, **changes.get(arm, {})}
+        values |= {"checkpoint_every": -(-steps // _CHECKPOINTS), "validation_every": -(-steps // _VALIDATIONS)}
+        start = {UNTIED: 1000, SECOND: 2000}.get(arm, 0) + seed
+        config = TrainConfig(**values, validation_sequences=256, init_seed=start, data_seed=seed)
+        return Condition(self.name, arm, tokens_per_weight, seed, rate, config)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One run of the axis: where, which arm, for how long, which seed, and at how many times the place's learning rate."""
+
+    place: str
+    arm: str
+    tokens_per_weight: float
+    seed: int
+    rate: float
+    config: TrainConfig
+
+
+_ON_PACKAGES = {"corpus": PACKAGES, "context": 64, "batch_size": 8}
+_ROLES = profiles.get("laptop", TWO_ROLE)
+_SHAPE = ("vocab_size", "d_model", "n_layers", "n_heads", "context", "batch_size", "learning_rate")
+_LANGUAGE = Settings(length=4_000_000)  # one text for all lengths
+D64 = Place("packages, d 64", {**_ON_PACKAGES, "d_model": 64}, {"n_layers": 6})
+D128 = Place("packages, d 128", {**_ON_PACKAGES, "d_model": 128}, {"n_layers": 5})
+ROLES = Place(
+    "two-role", {name: _ROLES.training[name] for name in _SHAPE} | {"corpus": TWO_ROLE, "language": _LANGUAGE}, _ROLES.equal
+)
+PLACES = (D64, ROLES, D128)
+# Seed by seed, so that what is finished is at any time a whole axis of fewer seeds.
+_ORDER = (
+    *((place, seed) for seed in range(3) for place in (D64, ROLES)),
+    (D128, 0),
+    *((place, seed) for seed in (3, 4) for place in (D64, ROLES)),
+    (D128, 1),
+    (D128, 2),
+)
+
+
+def conditions() -> Iterator[Condition]:
+    """Yield every run in the order in which they are trained: learning rates first, then seed by seed from short to long."""
+    for seed in RATES_SEEDS:
+        for arm in (UNTIED, TIED, scaled(5)):
+            for rate in RATES:
+                yield D64.condition(arm, RATES_AT, seed, rate)
+    for place, seed in _ORDER:
+        for length in TOKENS_PER_WEIGHT:
+            for arm in ARMS:
+                yield place.condition(arm, length, seed)
+
+
+def train_next(*, progress: bool = True) -> Iterator[tuple[Condition, Run]]:
+    """Train the runs that are neither finished nor in training elsewhere, in order, and yield each as it ends.
+
+    Several processes share the work, also on several machines that see one folder; an interrupted run is gone on with. Raises
+    ValueError as `training.train` does.
+    """
+    known: dict[Any, dict[str, Any]] = {}
+    for condition in conditions():
+        config = condition.config
+        if config.text not in known:
+            known[config.text] = config.load_corpus().fingerprint
+        fingerprint = known[config.text]
+        if run_store.is_finished(config, fingerprint) or _is_busy(config, fingerprint):
+            continue
+        yield condition, training.train(config, progress=progress)
+
+
+def _is_busy(config: TrainConfig, fingerprint: dict[str, Any]) -> bool:
+    """Whether another process trains the run just now."""
+    lock = run_store.run_folder(config, fingerprint).with_suffix(".lock")
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
