@@ -29,6 +29,7 @@ from tying_utils.training import Hardware
 
 CONTEXT = 64
 SPLIT, ORDINARY, HOOKS = "split tie, tracked", "ordinary tied step", "published hooks"
+BLOCKS = ", compiled blocks"  # after the name of a way
 RUN, LOOP, TRAINER = "training.train", "plain PyTorch loop", "transformers.Trainer"
 EAGER, HALF, COMPILED = "float32, eager", "bfloat16 autocast", "compiled blocks"
 STEP, PRODUCTS = "training step, tracked", "its operations as matrix products"
@@ -51,7 +52,8 @@ def _steps(quick: bool) -> list[Contest]:
         words, note = "training step", "compiled beforehand; what that takes is not counted"
         made.append(Contest("step", words, (EAGER, HALF, COMPILED), kind, small, same_loss, 15, 5, False, note))
     words, note = "training step and the machine's matrix rate", "1 / ratio is the fraction of that rate"
-    size = {"V": 50_304, "d": 768, "layers": 12, "tokens": 16_384} if turns.on_cuda() and not quick else small
+    large = {"V": 50_304, "d": 768, "layers": 12, "tokens": 16_384, "context": 1024}
+    size = large if turns.on_cuda() and not quick else small
     return [*made, Contest("step", words, (STEP, PRODUCTS), at_rate, size, nothing, 15, 5, False, note)]
 
 
@@ -73,31 +75,45 @@ def _runs(quick: bool) -> list[Contest]:
     return [*made, Contest("run", words, (ALL, IN_TURN), side_by_side, size, same_run, 3, 0, False, note)]
 
 
-def step(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
+def step(way: str, V: int, d: int, layers: int, tokens: int, context: int = CONTEXT) -> Turn:
     """One optimizer step on `tokens` tokens; the turn returns what it tracked: scalars by name, in a dictionary or stacked."""
-    config, corpus, hardware = _setting(V, d, layers, tokens)
-    if way == SPLIT:
-        return _counted(_trainer_of(config, corpus, hardware)._step)
+    config, corpus, hardware = _setting(V, d, layers, tokens, context=context)
+    if way.startswith(SPLIT):
+        trainer = _trainer_of(config, corpus, hardware)
+        _compile(trainer.model, way)
+        return _counted(trainer._step)
     tracked: dict[str, Tensor] = {}
     model = _model(config, hardware)
-    if way == HOOKS:
+    _compile(model, way)
+    if way.startswith(HOOKS):
         _watch(model, tracked)
     ordinary = _ordinary(model, _Dealer(config, corpus, hardware))
     return _counted(lambda index: {"loss": ordinary(index), **tracked})
 
 
+def _compile(model: Any, way: str) -> None:
+    """Compile the blocks of `model` where the name of the way says so."""
+    for block in gpu.blocks(model) if way.endswith(BLOCKS) else ():
+        block.compile()
+
+
 def same_step(values: dict[str, Any]) -> None:
     """Equal losses, and equal norms of both paths as published, whoever recomputes them."""
-    own = dict(zip(training._SCALARS, values[SPLIT].tolist(), strict=True))
+    own, *others = map(_named, values.values())
     tolerance = 1e-4 if device() == "cpu" else 2e-2  # bfloat16
-    for way, tracked in values.items():
-        for name, value in tracked.items() if way != SPLIT else ():
-            np.testing.assert_allclose(float(value), own[name], rtol=tolerance, err_msg=f"{way}: {name}")
+    for way, tracked in zip([*values][1:], others, strict=True):
+        for name in tracked if len(tracked) < len(own) else ["loss"]:
+            np.testing.assert_allclose(float(tracked[name]), float(own[name]), rtol=tolerance, err_msg=f"{way}: {name}")
 
 
-def kind(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
+def _named(value: Any) -> dict[str, Any]:
+    """What a step tracked, by name."""
+    return value if isinstance(value, dict) else dict(zip(training._SCALARS, value.tolist(), strict=True))
+
+
+def kind(way: str, V: int, d: int, layers: int, tokens: int, context: int = CONTEXT) -> Turn:
     """One tracked step in another precision, or of blocks that are compiled; the turn returns its loss."""
-    config, corpus, _ = _setting(V, d, layers, tokens)
+    config, corpus, _ = _setting(V, d, layers, tokens, context=context)
     hardware = training.choose_hardware(config.device, "bfloat16" if way == HALF else "float32")
     trainer = _trainer_of(config, corpus, hardware)
     if way == COMPILED:
@@ -112,15 +128,15 @@ def same_loss(values: dict[str, Any]) -> None:
         np.testing.assert_allclose(loss, values[EAGER], rtol=2e-2, err_msg=way)
 
 
-def at_rate(way: str, V: int, d: int, layers: int, tokens: int) -> Turn:
+def at_rate(way: str, V: int, d: int, layers: int, tokens: int, context: int = CONTEXT) -> Turn:
     """One tracked step, or as many operations in square matrix products of the same dtype.
 
     They are counted as in the appendix of PaLM (arXiv 2204.02311): 6 a weight and 12 (layers) (context) (d), for each token.
     """
-    if way == STEP:
-        return step(SPLIT, V, d, layers, tokens)
-    config, _, hardware = _setting(V, d, layers, tokens)
-    operations = tokens * (6 * budget.parameters(config) + 12 * layers * CONTEXT * d)
+    if way.startswith(STEP):
+        return step(way.replace(STEP, SPLIT), V, d, layers, tokens, context)
+    config, _, hardware = _setting(V, d, layers, tokens, context=context)
+    operations = tokens * (6 * budget.parameters(config) + 12 * layers * context * d)
     side = 8192 if turns.on_cuda() else 512
     count = max(1, round(operations / (2 * side**3)))
     one, other = (torch.randn(side, side, dtype=hardware.dtype, device=hardware.device) for _ in range(2))
@@ -191,7 +207,8 @@ def _corpus(V: int) -> Corpus:
 
 def _setting(V: int, d: int, layers: int, tokens: int, **others: Any) -> tuple[TrainConfig, Corpus, Hardware]:
     sizes: dict[str, Any] = {"vocab_size": V, "d_model": d, "n_layers": layers, "n_heads": max(1, d // (32 if d < 512 else 64))}
-    batch = {"context": CONTEXT, "batch_size": max(1, tokens // CONTEXT), "threads": torch.get_num_threads()}
+    context = others.setdefault("context", CONTEXT)
+    batch = {"batch_size": max(1, tokens // context), "threads": torch.get_num_threads()}
     config = TrainConfig(**sizes, **batch, **others, device=device())
     return config, _corpus(V), training.choose_hardware(device())
 

@@ -76,7 +76,8 @@ def held(contest: Contest) -> list[dict[str, Any]]:
     rows = against(contest, "seconds", seconds)
     if contest.memory:
         often = 2 if contest.warm else 1
-        peaks = {way: [alone(peak_of, partial(contest.build, way), dict(contest.size), often)] for way in contest.ways}
+        measure = peak_of if on_cuda() else partial(alone, peak_of)  # a card can forget its peak, a process cannot
+        peaks = {way: [measure(partial(contest.build, way), dict(contest.size), often)] for way in contest.ways}
         rows += against(contest, "memory", peaks)
     return rows
 
@@ -158,12 +159,15 @@ def peak() -> int:
 
 
 def peak_of(build: Callable[..., Turn], size: dict[str, Any], turns: int = 2) -> int:
-    """Peak memory of `build(**size)` and some turns of it, over that of the imports, in bytes; on a GPU, of the GPU."""
-    before = peak()
+    """Peak memory of `build(**size)` and some turns of it, over that before, in bytes; on a GPU, of the GPU."""
+    if on_cuda():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_cuda() else peak()
     turn = build(**size)
     for _ in range(turns):  # the second step of an optimizer holds what the first one made
         turn()
-    return torch.cuda.max_memory_allocated() if on_cuda() else peak() - before
+    return (torch.cuda.max_memory_allocated() if on_cuda() else peak()) - before
 
 
 def _wait() -> None:

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import sys
 import sysconfig
 from collections import Counter
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_installed import install
 
-from tying_utils import corpora, two_role
+from tying_utils import corpora, installed, two_role
 from tying_utils.corpora import Corpus
 
 NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -375,6 +377,153 @@ def test_wikitext_through_datasets(home, monkeypatch, grammar):
     assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1")]
     assert documents(corpus, "train") == [grammar(80, seed=80)]
     assert documents(corpus, "validation") == [grammar(20, seed=20)]
+
+
+def environment(folder: Path, grammar: Any, count: int = 25) -> Path:
+    """A site-packages folder with so many packages of three files each."""
+    for number in range(count):
+        texts = {f"p{number}/{name}.py": grammar(9, seed=3 * number + at) for at, name in enumerate(("__init__", "a", "b"))}
+        install(folder, f"p{number}", texts, version=f"1.{number}")
+    return folder
+
+
+def test_packages_are_read_from_a_folder_whole_packages_in_one_part(home, tmp_path, grammar):
+    folder = environment(tmp_path / "site", grammar)
+    corpus = corpora.load("packages", vocab_size=300, path=folder)
+    train, validation, facts = installed.read([folder])
+    assert facts["held_out"] and len(train) + len(validation) == 75
+    assert corpora.documents("packages", folder) == (train, validation)
+    assert documents(corpus, "train") == [text for _, text in train]
+    assert documents(corpus, "validation") == [text for _, text in validation]
+    for tokens in (corpus.train, corpus.validation):
+        assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16 and not tokens.flags.writeable
+    assert corpus.name == "packages" and corpus.folder.name.startswith("packages-300-")
+    assert corpus.counts.sum() == len(corpus.train)
+
+
+def test_packages_have_the_fingerprint_that_they_always_had(home, tmp_path):
+    """Runs of days are keyed by it."""
+    texts = {"b/z.py": "z = 'é'\r\n", "b/__init__.py": "\ufeff", "b/a.py": "a = 1\n" * 50, "a.py": "b = 2\n" * 60}
+    install(tmp_path, "one", {**texts, "b/latin.py": b"# \xe9", "b/sub/copy.py": "a = 1\r\n" * 50}, version="1.2")
+    install(tmp_path, "two", {"two.py": "two = 2\n" * 30, "two_more.py": ""}, version="3")
+    fingerprint = corpora.load("packages", vocab_size=258, path=tmp_path).fingerprint
+    assert (
+        json.loads(json.dumps(fingerprint))
+        == fingerprint
+        == {
+            "name": "packages",
+            "packages": {"one": "1.2", "two": "3"},
+            "held_out": ["two"],
+            "left_out": {"a copy": 2, "not UTF-8": 1},
+            "files": 5,
+            "bytes": 909,
+            "sha256": "604ea04650b5f3ec085bf6aafcb0ed5bc7268f417e4127c26d6361a4bcfe6e95",
+            "vocab_size": 258,
+        }
+    )
+
+
+def test_packages_are_keyed_by_content_wherever_they_lie(home, tmp_path, grammar, monkeypatch):
+    folder = environment(tmp_path / "site", grammar, 4)
+    first = corpora.load("packages", vocab_size=300, path=folder)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    with monkeypatch.context() as patch:
+        patch.setattr(corpora, "_tokenise", refuse)
+        patch.chdir(tmp_path)
+        for path in (str(folder), "copy", Path("copy/../site")):
+            again = corpora.load("packages", vocab_size=300, path=path)
+            assert (again.fingerprint, again.folder) == (first.fingerprint, first.folder)
+        patch.chdir(folder)
+        with pytest.raises(ValueError, match="^path: "):  # the same words, another place
+            corpora.load("packages", vocab_size=300, path="copy")
+
+    (copy / "p1" / "a.py").write_text("a = 1\n", encoding="utf-8")
+    renamed = Path(shutil.copytree(folder, tmp_path / "renamed"))
+    (renamed / "p1-1.1.dist-info" / "METADATA").write_text("Name: p1\nVersion: 1.2\n", encoding="utf-8")
+    corpora._known_packages.cache_clear()
+    changed, updated = (corpora.load("packages", vocab_size=300, path=path) for path in (copy, renamed))
+    assert len({first.folder, changed.folder, updated.folder}) == 3
+    assert changed.fingerprint["sha256"] != first.fingerprint["sha256"]
+    assert updated.fingerprint == first.fingerprint | {"packages": {**first.fingerprint["packages"], "p1": "1.2"}}
+
+
+def test_packages_are_read_once_a_process_and_never_under_another_fingerprint(home, tmp_path, grammar, monkeypatch):
+    folder = environment(tmp_path / "site", grammar, 4)
+    first = corpora.load("packages", vocab_size=300, path=folder)
+    (folder / "p1" / "a.py").write_text("a = 1\n", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(installed, "read", refuse)
+        again = corpora.load("packages", vocab_size=300, path=folder)
+        assert (again.fingerprint, again.folder) == (first.fingerprint, first.folder)
+    with pytest.raises(ValueError, match=rf"^path: the packages in {re.escape(str(folder))} have changed .* start it again"):
+        corpora.load("packages", vocab_size=301, path=folder)
+    corpora._known_packages.cache_clear()
+    assert corpora.load("packages", vocab_size=301, path=folder).fingerprint["sha256"] != first.fingerprint["sha256"]
+
+
+@pytest.mark.parametrize("place", ["path", "data/texts", "$TYING_TEXTS", "running"])
+def test_a_folder_of_packages_goes_before_the_running_environment(home, tmp_path, monkeypatch, grammar, place):
+    wanted, path = tmp_path / "running", None
+    monkeypatch.setattr(installed, "folders", lambda: (environment(tmp_path / "running", grammar, 2),))
+    if place != "running":
+        wanted = environment(home / "data" / "texts" / "packages", grammar, 3)
+    if place == "$TYING_TEXTS":
+        monkeypatch.setenv("TYING_TEXTS", str(tmp_path / "texts"))
+        wanted = environment(tmp_path / "texts" / "packages", grammar, 4)
+    if place == "path":
+        wanted = path = environment(tmp_path / "given", grammar, 5)
+    corpus = corpora.load("packages", vocab_size=300, path=path)
+    assert corpora.documents("packages", path) == installed.read([wanted])[:2]
+    count = {"path": 5, "data/texts": 3, "$TYING_TEXTS": 4, "running": 2}[place]
+    assert len(corpus.fingerprint["packages"]) == count
+    assert not any(str(tmp_path) in str(value) for value in corpus.fingerprint.values())
+
+
+NOT_ENOUGH: dict[str, tuple[dict[str, dict[str, str | bytes]], str]] = {
+    "missing": ({}, "0 distributions with 0 files to train on and 0 held out"),
+    "empty": ({}, "0 distributions with 0 files"),
+    "a file": ({}, "0 distributions with 0 files"),
+    "one": ({"a": {"a.py": "a = 1\n"}}, "1 distributions with 1 files to train on and 0 held out"),
+    "no Python": ({"a": {"a.py": "a = 1\n"}, "b": {"b.json": "{}"}}, "2 distributions with 1 files to train on and 0 held out"),
+    "blank": ({"a": {"a.py": "a = 1\n"}, "b": {"b.py": "\n"}}, "2 distributions with 1 files to train on and 1 held out"),
+    "all empty": ({"a": {"a.py": ""}, "b": {"b.py": ""}}, "2 distributions with 1 files to train on and 0 held out"),
+    "copies": ({"a": {"a.py": "a = 1\n"}, "b": {"b.py": "a = 1\n"}}, "2 distributions with 1 files to train on and 0 held out"),
+    "own": ({"a": {"a.py": "a = 1\n"}, "weight-tying": {"tying_utils/b.py": "b"}}, "1 distributions with 1 files"),
+}
+
+
+@pytest.mark.parametrize(("packages", "said"), NOT_ENOUGH.values(), ids=NOT_ENOUGH)
+def test_too_few_packages_are_named(home, tmp_path, monkeypatch, request, packages, said):
+    folder = tmp_path / "site"
+    kind = request.node.callspec.id
+    if kind == "a file":
+        folder.write_text("no folder", encoding="utf-8")
+    elif kind != "missing":
+        folder.mkdir()
+    for name, texts in packages.items():
+        install(folder, name, texts)
+    words = rf"'packages' needs two installed packages .* {re.escape(str(folder))} .*{said}.*; install more, or give path="
+    with pytest.raises(ValueError, match=rf"^path: {words}"):
+        corpora.load("packages", vocab_size=300, path=folder)
+    with pytest.raises(ValueError, match=rf"^path: {words}"):
+        corpora.documents("packages", folder)
+    monkeypatch.setattr(installed, "folders", lambda: (folder,))
+    with pytest.raises(ValueError, match=rf"^name: {words}"):
+        corpora.load("packages", vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"vocab_size": 2048}, r"^vocab_size: the text supports \d+ tokens, fewer than 2048"),
+        ({"vocab_size": 256}, "^vocab_size: an integer of at least 257"),
+        ({"path": ""}, "^path: .* is needed, got ''"),
+        ({"language": two_role.Settings()}, "^language: 'packages' is text and takes none"),
+    ],
+)
+def test_bad_arguments_for_packages_are_named(home, tmp_path, grammar, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        corpora.load("packages", **{"vocab_size": 300, "path": environment(tmp_path, grammar, 2), **arguments})
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])

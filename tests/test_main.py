@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from tying_utils import downstream, profiles, run_store, training
+from tying_utils import downstream, lengths, profiles, run_store, training
 from tying_utils.config import TrainConfig
 
 
@@ -156,3 +156,25 @@ def test_an_arm_that_is_none_is_named(home, monkeypatch, capsys, arguments, name
     assert run(monkeypatch, "train", *arguments) == 2
     out, err = capsys.readouterr()
     assert err.startswith(f"tying-utils: {named}") and not out
+
+
+def test_lengths_prints_a_line_a_run(home, tiny, monkeypatch, capsys):
+    runs = [lengths.Condition("tiny", arm, 1.3, 2, 0.5, tiny(tied=arm == "tied")) for arm in ("untied", "tied")]
+    monkeypatch.setattr(lengths, "conditions", lambda: iter(runs))
+    monkeypatch.setattr(lengths, "ON_PACKAGES", ())
+    assert run(monkeypatch, "lengths") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, arm in zip(lines, ("untied", "tied"), strict=True):
+        words = rf"tiny, {arm}, 1.3 tokens per weight, seed 2, rate x0\.5: validation loss \d\.\d{{4}}, \d+ s"
+        assert re.fullmatch(rf"{words}, olmo-{arm}-[0-9a-f]{{16}}", line)
+        assert (home / "data" / "runs" / line.split()[-1] / "run.json").is_file()
+    assert run(monkeypatch, "lengths") == 0
+    assert capsys.readouterr().out == "", "finished: nothing to tell"
+
+
+def test_lengths_ends_with_2_and_words_where_there_is_no_text(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TYING_TEXTS", str(tmp_path))
+    (tmp_path / "packages").mkdir()
+    assert run(monkeypatch, "lengths") == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("tying-utils: name: 'packages' needs two installed packages") and not out

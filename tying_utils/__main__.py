@@ -1,4 +1,4 @@
-"""The command line: tying-utils train | plan | prepare | sweep | lengths | evaluate | reproduce | figures | site | badges."""
+"""The command line: tying-utils COMMAND ..., as `tying-utils --help` lists them."""
 
 import argparse
 import json
@@ -58,6 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep.set_defaults(run=_sweep)
     words = "train what is missing of laptop's axis of training length, for days: start it once for each core; it resumes"
     commands.add_parser("lengths", help=words).set_defaults(run=_lengths)
+    words = "check a card: is everything right on it, how fast is it, and what do the claims say there"
+    gpu = commands.add_parser("gpu", help=words)
+    gpu.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: 8)")
+    gpu.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the command itself at a small size")
+    gpu.add_argument(
+        "--out", type=Path, default=Path("gpu-check"), metavar="FOLDER", help="for what is found: empty or not there"
+    )
+    words = "turn such a folder into data/results/gpu and rows of the benchmarks' table, in place of a check"
+    gpu.add_argument("--read", type=Path, metavar="FOLDER", help=words)
+    gpu.set_defaults(run=_gpu)
     evaluate = commands.add_parser("evaluate", help="let runs and checkpoints answer downstream tasks; needs the extra `eval`")
     words = (
         "a name, and the folder of a run or checkpoint or a hub id (another revision: ID@REVISION); may be given several times"
@@ -83,14 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     badges.set_defaults(run=_badges)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
         print(f"tying-utils: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"tying-utils: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -188,6 +197,19 @@ def _lengths(options: argparse.Namespace) -> None:
         loss, seconds = run.metrics["validation_loss"].iloc[-1], run.record["made"]["seconds"]
         words = f"{condition.place}, {condition.arm}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"
         print(f"{words}, rate x{condition.rate:g}: validation loss {loss:.4f}, {seconds:.0f} s, {run.folder.name}", flush=True)
+
+
+def _gpu(options: argparse.Namespace) -> int:
+    if options.read:
+        from tying_utils.card.read import read
+
+        for path in read(options.read):
+            print(path)
+        return 0
+    sys.dont_write_bytecode = True
+    from tying_utils.card.command import check
+
+    return check(options.minutes, options.device, options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

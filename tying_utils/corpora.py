@@ -150,8 +150,8 @@ def load(
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, a vocabulary that the text or the
     language does not support or that the shards were not prepared for, shards that are missing, unfinished or damaged (with
-    the command that makes them), a language where there is text, a vocabulary of another size or of no text, or a cache or
-    shards whose files lie elsewhere.
+    the command that makes them), fewer than two packages or packages that changed since they were read, a language where there
+    is text, a vocabulary of another size or of no text, or a cache or shards whose files lie elsewhere.
     """
     check(name, vocab_size, path, language)
     if vocabulary is not None and ("two-role" in (name, vocabulary.name) or vocabulary.vocab_size != vocab_size):
@@ -164,8 +164,8 @@ def load(
     if name == "two-role":
         return _two_role(two_role.Language(vocab_size, language or two_role.Settings()))
     if name == "packages":
-        places = (Path(path),) if path is not None else _local(name) or installed.folders()
-        facts, read = _known_packages(places), lambda: _packages(places)[:2]
+        places = _places(path)
+        facts, read = _known_packages(places), lambda: _packages_again(places)
     else:
         both = documents(name, path)
         facts = {"name": name, **({"python": platform.python_version()} if name == "python" else {}), **_facts(*both)}
@@ -188,22 +188,47 @@ def _facts(train: Documents, validation: Documents) -> dict[str, Any]:
     return {"files": len(train) + len(validation), "bytes": size, "sha256": content.hexdigest()}
 
 
-def _packages(places: tuple[Path, ...]) -> tuple[Documents, Documents, dict[str, Any]]:
+Places = tuple[str, tuple[Path, ...]]  # of the text "packages": the argument that says them, and the folders
+
+
+def _places(path: str | Path | None) -> Places:
+    if path is not None:
+        return "path", (Path(path).resolve(),)
+    return "name", _local("packages") or installed.folders()
+
+
+def _packages(places: Places) -> tuple[Documents, Documents, dict[str, Any]]:
     """What `installed.read` finds, both parts of it with a text. Raises ValueError otherwise."""
-    train, validation, facts = installed.read(places)
-    if not (train and validation):
-        where, found = ", ".join(map(str, places)), len(facts["packages"])
+    argument, folders = places
+    train, validation, facts = installed.read(folders)
+    if not all(any(text.strip() for _, text in part) for part in (train, validation)):
         raise ValueError(
-            f"name: 'packages' needs two installed packages with Python files, one of them to hold out; in {where} there are "
-            f"{found} distributions and {len(train)} files of text; install more, or give path=, another site-packages"
+            f"{argument}: 'packages' needs two installed packages with Python files, one of them to hold out; in "
+            f"{', '.join(map(str, folders))} there are {len(facts['packages'])} distributions with {len(train)} files to train "
+            f"on and {len(validation)} held out; install more, or give path=, another site-packages folder"
         )
     return train, validation, facts
 
 
 @functools.cache  # of hundreds of MB, and every run asks for it
-def _known_packages(places: tuple[Path, ...]) -> dict[str, Any]:
-    train, validation, facts = _packages(places)
+def _known_packages(places: Places) -> dict[str, Any]:
+    return _facts_of_packages(*_packages(places))
+
+
+def _facts_of_packages(train: Documents, validation: Documents, facts: dict[str, Any]) -> dict[str, Any]:
     return {"name": "packages", **facts, **_facts(train, validation)}
+
+
+def _packages_again(places: Places) -> tuple[Documents, Documents]:
+    """Both parts, as `_known_packages` has seen them; ValueError if a package has come, gone or changed since."""
+    read = _packages(places)
+    if _facts_of_packages(*read) != _known_packages(places):
+        argument, folders = places
+        raise ValueError(
+            f"{argument}: the packages in {', '.join(map(str, folders))} have changed since this process read them; start it "
+            "again, or give path=, a copy of them"
+        )
+    return read[:2]
 
 
 def _local(name: str) -> tuple[Path, ...]:
@@ -254,7 +279,7 @@ def documents(name: str, path: str | Path | None = None) -> tuple[Documents, Doc
     if path is None and name.startswith("wikitext"):
         path = next(iter(_local(name)), None)
     if name == "packages":
-        return _packages((Path(path),) if path is not None else _local(name) or installed.folders())[:2]
+        return _packages(_places(path))[:2]
     if name == "python":
         train, validation = _split(_standard_library(Path(sysconfig.get_paths()["stdlib"])))
     elif path is not None:

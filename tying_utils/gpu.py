@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ def without_mask(model: "PreTrainedModel") -> bool:
     AttentionInterface.register("causal_sdpa", sdpa_attention_forward)
     model.set_attn_implementation("causal_sdpa")
     return True
+
+
+def logits_at_once(device: torch.device, least: int) -> int:
+    """Return how many logits may exist at a time: what a quarter of a card's memory holds at 16 bytes each, at least `least`.
+
+    The 16 are for values in bfloat16 and float32 with the gradients of both. Fewer at a time are made twice, which costs a
+    tenth of a step where the vocabulary is large.
+    """
+    if device.type != "cuda":
+        return least
+    return max(least, torch.cuda.get_device_properties(device).total_memory // 64)
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -12,6 +14,7 @@ from typing import Any
 
 LARGEST = 1_000_000  # bytes: a longer file is generated, or data in the form of code
 _HELD_OUT = 20  # a twentieth of the bytes
+_TOP = re.compile(r'"?(\w+)(?:/|\.py(?:"?,|$))')  # of a line of RECORD, the top-level name; a path that leads out has none
 _OWN = {"tying_utils", "weight-tying"}  # otherwise the text would change with every change of this package
 
 Documents = list[tuple[str, str]]  # (name, text)
@@ -33,7 +36,8 @@ def read(folders: Sequence[Path]) -> tuple[Documents, Documents, dict[str, Any]]
 
     Documents are (relative path, text) in one order on every machine, a package after the other. The facts are "packages" (the
     version of each distribution), "held_out" (the packages of the second part) and "left_out" (files by reason): over `LARGEST`
-    bytes, unreadable, not UTF-8, and exact copies of an earlier file, so that no file is in both parts. Nothing is written.
+    bytes, unreadable, not UTF-8, and exact copies of an earlier file, so that no file is in both parts. Links are followed, as
+    some installers put nothing but links; what a distribution names outside of its folder is not read. Nothing is written.
     """
     versions, files = _installed(folders)
     held_out = _held_out({name: sum(size for _, size in own.values()) for name, own in files.items()})
@@ -58,7 +62,7 @@ def _text(file: Path, size: int, seen: set[bytes]) -> tuple[str | None, str]:
     if size > LARGEST:
         return None, "huge"
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8").lstrip("\ufeff")  # also where there are two byte order marks
     except UnicodeDecodeError:
         return None, "not UTF-8"
     except OSError:
@@ -77,22 +81,30 @@ def _installed(folders: Sequence[Path]) -> tuple[dict[str, str], dict[str, dict[
     """
     versions: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
-    for each in metadata.distributions(path=[str(folder) for folder in folders]):
-        name = each.metadata["Name"]
-        if name is None or name in _OWN or name in versions:  # without a name: what an interrupted installation has left
-            continue
-        versions[name] = each.version
-        listed = [line.split(",")[0].split("/")[0].strip('"') for line in (each.read_text("RECORD") or "").splitlines()]
-        listed += (each.read_text("top_level.txt") or "").split()  # all that Debian's packages have
-        tops = {top.removesuffix(".py") for top in listed if top.endswith(".py") or top.isidentifier()} - _OWN - {"__pycache__"}
-        merged = tops.union(*(groups.get(top, ()) for top in tops))
-        groups |= dict.fromkeys(merged, merged)
+    for folder in folders:
+        for name, version, tops in sorted(_distributions(folder), key=lambda each: each[:2]):
+            versions.setdefault(name, version)  # of what is there twice, as after an interrupted update, one and the same
+            merged = tops.union(*(groups.get(top, ()) for top in tops))
+            groups |= dict.fromkeys(merged, merged)
     files: dict[str, dict[str, tuple[Path, int]]] = {}
     for top, group in sorted(groups.items()):
         found = next((found for folder in folders if (found := dict(_python_files(folder, top)))), {})
         if found:
             files.setdefault(min(group), {}).update(found)
     return dict(sorted(versions.items())), dict(sorted(files.items()))
+
+
+def _distributions(folder: Path) -> Iterator[tuple[str, str, set[str]]]:
+    """Name, version and top-level names of each distribution in `folder`, in any order."""
+    for each in metadata.distributions(path=[str(folder)]):
+        try:
+            name, version = each.metadata["Name"], each.version or ""
+            listed = {match[1] for match in map(_TOP.match, (each.read_text("RECORD") or "").splitlines()) if match}
+            listed |= set((each.read_text("top_level.txt") or "").split())  # all that Debian's packages have
+        except (OSError, UnicodeDecodeError):
+            continue
+        if name and name not in _OWN:  # without a name: what an interrupted installation has left
+            yield name, version, {top for top in listed if top.isidentifier()} - _OWN - {"__pycache__"}
 
 
 def _python_files(folder: Path, top: str) -> Iterator[tuple[str, tuple[Path, int]]]:
@@ -102,9 +114,11 @@ def _python_files(folder: Path, top: str) -> Iterator[tuple[str, tuple[Path, int
         found += [Path(place, name) for name in names if name.endswith(".py")]
     for relative, file in sorted((file.relative_to(folder).as_posix(), file) for file in found):
         try:
-            yield relative.encode(errors="backslashreplace").decode(), (file, file.stat().st_size)
+            status = file.stat()
         except OSError:
             continue  # not there, or a link to nowhere
+        if stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            yield relative.encode(errors="backslashreplace").decode(), (file, status.st_size)
 
 
 def _held_out(sizes: dict[str, int]) -> list[str]:
@@ -118,5 +132,5 @@ def _held_out(sizes: dict[str, int]) -> list[str]:
             held_out.append(name)
             room -= sizes[name]
     if not held_out and len(sizes) > 1:
-        held_out = [min(sizes, key=lambda name: (sizes[name], name))]
+        held_out = [min(sizes, key=lambda name: (not sizes[name], sizes[name], name))]  # one with text in it, if there is any
     return sorted(held_out)

@@ -6,15 +6,19 @@ quarter and a cosine that ends with it, on one batch size. Batches of 512 tokens
 d 128), and at 1.3 tokens per weight lose .11 (untied) and .15 nats (tied) for it.
 """
 
+import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tying_utils import budget, profiles, run_store, training
+from tying_utils import budget, paths, profiles, run_store, sentinels, training
 from tying_utils.config import TrainConfig
+from tying_utils.corpora import Corpus
 from tying_utils.profiles import EQUAL, PACKAGES, TIED, TWO_ROLE, UNTIED, scaled
 from tying_utils.run_store import Run
 from tying_utils.two_role import Settings
@@ -88,7 +92,7 @@ D128 = Place("packages, d 128", {**_ON_PACKAGES, "d_model": 128}, {"n_layers": 5
 ROLES = Place(
     "two-role", {name: _ROLES.training[name] for name in _SHAPE} | {"corpus": TWO_ROLE, "language": _LANGUAGE}, _ROLES.equal
 )
-PLACES = (D64, ROLES, D128)
+PLACES, ON_PACKAGES = (D64, ROLES, D128), (D64, D128)
 # Seed by seed, so that what is finished is at any time a whole axis of fewer seeds.
 _ORDER = (
     *((place, seed) for seed in range(3) for place in (D64, ROLES)),
@@ -115,27 +119,54 @@ def conditions() -> Iterator[Condition]:
 def train_next(*, progress: bool = True) -> Iterator[tuple[Condition, Run]]:
     """Train the runs that are neither finished nor in training elsewhere, in order, and yield each as it ends.
 
-    Several processes share the work, also on several machines that see one folder; an interrupted run is gone on with. Raises
-    ValueError as `training.train` does.
+    Several processes share the work, also on several machines that see one folder; an interrupted run is gone on with. One that
+    diverges is named in a warning, and the next one is trained. Raises ValueError as `training.train` does, and before anything
+    is trained where the installed packages are too short a text for the longest run.
     """
     known: dict[Any, dict[str, Any]] = {}
+    for place in ON_PACKAGES:
+        known[place.condition(TIED, 1.0, 0).config.text] = _long_enough(place).fingerprint
     for condition in conditions():
         config = condition.config
         if config.text not in known:
             known[config.text] = config.load_corpus().fingerprint
-        fingerprint = known[config.text]
-        if run_store.is_finished(config, fingerprint) or _is_busy(config, fingerprint):
-            continue
-        yield condition, training.train(config, progress=progress)
+        folder = run_store.run_folder(config, known[config.text])
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Claimed until it is trained: of two processes that saw it free together, one would wait until the other has ended.
+        with _held(folder.with_suffix(".claim")) as claimed:
+            with _held(folder.with_suffix(".lock")) as free:
+                pass  # let go at once: training takes it
+            if not (claimed and free) or run_store.is_finished(config, known[config.text]):
+                continue
+            try:
+                run = training.train(config, progress=progress)
+            except sentinels.Diverged as lost:
+                warnings.warn(f"{condition.place}, {condition.arm}, seed {condition.seed}: {lost}", stacklevel=2)
+                continue
+        yield condition, run
 
 
-def _is_busy(config: TrainConfig, fingerprint: dict[str, Any]) -> bool:
-    """Whether another process trains the run just now."""
-    lock = run_store.run_folder(config, fingerprint).with_suffix(".lock")
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
+def _long_enough(place: Place) -> Corpus:
+    """The text of `place`, if its longest run reads none of it twice; else ValueError."""
+    corpus = TrainConfig(**place.training).load_corpus()
+    fitting = [length for length in TOKENS_PER_WEIGHT if length * place.weights < len(corpus.train)]
+    if len(fitting) < len(TOKENS_PER_WEIGHT):
+        raise ValueError(
+            f"packages: what is installed here makes {len(corpus.train):,} tokens to train on; at {place.weights:,} weights "
+            f"{', '.join(f'{length:g}' for length in fitting) or 'no'} tokens per weight fit, of "
+            f"{', '.join(f'{length:g}' for length in TOKENS_PER_WEIGHT)}; install more packages, or make a folder of them "
+            f"at {paths.texts() / PACKAGES}"
+        )
+    return corpus
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[bool]:
+    """Hold `lock` unless another process does, and say whether it is held."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(lock, timeout=0))
+        except Timeout:
+            yield False
+        else:
+            yield True

@@ -176,8 +176,13 @@ def steps_of(config: TrainConfig, corpus: Corpus) -> Callable[[int], float]:
 
     It computes on as many threads as torch does when it is called. Raises ValueError for a device that is not there.
     """
-    trainer = _Trainer(config, corpus, choose_hardware(config.device, config.dtype), Onlooker())
+    trainer = trainer_of(config, corpus)
     return lambda step: float(trainer._step(step)[0])
+
+
+def trainer_of(config: TrainConfig, corpus: Corpus) -> "_Trainer":
+    """A trainer of a fresh model that writes nothing, for who steps it by hand or wants what a run leaves in memory."""
+    return _Trainer(config, corpus, choose_hardware(config.device, config.dtype), Onlooker())
 
 
 def workers_for(configs: Sequence[TrainConfig]) -> int:
@@ -266,7 +271,8 @@ class _Trainer:
         self.input_weight, self.output_weight = embedding.weight, head.weight
         embedding.register_forward_hook(self._watch_activation)
         self.activation_norm = torch.zeros((), device=hardware.device)
-        self.loss = NextTokenLoss(self.model, hardware.autocast, LOGITS_AT_ONCE if hardware.on_gpu else None)
+        at_once = gpu.logits_at_once(hardware.device, LOGITS_AT_ONCE) if hardware.on_gpu else None
+        self.loss = NextTokenLoss(self.model, hardware.autocast, at_once)
         self.ahead = ThreadPoolExecutor(1) if hardware.on_gpu else None  # picks the next batch while this one trains
         self.picked: tuple[int, Future[Tensor]] | None = None
         self.reason = hardware.reason

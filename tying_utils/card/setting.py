@@ -1,0 +1,22 @@
+"""Where the parts run, and at what size."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tying_utils.card.plan import LeftOut
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A device, a folder for what is gone at the end, and whether sizes are those that show that the way is right (`smoke`)."""
+
+    device: torch.device
+    scratch: Path
+    smoke: bool
+
+    def room(self, size: int, smaller: str) -> None:
+        """Raise `LeftOut` unless the card has `size` bytes free; `smaller` says what would fit."""
+        if self.device.type == "cuda" and size > (free := torch.cuda.mem_get_info(self.device)[0]):
+            raise LeftOut(f"{size / 1e9:.1f} GB of the card's memory are needed, {free / 1e9:.1f} are free; {smaller}")
