@@ -1,4 +1,4 @@
-# make setup | reproduce | lab | site | test | test-faults | test-colab | test-eval | audit | sweep | figures | bench | badges | clean
+# make setup | reproduce | lab | site | test | test-faults | test-colab | test-eval | audit | sweep | figures | bench | gpu | badges | clean
 # PROFILE=quick (default) or laptop
 PROFILE ?= quick
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 COLAB_TORCH ?= torch==2.11.0
 COLAB := build/colab
 
-.PHONY: setup reproduce lab site figures sweep test test-faults test-colab test-eval audit bench badges lint clean
+.PHONY: setup reproduce lab site figures sweep test test-faults test-colab test-eval audit bench gpu badges lint clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,10 @@ sweep: setup
 bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt scikit-learn
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+# Straight from the checkout, in the interpreter that has torch for the card: nothing is installed.
+gpu:
+	PYTHONPATH=. $(PYTHON) -m tying_utils gpu --out build/gpu
 
 lint: setup
 	$(BIN)/ruff check .

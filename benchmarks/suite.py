@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,17 +18,27 @@ def measure(part: str, quick: bool) -> str:
     """Measure a part of the suite, write its rows into its table, and return them as lines of text."""
     began, load = time.monotonic(), os.getloadavg()[0]
     measured = rows(part, quick)
-    name, device = "growth" if part == "growth" else "ratios", str(measured["device"].iloc[0])
-    store, table, parts = benchmark_figures.store(quick), measured, {}
+    keep("growth" if part == "growth" else "ratios", measured, time.monotonic() - began, quick, load_before=round(load, 2))
+    return "".join(f"\n  {line}" for line in _lines(measured)) + "\n"
+
+
+def keep(name: str, measured: pd.DataFrame, seconds: float, quick: bool = False, **made: Any) -> Path:
+    """Write rows into the table `name` in place of those of their parts on their device, and return its file.
+
+    `made` is noted of these parts in the manifest, beside the day and the `seconds`.
+    """
+    store, device, own = benchmark_figures.store(quick), str(measured["device"].iloc[0]), ["growth"]
+    if name == "ratios":
+        own = list(measured["part"].unique())
+    table, parts = measured, {}
     if kept := store.read(name, lambda entry: entry["format"] == FORMAT, keep=False):
         old, parts = kept[0], (store.manifest or {})["tables"][name]["parts"]
-        others = old[(old["device"] != device) | (False if part == "growth" else old["part"] != part)]
+        others = old[(old["device"] != device) | (False if name == "growth" else ~old["part"].isin(own))]
         table = pd.concat([others, measured], ignore_index=True) if len(others) else measured
-    seconds = time.monotonic() - began
-    made = {"date": time.strftime("%Y-%m-%d"), "seconds": round(seconds, 1), "load_before": round(load, 2)}
-    entry = {"format": FORMAT, "parts": {**parts, f"{part} on {device}": made}}
+    made = {"date": time.strftime("%Y-%m-%d"), "seconds": round(seconds, 1), **made}
+    entry = {"format": FORMAT, "parts": {**parts, **{f"{part} on {device}": made for part in own}}}
     store.write(name, table, entry, device=device, seconds=seconds)
-    return "".join(f"\n  {line}" for line in _lines(measured)) + "\n"
+    return store.folder / f"{name}.csv"
 
 
 def rows(part: str, quick: bool) -> pd.DataFrame:

@@ -251,7 +251,9 @@ def test_a_text_too_short_for_the_longest_run_says_which_lengths_fit(home, tmp_p
     place = lengths.Place("small", small, {})
     monkeypatch.setattr(lengths, "ON_PACKAGES", (place,))
     held = len(corpora.load("packages", vocab_size=300).train)
-    words = rf"^packages: what is installed here makes {held:,} tokens .* at {place.weights:,} weights 0.13, 0.4, 1.3 tokens per "
+    words = (
+        rf"^packages: what is installed here makes {held:,} tokens .* at {place.weights:,} weights 0.13, 0.4, 1.3 tokens per "
+    )
     with pytest.raises(ValueError, match=words):
         next(lengths.train_next(progress=False))
     assert not (home / "data" / "runs").exists(), "nothing was trained"

@@ -94,13 +94,23 @@ def test_changes_are_paired_and_judged() -> None:
         (EQUAL_SIZE, "loss"): "supported",
     }
     words = outcomes.sentences(outcomes.outcomes(made()), "laptop")
-    assert f"- **mends the geometry and hurts the loss** (less bias supported, less loss refuted): {CURE} (bias -0.300" in words
-    assert f"lowers the loss** (less bias supported, less loss supported): {AGAIN} (bias -0.700, loss -0.400)" in words
+    assert f"- **less bias, more loss** (less bias supported, less loss refuted): {CURE} (bias -0.300" in words
+    assert (
+        f"- **less bias and less loss** (less bias supported, less loss supported): {AGAIN} (bias -0.700, loss -0.400)" in words
+    )
 
 
 def test_one_seed_leaves_all_open() -> None:
     one = {name: frame[frame["seed"] == 0] for name, frame in made().items()}
-    assert set(outcomes.changes(outcomes.outcomes(one))["verdict"]) == {"open"}
+    found = outcomes.outcomes(one)
+    assert set(outcomes.changes(found)["verdict"]) == {"open"}
+    assert "- **both unresolved** (less bias open, less loss open): " in outcomes.sentences(found, "laptop")
+
+
+def test_what_an_interval_leaves_open_is_called_unresolved() -> None:
+    assert len(outcomes._WORDS) == 9
+    for verdicts, words in outcomes._WORDS.items():
+        assert ("unresolved" in words) == ("open" in verdicts), words
 
 
 numbers = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 2))

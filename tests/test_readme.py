@@ -1,15 +1,25 @@
-"""README's recipe for a model of one's own is run as it stands; METHODS' table of remedies is the code's."""
+"""README's recipe for a model of one's own is run as it stands; METHODS' table of remedies is the code's.
 
+Numbers that stand in prose, in README, METHODS and the notebooks, are computed again from the committed tables.
+"""
+
+import json
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import TrainingArguments
 
-from tying_utils import models
+from tying_utils import claims, effects, models, outcomes
 from tying_utils.balance import REMEDIES
+from tying_utils.measures.statistics import Interval, mean_interval
+from tying_utils.profiles import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
+from tying_utils.study import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,3 +70,184 @@ def test_the_table_of_remedies_is_the_codes(V, d):
     for name, (_, asked, added, _) in table.items():
         assert REMEDIES[name].fits == {"tied": (True,), "untied": (False,), "either": (True, False)}[asked]
         assert REMEDIES[name]().added_parameters(V, d) == value(added, V, d, w=16)
+
+
+class Seeds(Interval):
+    """An interval that prints as its mean, and with " ci" after the format as mean (low to high)."""
+
+    def __format__(self, spec: str) -> str:
+        digits, _, whole = spec.partition(" ")
+        mean, low, high = (format(value, digits) for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low} to {high})" if whole else mean
+
+
+def seeds(values: pd.Series) -> Seeds:
+    """Return the mean and interval of a value a seed."""
+    return Seeds(**vars(mean_interval(values)))
+
+
+def numbers(results: Results) -> dict[str, Any]:
+    """Compute from the committed tables what the sentences below say, by the name that they give it."""
+    made: dict[str, Any] = defaultdict(dict)
+    for corpus, study in results.studies.items():
+        config, losses = study.profile.config(UNTIED, study.profile.seeds[0]), claims.with_scaling(study, "losses")
+        tokens = config.steps * config.batch_size * config.context
+        weights = losses.query("arm == @UNTIED")["parameters"].iloc[0]
+        made["steps"][corpus], made["rate"][corpus] = config.steps, tokens / weights
+        made["thousand_tokens"][corpus], made["thousand_weights"][corpus] = tokens / 1e3, weights / 1e3
+        made["million_weights"][corpus] = weights / 1e6
+        gaps = claims.loss_gaps(study["sizes"])
+        own = gaps[gaps["parameters"] == gaps["parameters"].iloc[0]]
+        made["behind"][corpus] = seeds(own["equal_shape"])
+        made["larger"][corpus] = seeds(own["equal_parameters"] - own["equal_shape"])
+        made["smaller"][corpus] = seeds(own["equal_shape"] - own["equal_parameters"])
+
+        gradients = study["gradients"]
+        other_arm = gradients.replace({"arm": {UNTIED: TIED, TIED: UNTIED}})
+        share, untied = (claims.share_over(of, 0, 0.1) for of in (gradients, other_arm))
+        made["share"][corpus], made["share_gap"][corpus] = seeds(share), seeds(share - untied)
+        made["update_share"][corpus] = seeds(claims.share_over(gradients, 0, 0.1, "output_update_share"))
+        first = gradients.query("arm == @TIED and step <= 10")
+        made["first_ten"][corpus] = seeds(first.groupby("seed")["output_share"].mean())
+
+        scaled = pd.concat([losses, study["sweep_losses"]]) if "sweep_losses" in study else losses
+        by_arm = scaled.pivot_table(index="seed", columns="arm", values="validation_loss")
+        adds = by_arm.sub(by_arm[TIED], axis=0).drop(columns=[TIED, UNTIED])
+        made["adds"][corpus] = {arm: seeds(adds[arm]) for arm in adds}
+        made["scales_that_add"][corpus] = "every other scale" if (adds.mean() > 0).all() else "not every other scale"
+        lens = claims.tuned(claims.with_scaling(study, "lens"), 0).merge(losses, on=["arm", "seed"]).query("arm != @UNTIED")
+        made["kl_and_loss"][corpus] = lens["kl_bits"].corr(lens["validation_loss"])
+
+    losses = claims.with_scaling(results.studies[TWO_ROLE], "losses").sort_values("input_scale")
+    worse = [arm for arm in losses["arm"].unique() if arm not in (TIED, UNTIED) and made["adds"][TWO_ROLE][arm].low > 0]
+    made["worse"] = " and ".join(worse).replace("input ", "")
+    made["slope_without"] = seeds(claims.per_decade(losses[~losses["arm"].isin(worse)], "validation_loss"))
+    made["least"], made["most"] = sorted(made["behind"][corpus].mean for corpus in (PYTHON, WIKITEXT))
+    for group in effects.GROUPS:
+        for corpus, part in effects.effects(results, group).groupby("corpus"):
+            rates = 1e3 * made["thousand_tokens"][corpus] / part["parameters"]
+            made[group][corpus] = {"least": rates.min(), "most": rates.max()}
+
+    found = outcomes.outcomes(results).query("corpus == @PYTHON and shape == @outcomes.EQUAL_SHAPE")
+    bias = found.query("arm == @TIED")["bias"].mean()
+    for row in outcomes.changes(found).to_dict("records"):
+        arm, measure = row["arm"], row["measure"]
+        made[measure][arm] = Seeds(row["change"], row["low"], row["high"], row["seeds"])
+        made[f"{measure}_is"][arm] = {"supported": "lower", "refuted": "higher", "open": "unresolved"}[row["verdict"]]
+    for arm, change in made["bias"].items():
+        made["off"][arm], made["left"][arm] = -100 * change.mean / bias, 100 + 100 * change.mean / bias
+        made["part"][arm] = change.mean / made["bias"]["input x5"].mean
+
+    roles = results["roles"].query("input_scale == 1 and output_scale == 1 and role == 'source' and table != 'output'")
+    for agreement, part in roles.groupby("agreement"):
+        wide = part.pivot_table(index="seed", columns="tied", values="over_floor")
+        made["agreeing"][agreement] = seeds(wide[True] - wide[False])
+    tied = results["roles"].query("arm == @TIED and table == 'tied' and agreement == 0")
+    made["purity"] = tied.groupby("role")["purity"].mean().to_dict()
+    probe = results.studies[TWO_ROLE]["transfer_probe"].query("arm == @TIED and table == 'tied' and question == 'source role'")
+    made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
+    return made
+
+
+HOW_LONG = "saw {rate[python]:.2f} tokens per weight ({steps[python]} steps; two-role language: {rate[two-role]:.1f})"
+# Every sentence with numbers in it that someone has written by hand, by document; what stands in braces is computed.
+SENTENCES = {
+    "README.md": [
+        "saw {rate[python]:.2f} tokens per weight (in the two-role language {rate[two-role]:.1f}, a fortieth)",
+        "they leave {left[norm-match]:.0f} % of the bias on Python source",
+        "On text {scales_that_add[python]} tried, up or down, has a higher mean loss",
+        "On text {scales_that_add[wikitext-2]} tried, up or down, has a higher mean loss",
+        "in the two-role language, of the input scales, only {worse} do measurably",
+        "so far {least:.2f} to {most:.2f} nats behind an untied one of equal shape",
+        "the larger tied model is the worse one, by {larger[python]:.3f} and {larger[wikitext-2]:.3f} nats",
+        "the two roles of a token agree, the gap is unresolved, {agreeing[1]:.3f ci}",
+        "the input path times 5, takes off {off[input x5]:.0f} % of the bias at a {loss_is[input x5]} loss; in the first "
+        "quarter of training alone {off[early x5]:.0f} %, at a {loss_is[early x5]} loss, and in the rest alone "
+        "{off[late x5]:.0f} %, at a {loss_is[late x5]}.",
+        "takes off {off[coupled-adam]:.0f} %; its effect on the loss is {loss_is[coupled-adam]} "
+        "({loss[coupled-adam].low:.3f} to {loss[coupled-adam].high:.3f})",
+    ],
+    "METHODS.md": [
+        "tied - untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
+        "{share_gap[two-role]:.3f ci} in the two-role language",
+        "one half: {first_ten[python]:.3f ci} and {first_ten[wikitext-2]:.3f ci}",
+        "({update_share[two-role]:.3f} against {share[two-role]:.3f} over the first tenth)",
+        "{left[norm-match]:.0f} % of the bias on Python source remains ({bias[norm-match]:.3f}, {bias[norm-match].low:.3f} to "
+        "{bias[norm-match].high:.3f}). Input x5 takes off {off[input x5]:.0f} %: in the first quarter of training alone "
+        "{off[early x5]:.0f} %, in the rest alone {off[late x5]:.0f} %, which is {part[early x5]:.2f} and {part[late x5]:.2f} "
+        "of what it takes off throughout",
+        "x0.1 adds {adds[python][input x0.1]:.3f} and {adds[wikitext-2][input x0.1]:.3f} nats (Python source, WikiText-2), x2 "
+        "{adds[python][input x2]:.3f} and {adds[wikitext-2][input x2]:.3f} (the second {adds[wikitext-2][input x2].low:.4f} to "
+        "{adds[wikitext-2][input x2].high:.3f}), x5 {adds[python][input x5]:.3f} and {adds[wikitext-2][input x5]:.3f}",
+        "(x3: {adds[two-role][input x3]:.3f}, {adds[two-role][input x3].low:.3f} to {adds[two-role][input x3].high:.3f}; x10: "
+        "{adds[two-role][input x10]:.3f}, {adds[two-role][input x10].low:.3f} to {adds[two-role][input x10].high:.3f}); "
+        "{worse} add {adds[two-role][input x100]:.3f} and {adds[two-role][input x300]:.3f}, and make the slope: "
+        "without them it is {slope_without:.3f ci}",
+        "it is {larger[python]:.3f ci} and {larger[wikitext-2]:.3f ci} nats worse than the smaller tied model, on Python "
+        "source and WikiText-2. In the two-role language it is better, by {smaller[two-role]:.3f ci}",
+        "that is {architecture[python][least]:.2f} to {architecture[python][most]:.2f} in the architectures (two-role "
+        "language: {architecture[two-role][least]:.1f} to {architecture[two-role][most]:.1f}), and "
+        "{grid[python][least]:.2f} to {grid[python][most]:.1f} from the largest to the smallest place of the grid",
+        "whose purity is {purity[target]:.3f} in the target role and {purity[source]:.3f} in the source role, a linear probe "
+        "reads the source role at {probe:.3f ci}, against a chance of {probe_chance:.3f}",
+        "{rate[python]:.2f} tokens per weight of the untied model ({thousand_tokens[python]:.0f} thousand tokens, "
+        "{million_weights[python]:.2f} million weights; in the two-role language {thousand_tokens[two-role]:.0f} thousand and "
+        "{thousand_weights[two-role]:.0f} thousand, {rate[two-role]:.2f}), at other sizes with as many tokens "
+        "{grid[python][least]:.2f} to {grid[python][most]:.1f}",
+    ],
+    "00_overview": [HOW_LONG, "by {larger[python]:.3f} nats on Python source and by {larger[wikitext-2]:.3f} on WikiText-2"],
+    "01_embedding_alignment": [HOW_LONG],
+    "02_gradient_dominance": [
+        HOW_LONG,
+        "tied less untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
+        "{share_gap[two-role]:.3f ci} in the two-role language",
+    ],
+    "03_tuned_lens": [HOW_LONG],
+    "04_gradient_scaling": [
+        HOW_LONG,
+        "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
+        "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
+        "in the two-role language only {worse} can be told from it",
+    ],
+    "06_ground_truth": [
+        "saw {rate[two-role]:.1f} tokens per weight here ({steps[two-role]} steps; {rate[python]:.2f} on text)",
+        "the tied model is {agreeing[0]:.3f} nats behind; where they agree, {agreeing[1]:.3f ci}, which is unresolved",
+        "reads it from the tied table at {probe:.3f ci}, where chance is {probe_chance:.3f}",
+    ],
+    "07_scale_explorer": ["held at equal norm from the first step {left[norm-match]:.0f} % of it remains on Python source"],
+    "09_remedies": [
+        HOW_LONG,
+        "the input path times 5 takes off {off[input x5]:.0f} % of the bias",
+        "in the first quarter of training alone it takes off {off[early x5]:.0f} %",
+        "in the rest alone {off[late x5]:.0f} %",
+        "(*norm-match*) leaves {left[norm-match]:.0f} % of the bias",
+        "on Python source the interval is {loss[coupled-adam].low:.3f} to {loss[coupled-adam].high:.3f} nats",
+    ],
+    "10_architectures_and_size": [
+        "saw {rate[python]:.2f} tokens per weight at d 128 and V 2048 ({steps[python]} steps; over the grid "
+        "{grid[python][least]:.2f} to {grid[python][most]:.1f}, in the two-role language about {rate[two-role]:.1f})",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def computed() -> Iterator[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TYING_HOME", str(ROOT))
+        yield numbers(Results("laptop", only_read=True))
+
+
+def prose(document: str) -> str:
+    """Return the text of a document, or of a notebook's cells in words, on one line and with one sign for minus."""
+    if document.endswith(".md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+    else:
+        cells = json.loads((ROOT / "notebooks" / f"{document}.ipynb").read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return " ".join(text.replace("−", "-").split())
+
+
+@pytest.mark.parametrize(("document", "sentence"), [(name, words) for name, said in SENTENCES.items() for words in said])
+def test_numbers_in_prose_are_those_of_the_committed_tables(document: str, sentence: str, computed: dict[str, Any]) -> None:
+    said = sentence.format(**computed)
+    assert said in prose(document), f"{document} does not say: {said}"

@@ -289,7 +289,7 @@ def language(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_roles", "roles", corpus=TWO_ROLE)
 def roles(tables: Tables) -> Figure:
-    """What each table is for: how pure its neighbourhoods are in either role."""
+    """Which role each table's neighbourhoods show: how pure they are in either."""
     rows = drawing.where(tables["roles"], agreement=0.0, input_scale=1.0, output_scale=1.0)
     figure, (ax,) = drawing.panels(ONE_COLUMN, 2.6, "")
     for place, table in enumerate(drawing.TABLES):
@@ -305,7 +305,7 @@ def roles(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_scaling", "roles", corpus=TWO_ROLE)
 def role_scaling(tables: Tables) -> Figure:
-    """What the tied table serves, and its loss above the language's own, by the scale of either path's gradient."""
+    """Which role the tied table shows, and its loss above the language's own, by the scale of either path's gradient."""
     rows = drawing.where(tables["roles"], agreement=0.0)
     titles = "Input path scaled", "Loss", "Output path scaled", "Loss"
     figure, panels = drawing.panels(TWO_COLUMNS, 4.9, *titles, rows=2)
@@ -331,7 +331,7 @@ def role_scaling(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_measures", "alignment", "scaling_alignment", "roles", corpus=TWO_ROLE)
 def measures(tables: Tables) -> Figure:
-    """Resemblance against purpose: output bias towards an untied pair, and the purity gap that needs no other model."""
+    """Output bias towards an untied pair against the purity gap, which needs no other model."""
     bias = claims.output_bias(drawing.where(claims.with_scaling(tables, "alignment"), kind="orthogonal"))
     gaps = claims.purity_gap(drawing.where(tables["roles"], table="tied", agreement=0.0, output_scale=1.0))
     both = bias.merge(gaps, on=["arm", "input_scale", "seed"])
@@ -352,7 +352,7 @@ def measures(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_agreement", "roles", corpus=TWO_ROLE)
 def agreement(tables: Tables) -> Figure:
-    """What tying costs by how far the two roles of a token agree."""
+    """Which role the tied table shows, and the loss, tied and untied, by how far the two roles of a token agree."""
     rows = drawing.where(tables["roles"], input_scale=1.0, output_scale=1.0)
     figure, (left, right) = drawing.panels(TWO_COLUMNS, 2.7, "Tied table", "Loss over the floor")
     tied = drawing.where(rows, table="tied")
@@ -373,9 +373,9 @@ def agreement(tables: Tables) -> Figure:
 
 @FIGURES.reads("00_sizes", "sizes")
 def sizes(tables: Tables) -> Figure:
-    """C5: what share of all parameters the tables take, and what tying costs, by size."""
+    """C5: what share of all parameters the tables take, and the loss, tied less untied, by size."""
     gaps = claims.loss_gaps(tables["sizes"]).sort_values("parameters")
-    figure, (left, right) = drawing.panels(TWO_COLUMNS, 2.7, "Tables' share of parameters", "What tying costs")
+    figure, (left, right) = drawing.panels(TWO_COLUMNS, 2.7, "Tables' share of parameters", "Loss, tied less untied")
     one = gaps.groupby("parameters")["share"].first()
     left.set_xscale("log")
     left.plot(one.index, one, color=BLACK, marker="o", markersize=4)

@@ -100,8 +100,8 @@ def with_scaling(results: Tables, name: str) -> pd.DataFrame:
 def purity_gap(roles: pd.DataFrame) -> pd.DataFrame:
     """Purity in the target role less that in the source role, a row for each arm, seed and table, as "purity_gap".
 
-    Above 0 the table's neighbourhoods say after what a token may come (what an output table is for), below 0 what may follow
-    it (what an input table is for).
+    Above 0 the table's neighbourhoods say after what a token may come (what an output table needs), below 0 what may follow
+    it (what an input table needs).
     """
     keys = ["corpus", "arm", "input_scale", "output_scale", "agreement", "seed", "table"]
     wide = roles.pivot_table(index=keys, columns="role", values="purity")
@@ -109,7 +109,7 @@ def purity_gap(roles: pd.DataFrame) -> pd.DataFrame:
 
 
 def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
-    """What tying costs, by size and seed: validation loss of the tied model less that of the untied one, nats a token.
+    """Validation loss of the tied model less that of the untied one, nats a token, by size and seed.
 
     A row for each corpus, d_model, n_layers (of the untied model) and seed: parameters (untied), share (of the untied model's
     parameters that its two tables hold), equal_shape (the tied model has the same layers), equal_parameters (it has more, and

@@ -23,7 +23,7 @@ class Stopped(Exception):
 class Live(Shown):
     """Controls for one training run at a time in this kernel, on the two-role language. Made by `live`."""
 
-    alt = "A training curve, and what the trained tables serve beside the swept conditions"
+    alt = "A training curve, and which role the trained tables show beside the swept conditions"
 
     def __init__(self, profile: str, input_scale: float, output_scale: float) -> None:
         self.start = tuple(

@@ -28,7 +28,7 @@ def outcomes(results: Tables | Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     - bias: of the table that embeds the input. In a text its orthogonal alignment with the untied output table less that with
       the untied input table, both corrected for chance; in the two-role language its purity in the target role less that in
-      the source role. Above 0 it serves the output rather than the input. The pole "untied again" is another untied model.
+      the source role. Above 0 it leans to the output. The pole "untied again" is another untied model.
     - source_purity, target_purity: NaN in a text.
     - loss: on held-out text, nats a token; in the two-role language over the floor that nothing can beat.
     - early_lens: tuned-lens KL, bits a token, mean over the input and the first half of the layers; NaN at equal parameters.
@@ -123,16 +123,16 @@ def front(outcomes: pd.DataFrame) -> pd.DataFrame:
     return means.assign(front=[stands(row) for _, row in means.iterrows()])
 
 
-# What the verdicts on less bias and on less loss come to.
+# What the verdicts on less bias and on less loss come to; an interval that covers 0 is unresolved, not no effect.
 _WORDS = {
-    ("supported", "supported"): "mends the geometry and lowers the loss",
-    ("supported", "open"): "mends the geometry at no loss that could be measured",
-    ("supported", "refuted"): "mends the geometry and hurts the loss",
-    ("open", "supported"): "lowers the loss, the bias as it was",
-    ("open", "open"): "nothing that could be measured",
-    ("open", "refuted"): "hurts the loss for nothing",
-    ("refuted", "supported"): "more bias and less loss",
-    ("refuted", "open"): "more bias",
+    ("supported", "supported"): "less bias and less loss",
+    ("supported", "open"): "less bias, the loss unresolved",
+    ("supported", "refuted"): "less bias, more loss",
+    ("open", "supported"): "less loss, the bias unresolved",
+    ("open", "open"): "both unresolved",
+    ("open", "refuted"): "more loss, the bias unresolved",
+    ("refuted", "supported"): "more bias, less loss",
+    ("refuted", "open"): "more bias, the loss unresolved",
     ("refuted", "refuted"): "more bias and more loss",
 }
 

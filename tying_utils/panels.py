@@ -218,7 +218,9 @@ class LiveView:
 
     def _build(self) -> None:
         with drawing.styled():
-            figure, (left, middle, right) = drawing.panels(7.4, 2.9, "Training", "What the table serves", "Loss over the floor")
+            figure, (left, middle, right) = drawing.panels(
+                7.4, 2.9, "Training", "Which role the table shows", "Loss over the floor"
+            )
             self.curve = left.plot([], [], color=BLACK)[0]
             left.axhline(self.floor, color=LOOKS[UNTIED].colour, linestyle=DASHED)
             left.annotate("floor", (self.steps, self.floor), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7)

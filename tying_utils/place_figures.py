@@ -94,7 +94,7 @@ def sizes(tables: Tables) -> Figure:
 
 @FIGURES.reads("10_loss_gap", *_needs("grid"))
 def loss_gap(tables: Tables) -> Figure:
-    """What tying costs by the share of an untied model's parameters in its tables, at equal shape and at equal parameters."""
+    """Loss, tied less untied, by the untied tables' share of all parameters, at equal shape and at equal parameters."""
     frame = effects(tables, "grid")
     looks = _vocabularies(frame)
     figure, panels = drawing.panels(TWO_COLUMNS, 2.8, "Equal shape", "Equal parameters")

@@ -21,6 +21,8 @@ _MARKER = "<!-- {edge} {name}: written by `make figures PROFILE=laptop` -->"
 
 def _value(values: pd.Series, digits: int = 2) -> str:
     interval = statistics.mean_interval(values.to_numpy())
+    if interval.n == 1:
+        return f"{interval.mean:.{digits}f} (one seed)"
     return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
 
 
@@ -239,6 +241,32 @@ def benchmarks(_: Results) -> str:
     return "\n\n".join(parts) or "Not measured yet: `make bench`."
 
 
+def card(_: Results) -> str:
+    """What was found on a card, where a check of one has been read."""
+    store = TableStore(paths.results("gpu"))
+    tables = {
+        name: found[0]
+        for name in ("checks", "losses", "alignment")
+        if (found := store.read(name, lambda entry: True, keep=True))
+    }
+    if "checks" not in tables or store.manifest is None:
+        return "Nothing here was run on a card yet: every number of this page is of a CPU."
+    machine, checks = store.manifest["machine"], tables["checks"]
+    ours = checks[checks["part"] == "correct"]["outcome"].value_counts()
+    words = ", ".join(f"{count} {outcome}" for outcome, count in ours.items())
+    lines = [f"- **{machine['card']}**, driver {machine.get('driver', 'none')}, torch {machine['torch']}. Checks: {words}."]
+    if "losses" in tables:
+        losses = tables["losses"]
+        arms = [f"{arm} {_value(own['validation_loss'])}" for arm, own in losses.groupby("arm", sort=False)]
+        one = losses.iloc[0]
+        size = f"d {one['d_model']}, {one['n_layers']} layers, {one['tokens_per_weight']:.2g} tokens per weight"
+        lines.append(f"- Validation loss ({size}, {losses['seed'].nunique()} seeds): {'; '.join(arms)}.")
+    if "alignment" in tables:
+        bias = claims.output_bias(tables["alignment"]).groupby("arm", sort=False)["output_bias"]
+        lines.append(f"- Output bias, corrected: {'; '.join(f'{arm} {_value(values)}' for arm, values in bias)}.")
+    return "\n".join(lines)
+
+
 def _ratios(table: pd.DataFrame) -> str:
     rows = []
     where = ["part", "what", "V", "d", "layers", "tokens", "ours", "other", "device", "threads"]
@@ -292,6 +320,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "miniatures": miniatures,
     "remedies": remedies,
     "benchmarks": benchmarks,
+    "card": card,
 }
 
 

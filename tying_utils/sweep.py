@@ -100,7 +100,7 @@ class Sweep:
 
     @cached_property
     def has_roles(self) -> bool:
-        """Whether what a table is for is known."""
+        """Whether the role that a table shows is known."""
         return "sweep_roles" in self.tables and len(self.tables["sweep_roles"]) > 0
 
     def alignment(self, scales: Scales, source: str, column: str = "value") -> np.ndarray:

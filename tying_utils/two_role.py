@@ -3,7 +3,7 @@
 Each token has a *source* class, which alone decides what follows it, and a *target* class, which alone decides after what it
 comes: P(next = w' | w) is proportional to p(w') exp(M[source(w), target(w')]), with Zipfian p. An ideal input table needs the
 source classes alone and an ideal output table the target classes alone, so the classes of a token's nearest neighbours say
-what a table is for, with no reference model. The entropy rate is known exactly: it is the floor of every loss.
+which role a table shows, with no reference model. The entropy rate is known exactly: it is the floor of every loss.
 """
 
 import dataclasses

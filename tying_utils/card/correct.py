@@ -62,7 +62,7 @@ def tasks(setting: Setting) -> Iterator[Task]:
         seconds=5 if setting.smoke else 30,
     )
     for arch in models.ARCHITECTURES[:1] if setting.smoke else models.ARCHITECTURES:
-        yield Task(f"compiled blocks, {arch}", functools.partial(paths, setting, arch, "float32", compiled=True), seconds=10)
+        yield Task(f"compiled blocks, {arch}", functools.partial(paths, setting, arch, "float32", compiled=True), seconds=20)
 
 
 def built(arch: str, device: torch.device | str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:

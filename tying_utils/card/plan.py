@@ -24,8 +24,8 @@ class LeftOut(Exception):
     """A task that cannot be done here, with the reason in words."""
 
 
-class _OutOfTime(Exception):
-    """A task ran to the end of its part's time."""
+class _OutOfTime(BaseException):
+    """A task ran to the end of its part's time. No library takes it for an error of its own, as a compiler would."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""A folder that a check of a card has written, as tidy tables in data/results/gpu and rows of the benchmarks' table."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tying_utils import paths, report
+from tying_utils.card import plan, summary
+from tying_utils.card.plan import Record
+from tying_utils.table_store import TableStore
+
+# Part of every table's record: raise it when a check would measure something else.
+FORMAT = 1
+TABLES = ("losses", "share", "alignment", "lens")  # of the claims
+_COLUMNS = ["part", "task", "outcome", "difference", "tolerance", "seconds", "reason"]
+
+
+def read(folder: Path) -> list[Path]:
+    """Write the tables of the check in `folder`, and what README shows of them; return the files written.
+
+    Raises ValueError where `folder` holds no results, none that names its machine, or those of a trial without a card.
+    """
+    records = plan.read(folder)
+    machine = next((record for record in records if (record["part"], record["task"]) == ("facts", "machine")), None)
+    if machine is None or machine["outcome"] != plan.MEASURED:
+        raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
+    if "capability" not in machine:
+        raise ValueError(
+            f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing; give one of --device cuda"
+        )
+    store, written = TableStore(paths.results("gpu")), []
+    card, seconds = machine["card"], sum(record["seconds"] for record in records)
+    facts = {name: value for name, value in machine.items() if name not in ("part", "task", "outcome", "seconds")}
+    tables = {"checks": pd.DataFrame(records).reindex(columns=_COLUMNS), "rates": _rates(records)}
+    tables |= {name: summary.tables(records, name) for name in TABLES}
+    for name, table in tables.items():
+        if len(table):
+            written.append(store.folder / f"{name}.csv")
+            store.write(
+                name,
+                table.assign(device=card),
+                {"format": FORMAT},
+                device=card,
+                seconds=seconds,
+                update=lambda m: _of(m, facts),
+            )
+    rows = [row for record in records for row in record.get("rows", [])]
+    if rows:
+        from benchmarks import suite
+
+        written.append(suite.keep("ratios", pd.DataFrame(rows), seconds))
+    report.refresh_documents(report.PROFILE)
+    return written
+
+
+def _of(manifest: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Have the manifest say which machine the tables are of, and with which versions: not those of who reads."""
+    manifest["machine"] = facts
+    manifest["packages"] = {name: facts.get(name, "unknown") for name in manifest["packages"]}
+    for entry in manifest["tables"].values():
+        entry["made"] |= {"python": facts["python"], "cores": facts["cores"]}
+
+
+def _rates(records: list[Record]) -> pd.DataFrame:
+    """What was measured as numbers alone, a row each: rates of matrix products and copies, and what has no ratio of its own."""
+    rows = []
+    for record in records:
+        if record["outcome"] == plan.MEASURED and record["part"] in ("facts", "fast") and record["task"] != "machine":
+            numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+            rows += [
+                {"part": record["part"], "task": record["task"], "what": name, "value": value}
+                for name, value in numbers.items()
+                if name != "seconds"
+            ]
+    return pd.DataFrame(rows)
