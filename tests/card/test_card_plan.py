@@ -76,7 +76,7 @@ def test_what_raises_is_recorded_with_its_place_and_the_next_one_runs(tmp_path, 
     tasks = [Task("a", wrong), Task("b", cannot), Task("c", dict, needs=("no_such_module",)), Task("d", clock.takes(1, x=2.0))]
     made.part("p", 1, tasks, lambda _: None)
     assert outcomes(made) == {"a": RAISED, "b": LEFT_OUT, "c": LEFT_OUT, "d": MEASURED}
-    reasons = [record.get("reason") for record in plan.read(tmp_path)]
+    reasons = [record.get("reason", "") for record in plan.read(tmp_path)]
     assert reasons[0].startswith("ZeroDivisionError: of two lines (test_card_plan.py:")
     assert reasons[1:3] == ["no card", "no_such_module is not installed"]
 
@@ -125,9 +125,10 @@ def test_what_no_finder_knows_is_not_installed():
 
 
 def test_a_library_that_takes_every_error_for_its_own_does_not_take_the_end_of_time(tmp_path):
-    def compiler():
+    def compiler() -> dict[str, float]:
         try:
             time.sleep(20)
+            return {}
         except Exception as error:
             raise RuntimeError("the compiler failed") from error
 

@@ -26,9 +26,7 @@ def read(folder: Path) -> list[Path]:
     if machine is None or machine["outcome"] != plan.MEASURED:
         raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
     if "capability" not in machine:
-        raise ValueError(
-            f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing; give one of --device cuda"
-        )
+        raise ValueError(f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing")
     store, written = TableStore(paths.results("gpu")), []
     card, seconds = machine["card"], sum(record["seconds"] for record in records)
     facts = {name: value for name, value in machine.items() if name not in ("part", "task", "outcome", "seconds")}
