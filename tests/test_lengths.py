@@ -85,11 +85,15 @@ def test_the_rate_multiplies_the_learning_rate_and_nothing_else():
         assert condition.config == own.replace(learning_rate=own.learning_rate * condition.rate)
 
 
-def test_a_rate_of_an_arm_is_the_run_that_was_tried():
-    place = lengths.Place(D64.name, D64.training, D64.equal, {TIED: 0.5})
-    assert place.condition(TIED, 1.3, 0) == D64.condition(TIED, 1.3, 0, rate=0.5)
-    assert place.condition(UNTIED, 1.3, 0) == D64.condition(UNTIED, 1.3, 0)
-    assert place.condition(TIED, 1.3, 0, rate=1.0) == D64.condition(TIED, 1.3, 0)
+def test_the_rate_falls_with_the_length_and_is_one_for_all_arms():
+    for place in PLACES:
+        rates = [{place.condition(arm, length, 0).config.learning_rate for arm in ARMS} for length in TOKENS_PER_WEIGHT]
+        assert all(len(of_arms) == 1 for of_arms in rates)
+        values = [rate for (rate,) in rates]
+        assert values == sorted(values, reverse=True)
+    for length in TOKENS_PER_WEIGHT:
+        narrow, wide = (place.condition(TIED, length, 0).config.learning_rate for place in (D64, D128))
+        assert narrow == 2 * wide
 
 
 def test_what_is_finished_is_a_whole_axis_of_fewer_seeds():
@@ -114,6 +118,7 @@ def test_there_are_seeds_enough():
     ("place", "arm", "tokens", "seed", "expected"),
     [
         (D64, UNTIED, 20.0, 0, "cfb7a99fa8738a81"),
+        (D64, TIED, 1.3, 0, "3dfa8ab82c1ef641"),
         (ROLES, TIED, 4.0, 3, "a9044a650f8c8938"),
         (D128, EQUAL, 20.0, 1, "fd6571a57257cc05"),
     ],

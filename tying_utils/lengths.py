@@ -25,8 +25,14 @@ from tying_utils.two_role import Settings
 
 SECOND = "untied, second start"  # what two untied models share: the most that a tied table can share with either
 TOKENS_PER_WEIGHT = (0.13, 0.4, 1.3, 4.0, 20.0)  # of the untied model's weights, for all arms alike
-# Tried at d 64 before the axis: times the learning rate that was chosen, tokens per weight, and seeds.
-RATES = {1.3: ((0.25, 0.5, 1.0, 2.0), (0, 1)), 20.0: ((0.5, 1.0), (0,))}
+# Tried at d 64 before the axis, by tokens per weight: times the learning rate that was chosen there, and seeds.
+RATES: dict[float, tuple[tuple[float, ...], tuple[int, ...]]] = {
+    0.13: ((0.5, 1.0, 2.0), (0, 1)),
+    0.4: ((0.5, 1.0, 2.0), (0, 1)),
+    1.3: ((0.125, 0.25, 0.5, 1.0, 2.0), (0, 1)),
+    4.0: ((0.5, 1.0), (0,)),
+    20.0: ((0.5, 1.0, 2.0), (0,)),
+}
 ARMS = (UNTIED, TIED, scaled(5), EQUAL, SECOND)
 _CHECKPOINTS, _VALIDATIONS = 16, 10  # of a run, equally spaced
 
@@ -38,7 +44,7 @@ class Place:
     name: str
     training: dict[str, Any]
     equal: dict[str, Any]
-    rates: dict[str, float] = field(default_factory=dict)  # by arm, times the learning rate; 1 where none is named
+    learning_rates: dict[float, float] = field(default_factory=dict)  # by tokens per weight; the training's where none is named
 
     @cached_property
     def weights(self) -> int:
@@ -50,16 +56,16 @@ class Place:
         own = TrainConfig(**self.training)
         return round(tokens_per_weight * self.weights / (own.batch_size * own.context))
 
-    def condition(self, arm: str, tokens_per_weight: float, seed: int, rate: float | None = None) -> "Condition":
+    def condition(self, arm: str, tokens_per_weight: float, seed: int, rate: float = 1.0) -> "Condition":
         """One run. All arms of a seed see one order of the data; tied, untied and second untied models start apart.
 
         Raises ValueError for an arm that the axis does not have.
         """
         if arm not in ARMS:
             raise ValueError(f"arm: {arm!r} is not on the axis of length; choose one of {', '.join(ARMS)}")
-        rate = self.rates.get(arm, 1.0) if rate is None else rate
         steps, values = self.steps(tokens_per_weight), dict(self.training)
-        values["learning_rate"] = rate * values.get("learning_rate", TrainConfig.learning_rate)
+        own = values.get("learning_rate", TrainConfig.learning_rate)
+        values["learning_rate"] = rate * self.learning_rates.get(tokens_per_weight, own)
         if "language" in values:
             values["language"] = Settings(**values["language"].as_dict() | {"seed": seed})
         changes = {UNTIED: {"tied": False}, SECOND: {"tied": False}, scaled(5): {"input_scale": 5.0}, EQUAL: self.equal}
@@ -72,7 +78,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Condition:
-    """One run of the axis: where, which arm, for how long, which seed, and at how many times the place's learning rate."""
+    """One run of the axis: where, which arm, for how long, which seed, and at how many times the learning rate chosen there."""
 
     place: str
     arm: str
@@ -86,9 +92,13 @@ _ON_PACKAGES = {"corpus": PACKAGES, "context": 64, "batch_size": 8}
 _ROLES = profiles.get("laptop", TWO_ROLE)
 _SHAPE = ("vocab_size", "d_model", "n_layers", "n_heads", "context", "batch_size", "learning_rate")
 _LANGUAGE = Settings(length=4_000_000)  # one text for all lengths
-# The best of `RATES` for all of untied, tied and x5 alike, and twice that of d 128, as widths go.
-D64 = Place("packages, d 64", {**_ON_PACKAGES, "d_model": 64, "learning_rate": 4e-3}, {"n_layers": 6})
-D128 = Place("packages, d 128", {**_ON_PACKAGES, "d_model": 128}, {"n_layers": 5})
+# Of `RATES` the best for untied, tied and x5 alike: it falls with the length, and does not differ between the arms. At d 128,
+# where none were tried, half of it, as rates go with the width.
+_RATES = {0.13: 8e-3, 0.4: 8e-3, 1.3: 8e-3, 4.0: 8e-3, 20.0: 4e-3}
+D64 = Place("packages, d 64", {**_ON_PACKAGES, "d_model": 64}, {"n_layers": 6}, _RATES)
+D128 = Place(
+    "packages, d 128", {**_ON_PACKAGES, "d_model": 128}, {"n_layers": 5}, {length: r / 2 for length, r in _RATES.items()}
+)
 ROLES = Place(
     "two-role", {name: _ROLES.training[name] for name in _SHAPE} | {"corpus": TWO_ROLE, "language": _LANGUAGE}, _ROLES.equal
 )

@@ -59,7 +59,7 @@ def all_verdicts(results: Results) -> str:
 
 
 def ground_truth(results: Results) -> str:
-    """What the tables are for in the language whose right answer is known."""
+    """Return which role each table shows, in the language whose right answer is known."""
     table = claims.verdicts(results, ("roles",))
     rows = [(str(row["claim"]), str(row["statistic"]), _judged(pd.Series(row))) for row in table.to_dict("records")]
     return _table(("Claim", "Statistic", "Verdict, mean (95 % interval)"), rows)
@@ -102,7 +102,7 @@ def chance(results: Results) -> str:
 
 
 def sizes(results: Results) -> str:
-    """C5: the tables' share of all parameters and what tying costs, by size."""
+    """C5: the tables' share of all parameters, and the loss of tied less untied models, by size."""
     rows = []
     gaps = claims.loss_gaps(results["sizes"])
     for (corpus, _, width, layers), part in gaps.groupby(["corpus", "parameters", "d_model", "n_layers"], sort=False):
