@@ -4,6 +4,7 @@ A `Contest` names the ways, ours first, and says how each is set up; `held` give
 over each other way. The values of every way's first turn are compared: a ratio between unequal results is refused.
 """
 
+import gc
 import math
 import multiprocessing
 import time
@@ -161,6 +162,7 @@ def peak() -> int:
 def peak_of(build: Callable[..., Turn], size: dict[str, Any], turns: int = 2) -> int:
     """Peak memory of `build(**size)` and some turns of it, over that before, in bytes; on a GPU, of the GPU."""
     if on_cuda():
+        gc.collect()  # a model of before that its hooks hold would count as there, or go in the middle
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if on_cuda() else peak()

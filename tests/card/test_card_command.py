@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from benchmarks import turns
 from tying_utils.__main__ import main
 from tying_utils.card import command, plan, read, summary
 from tying_utils.card.plan import HELD, LEFT_OUT, MEASURED, RAISED
@@ -188,6 +190,84 @@ def test_results_of_a_card_become_tables_and_rows_of_the_benchmarks(of_a_card, h
     assert "Example Card" in words and "nan" not in words
     bias = summary.tables(plan.read(of_a_card), "alignment").query("arm == 'tied' and target == 'tied'").set_index("source")
     assert f"tied {bias['corrected']['output'] - bias['corrected']['input']:.2f} (one seed)" in words
+
+
+def written_by_hand(folder: Path, *others: dict[str, Any]) -> Path:
+    """A folder of a card with its machine, a row of a contest, a table of losses, and `others` in place of what they name."""
+    row = {**dict.fromkeys(turns.COLUMNS, 1.0), "part": "step", "what": "w", "quantity": "seconds", "ours": "a", "other": "b"}
+    row |= {"device": "Example Card", "torch": "2", "note": ""}
+    loss = {"arm": "untied", "seed": 0, "d_model": 8, "n_layers": 1, "tokens_per_weight": 1.0, "validation_loss": 2.0}
+    machine = {"card": "Example Card", "capability": "9.0", "driver": "1", "torch": "2", "python": "3", "cores": 2, "dtype": ""}
+    made = {
+        ("facts", "machine"): machine,
+        ("fast", "contest"): {"rows": [row], "tokens_per_s": 1.0},
+        ("claims", "untied, seed 0"): {"tables": {"losses": [loss]}},
+    }
+    records = {key: {"part": key[0], "task": key[1], "outcome": MEASURED, "seconds": 1.0, **own} for key, own in made.items()}
+    for other in others:
+        key = (other["part"], other["task"])
+        records[key] = records.get(key, {"outcome": MEASURED, "seconds": 1.0}) | other
+    folder.mkdir(exist_ok=True)
+    (folder / plan.RESULTS).write_text("".join(json.dumps(record) + "\n" for record in records.values()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"part": "facts", "task": "machine", "card": None},
+        {"part": "facts", "task": "machine", "memory_bytes": "much"},
+        {"part": "claims", "task": "size", "weights": "many"},
+        {"part": "claims", "task": "untied, seed 0", "tables": {"losses": [{"arm": "untied"}]}},
+        {"part": "claims", "task": "tied, seed 0", "tables": {"alignment": [{"arm": "tied", "target": "tied"}]}},
+    ],
+)
+def test_records_of_another_kind_are_refused_before_anything_is_written(tmp_path, home, capsys, other):
+    folder = written_by_hand(tmp_path / "check", other)
+    assert main(["gpu", "--read", str(folder)]) == 2
+    assert capsys.readouterr().err.startswith(f"tying-utils: FOLDER: {folder} ")
+    assert not (home / "data").exists()
+
+
+def test_a_second_card_leaves_nothing_of_the_first_and_no_row_takes_the_place_of_another_devices(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(read.report, "refresh_documents", lambda profile: None)
+    folder, results = written_by_hand(tmp_path / "check"), home / "data" / "results"
+    assert [path.name for path in read.read(folder)] == ["checks.csv", "rates.csv", "losses.csv", "ratios.csv"]
+    row = plan.read(folder)[1]["rows"][0]
+    rows = {"part": "fast", "task": "contest", "rows": [row | {"device": "cpu"}, row | {"more": 1}]}
+    written_by_hand(folder, rows, {"part": "claims", "task": "untied, seed 0", "tables": {}})
+    assert [path.name for path in read.read(folder)] == ["checks.csv", "rates.csv"]
+    assert sorted(path.name for path in (results / "gpu").glob("*.csv")) == ["checks.csv", "rates.csv"]
+    assert set(json.loads((results / "gpu" / "manifest.json").read_text())["tables"]) == {"checks", "rates"}
+    assert set(pd.read_csv(results / "benchmarks" / "ratios.csv")["device"]) == {"Example Card"}
+
+
+# A call that no signal ends, as one that waits for a card: the alarm is blocked in the thread that would hear it.
+HANGING = """
+import signal, sys, time
+from pathlib import Path
+import torch
+from tying_utils.card import command, facts, plan
+def hang():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(200)
+facts.tasks = lambda setting: iter([plan.Task("before", lambda: {"x": 1.0}), plan.Task("hangs", hang)])
+command._GRACE = 1.0
+folder = Path(sys.argv[1])
+(folder / plan.SCRATCH).mkdir(parents=True)
+command._parts(0.25, torch.device("cpu"), folder, time.monotonic())
+"""
+
+
+def test_a_call_that_never_returns_ends_the_check_with_a_summary(tmp_path):
+    began, inside = time.monotonic(), {"TYING_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    command, environment = [sys.executable, "-c", HANGING, str(tmp_path / "out")], {**os.environ, **inside}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert found.returncode == 1 and time.monotonic() - began < 120, found.stderr[-2000:]
+    assert "a task does not return from a library" in found.stdout
+    assert [record["task"] for record in plan.read(tmp_path / "out")] == ["before"]
+    words = (tmp_path / "out" / plan.SUMMARY).read_text().splitlines()
+    assert words[-1] == found.stdout.splitlines()[-1] and not (tmp_path / "out" / plan.SCRATCH).exists()
 
 
 def test_a_trial_without_a_card_becomes_no_result(checked, home, capsys):

@@ -1,6 +1,7 @@
 """The parts of a check, each on its own: a wrong device is found out, sizes fit the card, the time and the text."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from tying_utils import budget, gpu, training
 from tying_utils.card import claims, correct, facts, fast
 from tying_utils.card.plan import LeftOut
 from tying_utils.card.setting import Setting
+
+small = correct.small_run
 
 
 @pytest.fixture
@@ -73,6 +76,78 @@ def test_every_rule_of_balance_is_checked(here, rule):
 def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_was_not(here, monkeypatch, home):
     found = correct.resumed(here)
     assert found["difference"] == found["tolerance"] == 0
+
+
+def test_a_run_that_is_out_of_time_leaves_no_process_behind(here, monkeypatch, home):
+    started, whole = [], correct.training.train
+
+    class Child(correct.subprocess.Popen):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(correct.subprocess, "Popen", Child)
+    monkeypatch.setattr(correct, "small_run", lambda setting, **_: small(setting, steps=4, checkpoint_every=4))
+    monkeypatch.setattr(correct.time, "sleep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        correct.resumed(here)
+    assert whole is correct.training.train and [child.returncode for child in started] == [-9]
+
+
+def test_one_process_is_joined_in_a_folder_of_any_name(tmp_path):
+    place = tmp_path / "with a blank, ü"
+    place.mkdir()
+    found = correct.distributed(Setting(torch.device("cpu"), place, smoke=True))
+    assert found["difference"] <= found["tolerance"]
+
+
+def test_a_profiler_that_sees_no_call_to_the_card_counts_no_waits(here, monkeypatch):
+    monkeypatch.setattr(correct.training, "trainer_of", lambda *_: SimpleNamespace(_step=lambda step: torch.ones(2).sum()))
+    assert correct.waits(here)["difference"] == 0
+    here = Setting(torch.device("cuda"), here.scratch, smoke=True)
+    monkeypatch.setattr(correct, "small_run", lambda _: SimpleNamespace(load_corpus=lambda: None))
+    with pytest.raises(LeftOut, match="sees no call to the card"):
+        correct.waits(here)
+
+
+def test_what_was_compiled_before_does_not_count_against_a_contest(here):
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    made: list[tuple[Any, ...]] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        made.append(tuple(inputs[0].shape))
+        return graph
+
+    for size in range(2, 14):
+        here.fresh()
+        torch.compile(doubled, backend=backend)(torch.ones(size))
+    assert made == [(size,) for size in range(2, 14)]
+
+
+def test_a_driver_that_does_not_answer_is_unknown(monkeypatch):
+    def late(*_: Any, **options: Any) -> None:
+        raise facts.subprocess.TimeoutExpired("nvidia-smi", options["timeout"])
+
+    monkeypatch.setattr(facts.shutil, "which", lambda name: name)
+    monkeypatch.setattr(facts.subprocess, "run", late)
+    assert facts._driver() == "unknown"
+
+
+def test_a_way_of_a_contest_is_compiled_where_its_name_says_so_alone(monkeypatch):
+    from benchmarks import training as steps
+
+    def probed(*_: Any, **__: Any) -> None:
+        raise AssertionError("a probe may compile what is called eager")
+
+    monkeypatch.setattr(steps.gpu, "compile_where_it_pays", probed)
+    config, corpus, _ = steps._setting(320, 16, 1, 64)
+    on_gpu = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, reason="", on_gpu=True, autocast=nullcontext)
+    assert steps._trainer_of(config, corpus, on_gpu).reason == "; as named"  # type: ignore[arg-type]
 
 
 def test_rates_are_of_finite_time(here):

@@ -113,6 +113,68 @@ def test_a_line_that_a_stop_has_torn_is_named_and_the_others_are_read(tmp_path, 
         plan.read(tmp_path)
 
 
+SOUND = {"part": "p", "task": "a", "outcome": MEASURED, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": 3},
+        {"outcome": "fine"},
+        {"outcome": ["held"]},
+        {"seconds": None},
+        {"seconds": float("nan")},
+        {"seconds": 10**400},
+        {"outcome": HELD, "difference": 0.0},
+        {"outcome": RAISED},
+        {"outcome": LEFT_OUT, "reason": 1},
+        {"tables": []},
+        {"tables": {"losses": 3}},
+        {"tables": {"losses": [3]}},
+        {"tables": {"losses": [{"seed": {}}]}},
+        {"rows": {}},
+        {"rows": [{"ratio": 10**400}]},
+    ],
+)
+def test_a_record_that_no_check_writes_is_damaged(tmp_path, changes):
+    path = tmp_path / plan.RESULTS
+    path.write_text(f"{json.dumps(SOUND)}\n{json.dumps(SOUND | changes)}\n", encoding="utf-8")
+    first, second = plan.read(tmp_path)
+    assert first == SOUND and second["reason"] == "damaged" and plan.line(second)
+    path.write_bytes(b"\xff\xfe\x00\n")
+    assert plan.read(tmp_path)[0]["reason"] == "damaged"
+
+
+def test_a_part_whose_tasks_cannot_be_named_is_over_and_the_next_one_runs(tmp_path, clock):
+    def tasks():
+        yield Task("a", clock.takes(1))
+        raise ImportError("another package of that name")
+
+    made = Plan(tmp_path, 1, clock=clock)
+    made.part("first", 0.5, tasks(), lambda _: None)
+    made.part("second", 1, [Task("b", clock.takes(1))], lambda _: None)
+    assert outcomes(made) == {"a": MEASURED, "next task": RAISED, "b": MEASURED}
+    assert made.records[1]["reason"].startswith("ImportError: another package of that name (test_card_plan.py:")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_task_is_stopped_again_where_the_first_time_was_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_AGAIN", 0.2)
+
+    class Lost:
+        def __del__(self):
+            time.sleep(1)  # what is raised in here goes nowhere
+
+    def task():
+        made = Lost()
+        del made
+        time.sleep(20)
+
+    made, began = Plan(tmp_path, 0.005), time.monotonic()
+    made.part("p", 1, [Task("a", task)], lambda _: None)  # type: ignore[arg-type]
+    assert outcomes(made) == {"a": LEFT_OUT} and time.monotonic() - began < 10
+
+
 def test_a_task_is_stopped_at_the_end_of_its_part(tmp_path):
     made, began = Plan(tmp_path, 0.005), time.monotonic()  # 0.3 s
     made.part("p", 1, [Task("a", lambda: time.sleep(20) or {})], lambda _: None)

@@ -144,6 +144,7 @@ def seconds_per_step(config: TrainConfig, corpus: Corpus) -> float:
 def run(setting: Setting, plan: Plan, state: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     """Train an arm and measure it beside the untied run of its seed; "tables" holds the rows of the tables that it adds to."""
     corpus: Corpus = state["corpus"]
+    setting.fresh()
     init = seed if ARMS[arm].get("tied", True) else 1000 + seed  # tied and untied arms start apart
     config = state["config"].replace(**ARMS[arm], init_seed=init, data_seed=seed)
     began = time.perf_counter()

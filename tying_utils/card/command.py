@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from tying_utils.card.plan import RESULTS, SCRATCH, SUMMARY
 # Where each part ends, as a fraction of all minutes; what a part leaves, the next one has.
 PARTS = {"facts": 0.06, "correct": 0.34, "fast": 0.56, "claims": 0.97}
 MINUTES = 8.0
+_GRACE = 15.0  # seconds after the last minute, from which on a call into a library counts as one that never returns
 
 
 def check(minutes: float, device: str, folder: Path, began: float | None = None) -> int:
@@ -92,15 +94,31 @@ def _parts(minutes: float, device: Any, folder: Path, began: float) -> int:
     # What the libraries took to load is nobody's share.
     plan = Plan(folder, max(0.25, minutes - (time.monotonic() - began) / 60))
     text = claims.Text(setting)
+
+    def sum_up() -> None:
+        words = [*summary.lines(plan.records), f"{(plan.clock() - began) / 60:.1f} of {minutes:g} minutes; {folder / RESULTS}"]
+        print("\n" + "\n".join(words), flush=True)  # first, for where the disk is full
+        (folder / SUMMARY).write_text("\n".join(words) + "\n", encoding="utf-8")
+
+    def give_up() -> None:
+        try:
+            text.stop()
+            print("a task does not return from a library: given up", flush=True)
+            sum_up()
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        finally:
+            os._exit(1)
+
+    # An alarm is heard between two lines of Python alone; a library that waits for the card for good hears none.
+    last = threading.Timer(began + 60 * minutes + _GRACE - time.monotonic(), give_up)
+    last.daemon = True
+    last.start()
     try:
         parts = {"facts": facts.tasks(setting), "correct": correct.tasks(setting), "fast": fast.tasks(setting)}
         for name, tasks in {**parts, "claims": claims.tasks(setting, plan, text)}.items():
             plan.part(name, PARTS[name], tasks)
     finally:  # also where it is interrupted
+        last.cancel()
         text.stop()
-        words = "\n".join(
-            [*summary.lines(plan.records), f"{(plan.clock() - began) / 60:.1f} of {minutes:g} minutes; {folder / RESULTS}"]
-        )
-        (folder / SUMMARY).write_text(words + "\n", encoding="utf-8")
-        print(f"\n{words}", flush=True)
+        sum_up()
     return 1 if summary.failed(plan.records) else 0

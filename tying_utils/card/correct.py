@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -124,6 +123,8 @@ def paths(
     if dtype == "bfloat16":
         autocast = functools.partial(torch.autocast, setting.device.type, torch.bfloat16)
     gradients: list[Tensor] = []
+    if compiled:
+        setting.fresh()
     for split in (True, False):
         model = built(arch, setting.device)
         if checkpointing:
@@ -262,7 +263,10 @@ def waits(setting: Setting) -> Found:
     with profile(activities=activities) as seen:
         for step in range(6, 16):
             trainer._step(step)
-    found = {event.key: event.count for event in seen.key_averages() if event.key.endswith("Synchronize")}
+    events = seen.key_averages()
+    if setting.device.type == "cuda" and not any(event.key.startswith(("cudaLaunch", "cuLaunch")) for event in events):
+        raise LeftOut("the profiler sees no call to the card, as where a container does not allow it")
+    found = {event.key: event.count for event in events if event.key.endswith("Synchronize")}
     # A wait in a step is seen ten times; the profile itself waits at its start and at its end.
     return held(sum(found.values()), 2, found=", ".join(f"{name} {count}" for name, count in found.items()) or "none")
 
@@ -274,8 +278,10 @@ def distributed(setting: Setting) -> Found:
 
     if not dist.is_available() or dist.is_initialized():
         raise LeftOut("torch.distributed is not there, or in use")
-    backend, store = "nccl" if setting.device.type == "cuda" else "gloo", setting.scratch / "ranks"
-    dist.init_process_group(backend, init_method=store.resolve().as_uri(), world_size=1, rank=0)
+    backend = "nccl" if setting.device.type == "cuda" else "gloo"
+    # A file:// address may not hold a blank.
+    store = dist.FileStore(str(setting.scratch / "ranks"), 1)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, world_size=1, rank=0)
     try:
         model = built("olmo", setting.device)
         tie = SplitTie(model)
@@ -296,11 +302,15 @@ def resumed(setting: Setting) -> Found:
     try:
         record = run_store.run_folder(config, whole.fingerprint) / "run.json"
         command = [sys.executable, "-m", "tying_utils", "train", "--lines", "--config", json.dumps(config.as_dict())]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not record.exists() and child.poll() is None:
-            time.sleep(0.005)
-        child.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-        child.wait()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            while not record.exists() and child.poll() is None:
+                time.sleep(0.005)
+        finally:  # also where the time is over
+            child.kill()
+            _, said = child.communicate()
+        if not record.exists():
+            raise RuntimeError(f"the run to be killed ended before a checkpoint: {' '.join(said.split())[-300:]}")
         if run_store.is_finished(config, whole.fingerprint):
             raise LeftOut("the run was over before it could be killed")
         run = training.train(config, progress=False)

@@ -55,7 +55,11 @@ def name_of(device: torch.device) -> str:
 
 def _driver() -> str:
     if tool := shutil.which("nvidia-smi"):
-        said = subprocess.run([tool, "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+        command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, ValueError, subprocess.SubprocessError):  # the rest of what the machine is matters more
+            return "unknown"
         if said.returncode == 0:
             return said.stdout.split("\n")[0].strip()
     return "unknown"
@@ -81,15 +85,15 @@ def copy_rate(setting: Setting) -> float:
     return 2 * 4 * one.numel() / seconds(lambda: other.copy_(one), setting.device)
 
 
-def seconds(once: Callable[[], object], device: torch.device, rounds: int = 7) -> float:
-    """Return the median seconds of `once` over some rounds, after two that warm up; the device has finished each."""
+def seconds(once: Callable[[], object], device: torch.device, rounds: int = 7, warm: int = 2) -> float:
+    """Return the median seconds of `once` over some rounds, after `warm` that do not count; the device has finished each."""
     taken = []
-    for index in range(rounds + 2):
+    for index in range(rounds + warm):
         wait(device)
         began = time.perf_counter()
         once()
         wait(device)
-        if index >= 2:
+        if index >= warm:
             taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 

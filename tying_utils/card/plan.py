@@ -1,7 +1,9 @@
 """Tasks in the order of what they tell, each part within its share of the minutes, every result written when it is known."""
 
+import functools
 import importlib.util
 import json
+import math
 import os
 import signal
 import threading
@@ -18,6 +20,9 @@ RESULTS, SUMMARY, SCRATCH = "results.jsonl", "summary.txt", "tmp"
 HELD, BROKEN, MEASURED, RAISED, LEFT_OUT = "held", "broken", "measured", "raised", "left out"
 
 Record = dict[str, Any]
+
+
+_AGAIN = 15.0  # seconds
 
 
 class LeftOut(Exception):
@@ -63,9 +68,19 @@ class Plan:
         return self.ends - self.clock()
 
     def part(self, name: str, until: float, tasks: Iterable[Task], said: Callable[[str], None] = print) -> None:
-        """Run the `tasks` of the part `name`, which ends when the fraction `until` of all minutes has passed."""
+        """Run the `tasks` of the part `name`, which ends when the fraction `until` of all minutes has passed.
+
+        Where the next task cannot even be named, as where a module does not import, that is recorded and the part is over.
+        """
         self.ends = self.began + until * self.seconds
-        for task in tasks:
+        tasks = iter(tasks)
+        while True:
+            try:
+                task = next(tasks, None)
+            except Exception as error:
+                task = Task("next task", functools.partial(_raise, error))
+            if task is None:
+                return
             record = self._done(name, task)
             self.write(record)
             said(line(record))
@@ -105,6 +120,10 @@ class Plan:
         return record | {"seconds": round(self.clock() - began, 3)}
 
 
+def _raise(error: Exception) -> dict[str, Any]:
+    raise error
+
+
 def installed(name: str) -> bool:
     """Return whether a module can be imported, without importing it."""
     try:
@@ -122,15 +141,45 @@ def read(folder: Path) -> list[Record]:
     if not path.is_file():
         raise ValueError(f"FOLDER: {folder} holds no {RESULTS}; give what `tying-utils gpu --out` has written")
     records = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             record = json.loads(text)
-            if not {"part", "task", "outcome"} <= record.keys():
-                raise ValueError("no record")
+        except (ValueError, RecursionError):
+            record = None
+        if _sound(record):
             records.append(record)
-        except (ValueError, AttributeError, RecursionError):
+        else:
             records.append({"part": "", "task": f"line {number}", "outcome": LEFT_OUT, "reason": "damaged", "seconds": 0.0})
     return records
+
+
+def _sound(record: Any) -> bool:
+    """Whether it is a record as `Plan` writes them, as far as those look who read it."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("part", "task", "outcome")):
+        return False
+    outcome, tables = record["outcome"], record.get("tables", {})
+    numbers = ["seconds", *(("difference", "tolerance") if outcome in (HELD, BROKEN) else ())]
+    return (
+        outcome in (HELD, BROKEN, MEASURED, RAISED, LEFT_OUT)
+        and all(_number(record.get(name)) for name in numbers)
+        and math.isfinite(record["seconds"])
+        and (outcome not in (RAISED, LEFT_OUT) or isinstance(record.get("reason"), str))
+        and isinstance(tables, dict)
+        and all(_rows(rows) for rows in (record.get("rows", []), *tables.values()))
+    )
+
+
+def _number(value: Any) -> bool:
+    """Whether it is a number that a float holds."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+
+
+def _rows(value: Any) -> bool:
+    """Whether it is rows of a table: names with a text or a number each."""
+    return isinstance(value, list) and all(
+        isinstance(row, dict) and all(isinstance(cell, str | bool) or cell is None or _number(cell) for cell in row.values())
+        for row in value
+    )
 
 
 def line(record: Record) -> str:
@@ -159,10 +208,10 @@ def _at_most(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: Any) -> None:
-        raise _OutOfTime
+        raise _OutOfTime  # and again later, if it was raised where nothing can be, as while an object is deleted
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
         yield
     finally:

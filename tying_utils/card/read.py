@@ -25,15 +25,26 @@ def read(folder: Path) -> list[Path]:
     machine = next((record for record in records if (record["part"], record["task"]) == ("facts", "machine")), None)
     if machine is None or machine["outcome"] != plan.MEASURED:
         raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
+    if not all(isinstance(machine.get(name), str) for name in ("card", "torch", "python")) or "cores" not in machine:
+        raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
     if "capability" not in machine:
         raise ValueError(f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing")
+    try:
+        summary.lines(records)
+        if len(losses := summary.tables(records, "losses")):
+            losses[["arm", "seed", "d_model", "n_layers", "tokens_per_weight", "validation_loss"]].astype({"seed": int})
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"FOLDER: {folder} holds records that no check writes ({type(error).__name__}: {error})") from error
     store, written = TableStore(paths.results("gpu")), []
     card, seconds = machine["card"], sum(record["seconds"] for record in records)
     facts = {name: value for name, value in machine.items() if name not in ("part", "task", "outcome", "seconds")}
     tables = {"checks": pd.DataFrame(records).reindex(columns=_COLUMNS), "rates": _rates(records)}
     tables |= {name: summary.tables(records, name) for name in TABLES}
+    there = [name for name, table in tables.items() if len(table)]
     for name, table in tables.items():
-        if len(table):
+        if name not in there:  # what an earlier check of another card has left
+            (store.folder / f"{name}.csv").unlink(missing_ok=True)
+        else:
             written.append(store.folder / f"{name}.csv")
             store.write(
                 name,
@@ -41,19 +52,23 @@ def read(folder: Path) -> list[Path]:
                 {"format": FORMAT},
                 device=card,
                 seconds=seconds,
-                update=lambda m: _of(m, facts),
+                update=lambda m: _of(m, facts, there),
             )
-    rows = [row for record in records for row in record.get("rows", [])]
+    # Rows of another device would take the place of those that were measured there.
+    rows = [row for record in records for row in record.get("rows", []) if row.get("device") == card]
     if rows:
-        from benchmarks import suite
+        from benchmarks import suite, turns
 
+        rows = [row for row in rows if set(row) == set(turns.COLUMNS)]
+    if rows:
         written.append(suite.keep("ratios", pd.DataFrame(rows), seconds))
     report.refresh_documents(report.PROFILE)
     return written
 
 
-def _of(manifest: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Have the manifest say which machine the tables are of, and with which versions: not those of who reads."""
+def _of(manifest: dict[str, Any], facts: dict[str, Any], there: list[str]) -> None:
+    """Have the manifest name the tables that are `there` alone, and their machine and versions: not those of who reads."""
+    manifest["tables"] = {name: entry for name, entry in manifest["tables"].items() if name in there}
     manifest["machine"] = facts
     manifest["packages"] = {name: facts.get(name, "unknown") for name in manifest["packages"]}
     for entry in manifest["tables"].values():

@@ -1,5 +1,7 @@
 """Where the parts run, and at what size."""
 
+import gc
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,19 @@ class Setting:
     scratch: Path
     smoke: bool
 
+    def fresh(self) -> None:
+        """Forget what earlier tasks have left: models held by their own hooks, cached memory, and compiled code.
+
+        A compiler that has seen a function at two sizes compiles it for any size, and from the ninth on not at all.
+        """
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()
+
     def room(self, size: int, smaller: str) -> None:
-        """Raise `LeftOut` unless the card has `size` bytes free; `smaller` says what would fit."""
+        """Raise `LeftOut` unless the card has `size` bytes free, once it is `fresh`; `smaller` says what would fit."""
+        self.fresh()
         if self.device.type == "cuda" and size > (free := torch.cuda.mem_get_info(self.device)[0]):
             raise LeftOut(f"{size / 1e9:.1f} GB of the card's memory are needed, {free / 1e9:.1f} are free; {smaller}")
