@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from tying_utils import claims
-from tying_utils.profiles import EQUAL, SCALES, TIED, UNTIED, scaled
+from tying_utils.names import EQUAL, TIED, UNTIED, scaled
+from tying_utils.profiles import SCALES
 
 SEEDS = (0, 1, 2)
 SCALED = tuple(scaled(scale) for scale in SCALES if scale != 1)

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
 from tying_utils import claims, effects, figures, run_store
 from tying_utils.config import TrainConfig
 from tying_utils.effects import EFFECTS, SCALED, crossing, judged, sentence, trends
-from tying_utils.profiles import PYTHON, TIED, TWO_ROLE, UNTIED
+from tying_utils.names import PLACE, PYTHON, TIED, TWO_ROLE, UNTIED
 from tying_utils.study import Results
-from tying_utils.tabulate import PLACE
 
 WIDTHS, VOCABULARIES, ARCHITECTURES, DEPTH = (32, 64, 128), (512, 2048), ("olmo", "gpt2"), 4
 BIAS, CHANGE, SHARE, LENS, PRICE, EQUAL = 0.4, -0.1, 0.7, -0.05, 0.08, 0.06  # the effects put in
@@ -149,6 +148,7 @@ def line(places: list[float], roots: list[float], slope: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["seed", "x", "y"])
 
 
+@example(roots=[1.182210126473612] * 2, slope=-0.1)  # which Python's power rounds up, and numpy's down
 @given(
     roots=st.lists(st.floats(0.1, 2.9), min_size=1, max_size=5),
     slope=st.sampled_from((-2.0, -0.1, 0.1, 2.0)),

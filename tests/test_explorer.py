@@ -11,7 +11,8 @@ from test_sweep import INPUT, OUTPUT, SEEDS, STEPS, synthetic_sweep
 
 from tying_utils import claims, explorer, sweep
 from tying_utils.explorer import Explore, explore
-from tying_utils.profiles import PYTHON, SCALES, TWO_ROLE
+from tying_utils.names import PYTHON, TWO_ROLE
+from tying_utils.profiles import SCALES
 from tying_utils.sweep import Sweep
 
 VIEW, PNG = "application/vnd.jupyter.widget-view+json", "image/png"

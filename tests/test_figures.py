@@ -19,7 +19,8 @@ from test_sweep import synthetic_sweep
 
 from tying_utils import claims, drawing, effects, figures, files, paths, profiles, published, shares
 from tying_utils.measures import statistics
-from tying_utils.profiles import EQUAL, PYTHON, SCALES, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
+from tying_utils.names import AGAIN, EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
+from tying_utils.profiles import SCALES
 
 matplotlib.use("Agg")
 LAYERS, STEPS = 4, 120
@@ -162,7 +163,7 @@ def synthetic_remedies(seeds: int) -> dict[str, pd.DataFrame]:
         leans = dict(zip(arms, rng.uniform(-0.5, 0.5, len(arms)), strict=True))
         for arm, seed in itertools.product(arms, range(seeds)):
             large, lean = arm in profile.enlarged, leans[arm] + rng.normal(0, 0.02)
-            one_table = arm not in (UNTIED, profiles.AGAIN, "untie", "factorised", "table-rates")
+            one_table = arm not in (UNTIED, AGAIN, "untie", "factorised", "table-rates")
             labels = {"corpus": corpus, "arm": arm, "seed": seed}
             size = {
                 "parameters": 1_000_000 if large or not one_table else 800_000,

@@ -11,9 +11,10 @@ import pytest
 from test_sweep import synthetic_sweep
 
 from tying_utils import live as room
-from tying_utils import profiles, training
+from tying_utils import training
 from tying_utils.live import Live, live
-from tying_utils.profiles import PROFILES, TIED, TWO_ROLE
+from tying_utils.names import TIED, TWO_ROLE, crossed
+from tying_utils.profiles import PROFILES
 from tying_utils.sweep import Sweep
 
 
@@ -165,6 +166,6 @@ def test_without_a_sweep_it_says_which_file_and_still_trains(home: Path, monkeyp
 def test_live_trains_what_was_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sweep, "of", lambda study: synthetic_sweep())
     made, profile = live("quick"), PROFILES["laptop"][TWO_ROLE]
-    assert made.config(10.0, 0.1, 3) == profile.config(profiles.crossed(10.0, 0.1), 3)
+    assert made.config(10.0, 0.1, 3) == profile.config(crossed(10.0, 0.1), 3)
     bundle, metadata = made._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["alt"]

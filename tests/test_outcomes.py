@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tying_utils import figures, outcomes, profiles
+from tying_utils.names import AGAIN, EQUAL, PYTHON, TIED, TWO_ROLE, UNTIED, enlarged
 from tying_utils.outcomes import EQUAL_SHAPE, EQUAL_SIZE
-from tying_utils.profiles import AGAIN, EQUAL, PYTHON, TIED, TWO_ROLE, UNTIED, enlarged
 from tying_utils.study import Results
 
 CURE = "norm-match"

@@ -11,8 +11,9 @@ from test_figures import synthetic
 from test_sweep import SEEDS, STEPS, synthetic_sweep
 
 from tying_utils import panels
+from tying_utils.names import PYTHON, TWO_ROLE
 from tying_utils.panels import LiveView, ScaleView, Stage, SweepView
-from tying_utils.profiles import PYTHON, SCALES, TWO_ROLE
+from tying_utils.profiles import SCALES
 
 
 def pixels(picture: bytes) -> np.ndarray:

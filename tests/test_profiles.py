@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tying_utils import budget, gpu, models, profiles, published, tie
+from tying_utils.names import EQUAL, TIED, UNTIED, scaled
 from tying_utils.next_token import NextTokenLoss
-from tying_utils.profiles import TIED, UNTIED
 
 PAPER = profiles.get("paper")
 
@@ -70,9 +70,9 @@ def test_its_tie_is_split_on_shapes():
 
 def test_the_profile_for_a_gpu_compares_models_of_equal_size():
     profile = profiles.get("gpu")
-    tied, untied, equal = (budget.parameters(profile.config(arm, 0)) for arm in (TIED, UNTIED, profiles.EQUAL))
+    tied, untied, equal = (budget.parameters(profile.config(arm, 0)) for arm in (TIED, UNTIED, EQUAL))
     assert tied < untied == equal
-    assert set(profile.arms) >= {TIED, UNTIED, *map(profiles.scaled, (0.1, 5.0, 20.0))} and len(profile.seeds) >= 3
+    assert set(profile.arms) >= {TIED, UNTIED, *map(scaled, (0.1, 5.0, 20.0))} and len(profile.seeds) >= 3
 
 
 def test_a_run_of_the_profile_for_a_gpu_is_two_minutes_of_a_t4():
@@ -89,7 +89,7 @@ def test_every_other_place_has_the_three_arms_and_a_reference_of_its_own(profile
     for places in (profile.by_architecture, profile.grid):
         where = []
         for words in places:
-            untied, tied, more = (profile.config(arm + words, 0) for arm in (UNTIED, TIED, profiles.scaled(5)))
+            untied, tied, more = (profile.config(arm + words, 0) for arm in (UNTIED, TIED, scaled(5)))
             assert (untied.tied, tied.tied, more.tied) == (False, True, True) and more.input_scale == 5
             assert untied == tied.replace(tied=False, init_seed=1000) and tied == more.replace(input_scale=1.0)
             where.append((tied.arch, tied.vocab_size, tied.d_model))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tying_utils import training
-from tying_utils.profiles import TWO_ROLE
+from tying_utils.names import TWO_ROLE
 from tying_utils.study import SWEEP, Shard, Study
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tying_utils import files, models, paths, profiles, run_store, study
+from tying_utils import files, models, paths, profiles, run_store, study, study_tables
 from tying_utils.config import TrainConfig
-from tying_utils.profiles import PROFILES, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile
+from tying_utils.names import EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED
+from tying_utils.profiles import PROFILES, Profile
 from tying_utils.study import Results, Study
 
 
@@ -193,7 +194,7 @@ def test_roles_are_those_of_the_language_that_a_run_was_trained_on(smoke: Study)
 def test_every_arm_is_a_condition_of_its_own(profile: Profile) -> None:
     configs = {arm: profile.config(arm, profile.seeds[0]) for arm in profile.arms}
     assert len(set(configs.values())) == len(configs)
-    assert {arm for names in study.TABLES.values() for arm in names[1](profile)} == set(configs)
+    assert {arm for wanted in study_tables.TABLES.values() for arm in wanted(profile)} == set(configs)
 
 
 @pytest.mark.parametrize("profile", ["quick", "laptop"])
@@ -201,10 +202,10 @@ def test_equal_parameters_are_equal(profile: str) -> None:
     for of in PROFILES[profile].values():
         counts = {arm: parameters(of.config(arm, 0)) for arm in of.sized}
         for untied in (arm for arm in counts if arm.startswith(UNTIED)):
-            equal = untied.replace(UNTIED, profiles.EQUAL)
+            equal = untied.replace(UNTIED, EQUAL)
             if ", d " in untied:  # the tied arm of that name has more layers
                 size = next(size for size in of.sizes if size.named(UNTIED) == untied)
-                equal = size.named(profiles.EQUAL)
+                equal = size.named(EQUAL)
             assert counts[equal] == pytest.approx(counts[untied], rel=0.035)
 
 

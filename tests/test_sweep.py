@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tying_utils import profiles, sweep
-from tying_utils.profiles import PROFILES, PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, crossed
+from tying_utils.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, crossed, output_scaled, scaled
+from tying_utils.profiles import PROFILES
 from tying_utils.sweep import Sweep, nearest
 
 INPUT, OUTPUT, SEEDS, STEPS, LAYERS = (0.1, 1.0, 10.0), (0.3, 1.0), (0, 1, 2), (0, 1, 10, 40), 2
@@ -149,5 +150,5 @@ def test_a_profile_without_a_sweep_explores_the_committed_one() -> None:
 
 def test_crossed_names_are_those_of_the_arms_that_are_there_already() -> None:
     assert crossed(1, 1) == TIED
-    assert crossed(5, 1) == profiles.scaled(5) and crossed(1, 0.1) == profiles.output_scaled(0.1)
+    assert crossed(5, 1) == scaled(5) and crossed(1, 0.1) == output_scaled(0.1)
     assert crossed(5, 0.1) == "input x5, output x0.1"

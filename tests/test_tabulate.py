@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tying_utils import __main__ as command
 from tying_utils import profiles, tabulate
-from tying_utils.profiles import PYTHON, TIED, TWO_ROLE, UNTIED, crossed
+from tying_utils.names import PYTHON, TIED, TWO_ROLE, UNTIED, crossed
 from tying_utils.study import SWEEP, Study
 from tying_utils.sweep import Sweep
 

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tying_utils import claims, corpora, profiles, training, transfer
+from tying_utils import claims, corpora, study_tables, training, transfer, transfer_outcomes
 from tying_utils.measures.probe import probe
+from tying_utils.names import NEW_ROLES, TIED, TWO_ROLE, UNTIED, scaled, tuned
 from tying_utils.next_token import NextTokenLoss
-from tying_utils.profiles import PROFILES, TIED, TWO_ROLE, UNTIED, Profile, scaled
+from tying_utils.profiles import PROFILES, Profile
 from tying_utils.study import Results, Study
 
 ARMS = {UNTIED, TIED, scaled(5), "norm-match", "untie"}
@@ -56,25 +57,25 @@ def test_tokens_have_the_kind_and_the_bytes_of_their_text(home: Path, text: Path
 
 
 def test_steps_to_a_target_by_hand() -> None:
-    assert transfer.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 2.5) == (15.0, True)
-    assert transfer.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 3.0) == (10.0, True)
-    assert transfer.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 1.9) == (20.0, False)
-    assert transfer.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 4.5) == (0.0, True)
-    assert transfer.steps_to([0, 10, 20, 30], [4.0, 2.0, 3.5, 1.0], 3.0) == (5.0, True), "the first time counts"
+    assert transfer_outcomes.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 2.5) == (15.0, True)
+    assert transfer_outcomes.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 3.0) == (10.0, True)
+    assert transfer_outcomes.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 1.9) == (20.0, False)
+    assert transfer_outcomes.steps_to([0, 10, 20], [4.0, 3.0, 2.0], 4.5) == (0.0, True)
+    assert transfer_outcomes.steps_to([0, 10, 20, 30], [4.0, 2.0, 3.5, 1.0], 3.0) == (5.0, True), "the first time counts"
 
 
 @given(st.floats(0.001, 0.1), st.floats(0.05, 0.95), st.lists(st.integers(1, 200), min_size=2, max_size=30, unique=True))
 def test_a_straight_fall_is_met_where_it_is(slope: float, part: float, steps: list[int]) -> None:
     steps = [0, *sorted(steps)]
     place = part * steps[-1]
-    found, reached = transfer.steps_to(steps, [5 - slope * step for step in steps], 5 - slope * place)
+    found, reached = transfer_outcomes.steps_to(steps, [5 - slope * step for step in steps], 5 - slope * place)
     assert reached and found == pytest.approx(place, abs=1e-6)
 
 
 @pytest.mark.parametrize(("steps", "losses"), [([], []), ([0, 5], [1.0]), ([5, 0], [1.0, 2.0]), ([0, 0], [1.0, 2.0])])
 def test_steps_that_do_not_grow_are_named(steps: list[int], losses: list[float]) -> None:
     with pytest.raises(ValueError, match=r"^steps: growing steps, a loss each, are needed"):
-        transfer.steps_to(steps, losses, 1.0)
+        transfer_outcomes.steps_to(steps, losses, 1.0)
 
 
 def test_outcomes_are_those_of_the_curves() -> None:
@@ -84,7 +85,7 @@ def test_outcomes_are_those_of_the_curves() -> None:
     losses = [{**key, "step": step, "loss": 5 + key["seed"] - step / pace[key["arm"]]} for key in keys for step in (0, 20, 90)]
     losses = [{**row, "bytes_per_token": 4.0} for row in losses]
     forgetting = [{**key, "before": 2.0, "after": 2.5 + key["seed"]} for key in keys]
-    rows = transfer.outcomes(pd.DataFrame(losses).sample(frac=1, random_state=0), pd.DataFrame(forgetting))
+    rows = transfer_outcomes.outcomes(pd.DataFrame(losses).sample(frac=1, random_state=0), pd.DataFrame(forgetting))
     rows = rows.set_index(["arm", "seed"])
     assert rows["target"].tolist() == pytest.approx((4 + rows.index.get_level_values("seed")).tolist())
     for seed in (0, 1):
@@ -105,7 +106,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TYING_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr(training, "_cores", lambda: 1)  # such runs are shorter than the start of a process
-        names = [name for name in transfer.TABLES if name.startswith("transfer_")]
+        names = [name for name in study_tables.TABLES if name.startswith("transfer_")]
         yield Study("smoke", TWO_ROLE, progress=False).complete(names)
 
 
@@ -125,7 +126,7 @@ def test_every_start_is_tuned_on_every_text(smoke: Study) -> None:
     for table in (losses, forgetting):
         assert {(row["arm"], row["to"], row["seed"]) for row in table.to_dict("records")} == expected
         assert set(table["corpus"]) == {TWO_ROLE}
-    config = smoke.profile.config(profiles.tuned(TIED, names[0]), 0)
+    config = smoke.profile.config(tuned(TIED, names[0]), 0)
     steps = [0, *range(config.validation_every, config.steps + 1, config.validation_every)]
     assert all(part["step"].tolist() == steps for _, part in losses.groupby(["arm", "to", "seed"]))
     assert (losses["loss"] > losses["floor"]).all() and losses["bytes_per_token"].isna().all()
@@ -134,20 +135,20 @@ def test_every_start_is_tuned_on_every_text(smoke: Study) -> None:
 @pytest.mark.parametrize(("arm", "role"), [(TIED, "source"), (UNTIED, "target"), ("untie", "source")])
 def test_losses_are_of_the_right_model_on_the_right_text(smoke: Study, arm: str, role: str) -> None:
     to = f"new {role} roles"
-    tuned = profiles.tuned(arm, to)
+    after = tuned(arm, to)
     for seed in smoke.profile.seeds:
         curve = smoke["transfer_losses"].query("arm == @arm and to == @to and seed == @seed").set_index("step")["loss"]
         (row,) = smoke["transfer_forgetting"].query("arm == @arm and to == @to and seed == @seed").to_dict("records")
-        assert curve.iloc[0] == pytest.approx(loss(smoke, arm, seed, tuned), rel=1e-5)
-        assert curve.iloc[-1] == pytest.approx(loss(smoke, tuned, seed, tuned), rel=1e-5)
+        assert curve.iloc[0] == pytest.approx(loss(smoke, arm, seed, after), rel=1e-5)
+        assert curve.iloc[-1] == pytest.approx(loss(smoke, after, seed, after), rel=1e-5)
         assert row["before"] == pytest.approx(loss(smoke, arm, seed, arm), rel=1e-5)
-        assert row["after"] == pytest.approx(loss(smoke, tuned, seed, arm), rel=1e-5)
+        assert row["after"] == pytest.approx(loss(smoke, after, seed, arm), rel=1e-5)
 
 
 def test_one_role_of_each_language_is_dealt_anew(smoke: Study) -> None:
     before, source, target = (
         smoke.profile.config(name, 1).language
-        for name in (TIED, profiles.tuned(TIED, "new source roles"), profiles.tuned(TIED, "new target roles"))
+        for name in (TIED, tuned(TIED, "new source roles"), tuned(TIED, "new target roles"))
     )
     assert before and source and target
     assert (before.permuted, source.permuted, target.permuted) == (None, "source", "target")
@@ -176,7 +177,7 @@ def test_the_role_that_a_table_holds_is_the_one_that_costs_it_steps() -> None:
     for seed, (arm, pair) in itertools.product((0, 1), steps.items()):
         key = {"corpus": TWO_ROLE, "arm": arm, "seed": seed}
         probes.append({**key, "table": "input" if arm == UNTIED else "tied", "question": "source role", "corrected": 0.5})
-        for to, count in zip(profiles.NEW_ROLES, pair, strict=True):
+        for to, count in zip(NEW_ROLES, pair, strict=True):
             curve = {"to": to, "bytes_per_token": np.nan}
             losses += [{**key, **curve, "step": step, "loss": 5 - step / (count + seed)} for step in (0, 90, 93)]
             forgetting.append({**key, "to": to, "before": 2.0, "after": 2.5})
@@ -190,7 +191,7 @@ def test_the_role_that_a_table_holds_is_the_one_that_costs_it_steps() -> None:
 def test_the_verdicts_compare_every_start_with_the_tied_one(smoke: Study) -> None:
     table = claims.verdicts(smoke, ("transfer",))
     assert len(table) == 2 * 2 * (len(ARMS) - 1) + 2 + 2 and (table["seeds"] == 2).all()
-    rows = transfer.outcomes(smoke["transfer_losses"], smoke["transfer_forgetting"])
+    rows = transfer_outcomes.outcomes(smoke["transfer_losses"], smoke["transfer_forgetting"])
     wide = rows.query("to == 'new source roles'").pivot_table(index="seed", columns="arm", values="forgetting")
     estimates = table.set_index("statistic")["estimate"]
     assert estimates["forgetting, nats, new source roles, norm-match - tied"] == pytest.approx(
@@ -221,7 +222,7 @@ def texts(home: Path, text: Path, tmp_path: Path, grammar: Callable[..., str], m
 def test_from_a_text_to_a_text(texts: Study) -> None:
     losses, forgetting, probes = (texts[f"transfer_{name}"] for name in ("losses", "forgetting", "probe"))
     assert set(losses["step"]) == {0, 2, 4, 6} and losses["floor"].isna().all()
-    corpus = texts.runs(profiles.tuned(TIED, "capitals"))[0].corpus
+    corpus = texts.runs(tuned(TIED, "capitals"))[0].corpus
     # Long words of sentences are no tokens in capitals, so that a token holds little more than a byte.
     assert losses["bytes_per_token"].nunique() == 1 and 1 <= losses["bytes_per_token"].iloc[0] < 1.5
     assert "vocabulary" in corpus.fingerprint

@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from tying_utils import profiles
+    from tying_utils.names import TIED
     from tying_utils.ranks import Ranks
     from tying_utils.training import train
 
@@ -111,7 +112,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.profile:
         profile = profiles.get(options.profile)
         seed = profile.seeds[0] if options.seed is None else options.seed
-        base = profile.config(options.arm or profiles.TIED, seed).as_dict()
+        base = profile.config(options.arm or TIED, seed).as_dict()
     elif options.arm is not None or options.seed is not None:
         raise ValueError("--arm and --seed: they are of a profile; give --profile, or name the fields in --config")
 

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tying_utils import reparameterise
-from tying_utils.measures._checks import positive
-from tying_utils.tie import Weight, check_scale
+from tying_utils import checks, reparameterise
+from tying_utils.checks import positive
 
+Weight = float | Tensor  # of a path's gradient (V, d): one number, a tensor of no dimension, or one weight a row (V, 1)
 Scales = tuple[Weight, Weight]  # of the input path's and of the output path's gradient
 State = dict[str, Tensor]  # what a rule remembers from step to step, by name
 
 
 def _share(name: str, value: float, *, whole: bool = True) -> float:
     """`value` as a float from 0 to 1, which is allowed where `whole`; else ValueError."""
-    if check_scale(name, value) > 1 or (value == 1 and not whole):
+    if checks.scale(name, value) > 1 or (value == 1 and not whole):
         raise ValueError(f"{name}: a number from 0 {'to' if whole else 'up to but not'} 1 is needed, got {value!r}")
     return float(value)
 
@@ -107,7 +107,7 @@ class Scale(PathRule):
     output: float = 1.0
 
     def __post_init__(self) -> None:
-        self._set(input=check_scale("input", self.input), output=check_scale("output", self.output))
+        self._set(input=checks.scale("input", self.input), output=checks.scale("output", self.output))
 
     def scales(self, source: Tensor, target: Tensor, step: int, steps: int, state: State) -> Scales:
         return self.input, self.output
@@ -129,7 +129,7 @@ class Schedule(PathRule):
     stop: float = 1.0
 
     def __post_init__(self) -> None:
-        self._set(input=check_scale("input", self.input), output=check_scale("output", self.output))
+        self._set(input=checks.scale("input", self.input), output=checks.scale("output", self.output))
         self._set(start=_share("start", self.start), stop=_share("stop", self.stop))
         if self.start >= self.stop:
             raise ValueError(f"start and stop: start < stop is needed, got {self.start} and {self.stop}")
@@ -313,7 +313,7 @@ class TableRates(Remedy):
     output: float = 1.0
 
     def __post_init__(self) -> None:
-        self._set(input=check_scale("input", self.input), output=check_scale("output", self.output))
+        self._set(input=checks.scale("input", self.input), output=checks.scale("output", self.output))
 
     def rates(self) -> tuple[float, float]:
         return self.input, self.output

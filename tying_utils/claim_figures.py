@@ -20,7 +20,7 @@ from tying_utils import claims, drawing, published
 from tying_utils.claims import Tables
 from tying_utils.drawing import BLACK, BLUE, CORPORA, DASHED, DOTTED, GREY, LOOKS, ONE_COLUMN, TWO_COLUMNS, Look
 from tying_utils.measures import statistics
-from tying_utils.profiles import SHARED_START, TIED, TWO_ROLE, UNTIED
+from tying_utils.names import SHARED_START, TIED, TWO_ROLE, UNTIED
 from tying_utils.sweep import Sweep
 
 WINDOW = 20  # steps of the rolling mean

@@ -7,9 +7,9 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from tying_utils import transfer
+from tying_utils import transfer_outcomes
 from tying_utils.measures import statistics
-from tying_utils.profiles import EQUAL, NEW_ROLES, TIED, UNTIED
+from tying_utils.names import EQUAL, NEW_ROLES, TIED, UNTIED
 
 
 class Tables(Protocol):
@@ -255,7 +255,7 @@ def _sweep(tables: Tables) -> Iterator[_Row]:
 
 
 def _transfer(tables: Tables) -> Iterator[_Row]:
-    rows = transfer.outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
+    rows = transfer_outcomes.outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
     for to, part in rows.groupby("to", sort=False):
         for column, words in (("steps", "steps to the target loss"), ("forgetting", "forgetting, nats")):
             wide = part.pivot_table(index="seed", columns="arm", values=column)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from tying_utils import balance, corpora, models, tie, two_role
+from tying_utils import balance, checks, corpora, models, two_role
+from tying_utils.checks import positive
 from tying_utils.corpora import Corpus
-from tying_utils.measures._checks import positive
 
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -87,11 +87,11 @@ class TrainConfig:
                 raise ValueError(f"{name}: an integer of at least 0 is needed, got {value!r}")
         for name in ("input_scale", "output_scale", "weight_decay", "final_learning_rate"):
             # 5 and 5.0 are one condition and must be one key.
-            object.__setattr__(self, name, tie.check_scale(name, getattr(self, name)))
+            object.__setattr__(self, name, checks.scale(name, getattr(self, name)))
         for name in ("learning_rate", "clip", "adam_eps"):
-            object.__setattr__(self, name, tie.above_zero(name, getattr(self, name)))
+            object.__setattr__(self, name, checks.above_zero(name, getattr(self, name)))
         for name in ("beta1", "beta2"):
-            value = tie.check_scale(name, getattr(self, name))
+            value = checks.scale(name, getattr(self, name))
             if value >= 1:
                 raise ValueError(f"{name}: a number from 0 up to but not 1 is needed, got {value!r}")
             object.__setattr__(self, name, value)

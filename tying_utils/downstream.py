@@ -28,8 +28,8 @@ from scipy.special import stdtrit
 from tqdm.auto import tqdm
 
 from tying_utils import files
+from tying_utils.checks import positive
 from tying_utils.config import DTYPES, TrainConfig
-from tying_utils.measures._checks import positive
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware
 

@@ -20,9 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import offset_copy
 
-from tying_utils import profiles
 from tying_utils.measures import statistics
-from tying_utils.profiles import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
+from tying_utils.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches
@@ -84,7 +83,7 @@ class Drawing:
 class Gallery(dict[str, Drawing]):
     """Drawings by the name of their figure."""
 
-    def reads(self, name: str, *needs: str, corpus: str | None = profiles.PYTHON) -> Callable[[Draw], Draw]:
+    def reads(self, name: str, *needs: str, corpus: str | None = PYTHON) -> Callable[[Draw], Draw]:
         """Enter a function under the `name` of the figure that it draws from the tables called `needs`."""
 
         def register(function: Draw) -> Draw:
@@ -245,7 +244,7 @@ def scale_looks(table: pd.DataFrame) -> dict[str, Look]:
     looks = dict(LOOKS)
     for place, scale in enumerate(scales):
         shade = to_hex(colormaps["plasma"](0.05 + 0.8 * place / max(1, len(scales) - 1)))
-        looks.setdefault(profiles.scaled(scale), Look(f"input ×{scale:g}", shade, "vD<>PX*hp"[place % 9]))
+        looks.setdefault(scaled(scale), Look(f"input ×{scale:g}", shade, "vD<>PX*hp"[place % 9]))
     return looks
 
 

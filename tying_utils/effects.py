@@ -1,7 +1,7 @@
 """The claims at other architectures, widths and vocabularies: one effect a claim, place and seed, judged place by place.
 
 A *place* is an architecture, a shape and a vocabulary at which an untied, a tied and a scaled arm were trained on equal numbers
-of tokens (`profiles.Profile.elsewhere`). Its tables are those of the group "architecture" or "grid" in `tabulate.TABLES`.
+of tokens (`profiles.Profile.elsewhere`). Its tables are those of the group "architecture" or "grid" in `study_tables.TABLES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,8 @@ from tying_utils import claims, profiles
 from tying_utils.claims import Side, Tables
 from tying_utils.measures import statistics
 from tying_utils.measures.statistics import Interval, Range
-from tying_utils.profiles import ELSEWHERE_SCALE, TIED, UNTIED, scaled
+from tying_utils.names import ELSEWHERE_SCALE, PLACE, TIED, UNTIED, scaled
 from tying_utils.study import Results
-from tying_utils.tabulate import PLACE
 
 GROUPS = ("architecture", "grid")
 NAMES = {"olmo": "OLMo", "gpt_neox": "GPT-NeoX", "gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3"}
@@ -218,8 +217,9 @@ def crossing(effects: pd.DataFrame, x: str, y: str) -> Crossing:
     at = None
     if crossed.all():
         of = statistics.mean_interval(edges[0] + (edges[1] - edges[0]) * low / (low - high))
-        bounds = 10.0 ** np.clip([of.low, of.high], *edges)  # nan stays nan
-        at = Interval(10**of.mean, float(bounds[0]), float(bounds[1]), of.n)
+        # One power for all three: where seeds agree to the last bit, Python's and numpy's may round to either side.
+        mean, low, high = (10.0 ** np.array([of.mean, *np.clip([of.low, of.high], *edges)])).tolist()  # nan stays nan
+        at = Interval(mean, low, high, of.n)
     ends = at_edges.mean(axis=0)
     return Crossing(at, Range(*(10.0**edges).tolist()), (float(ends[0]), float(ends[1])), int(crossed.sum()), len(lines))
 

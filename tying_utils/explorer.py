@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tying_utils import claims, panels, profiles, sweep, tie
+from tying_utils import checks, claims, panels, sweep
 from tying_utils.claims import Tables
+from tying_utils.names import scaled
 from tying_utils.panels import ScaleView, SweepView
 from tying_utils.sweep import Sweep
 
@@ -65,7 +66,7 @@ class Explore(Shown):
 
     def __init__(self, profile: str, corpus: str | None, input_scale: float, output_scale: float) -> None:
         self.profile, self.corpora = profile, sweep.corpora(profile)
-        scales = tie.above_zero("input_scale", input_scale), tie.above_zero("output_scale", output_scale)
+        scales = checks.above_zero("input_scale", input_scale), checks.above_zero("output_scale", output_scale)
         self.start = sweep.study(profile, corpus).profile.corpus, *scales
         self._views: dict[str, SweepView] = {}
         self._shown: SweepView | None = None
@@ -253,7 +254,7 @@ class ScaleSlider(Shown):
 
 def state(tables: Tables, scale: float) -> dict[str, float]:
     """What the slider says of one input scale, means over seeds: output bias, lens KL at the input, validation loss."""
-    arm = profiles.scaled(scale)
+    arm = scaled(scale)
     bias = claims.output_bias(claims.with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
     lens = claims.with_scaling(tables, "lens").query("lens == 'tuned' and indexing == 'matched' and layer == 0")
     losses = claims.with_scaling(tables, "losses")

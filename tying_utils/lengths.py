@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tying_utils import budget, paths, profiles, run_store, sentinels, training
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
-from tying_utils.profiles import EQUAL, PACKAGES, TIED, TWO_ROLE, UNTIED, scaled
+from tying_utils.names import EQUAL, PACKAGES, TIED, TWO_ROLE, UNTIED, scaled
 from tying_utils.run_store import Run
 from tying_utils.two_role import Settings
 
@@ -64,7 +64,7 @@ class Place:
         if arm not in ARMS:
             raise ValueError(f"arm: {arm!r} is not on the axis of length; choose one of {', '.join(ARMS)}")
         steps, values = self.steps(tokens_per_weight), dict(self.training)
-        own = values.get("learning_rate", TrainConfig.learning_rate)
+        own: float = values.get("learning_rate", TrainConfig.learning_rate)
         values["learning_rate"] = rate * self.learning_rates.get(tokens_per_weight, own)
         if "language" in values:
             values["language"] = Settings(**values["language"].as_dict() | {"seed": seed})

@@ -5,11 +5,11 @@ import threading
 import time
 from typing import Any
 
-from tying_utils import sweep, tabulate, tie, training
+from tying_utils import checks, sweep, tabulate, training
 from tying_utils.config import TrainConfig
 from tying_utils.explorer import WIDE, Shown, said
+from tying_utils.names import TIED, TWO_ROLE
 from tying_utils.panels import LiveView
-from tying_utils.profiles import TIED, TWO_ROLE
 from tying_utils.run_store import Run
 from tying_utils.sweep import Sweep
 from tying_utils.tabulate import Arm
@@ -27,7 +27,7 @@ class Live(Shown):
 
     def __init__(self, profile: str, input_scale: float, output_scale: float) -> None:
         self.start = tuple(
-            tie.above_zero(name, s) for name, s in (("input_scale", input_scale), ("output_scale", output_scale))
+            checks.above_zero(name, s) for name, s in (("input_scale", input_scale), ("output_scale", output_scale))
         )
         study = sweep.study(profile, TWO_ROLE)
         self.profile = study.profile
@@ -99,7 +99,7 @@ class Live(Shown):
             return
         try:
             names = ("input scale", "output scale")
-            scales = [tie.above_zero(name, box.value) for name, box in zip(names, self.exact, strict=True)]
+            scales = [checks.above_zero(name, box.value) for name, box in zip(names, self.exact, strict=True)]
             seed: Any = self.seed.value
             config = self.config(*scales, seed=seed)
         except ValueError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tying_utils.measures._checks import positive
+from tying_utils.checks import positive
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tying_utils.measures._checks import positive
+from tying_utils.checks import positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

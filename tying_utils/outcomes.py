@@ -7,7 +7,7 @@ import pandas as pd
 
 from tying_utils.claims import Tables
 from tying_utils.measures import statistics
-from tying_utils.profiles import AGAIN, EQUAL, TIED, UNTIED
+from tying_utils.names import AGAIN, EQUAL, TIED, UNTIED
 
 SHAPES = (EQUAL_SHAPE, EQUAL_SIZE) = ("equal shape", "equal parameters")
 POLES = (TIED, AGAIN)

@@ -17,10 +17,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tying_utils import claims, drawing, profiles
+from tying_utils import claims, drawing
 from tying_utils.claims import Tables
 from tying_utils.drawing import BLACK, DASHED, GREY, LOOKS, W_WITH, Look
-from tying_utils.profiles import TIED, UNTIED
+from tying_utils.names import TIED, UNTIED, scaled
 from tying_utils.sweep import Scales, Sweep
 
 DPI = 150
@@ -191,7 +191,7 @@ class ScaleView:
 
     def show(self, scale: float) -> bytes:
         """PNG with the input scale `scale` marked."""
-        self.curve.show(self._lens.loc[profiles.scaled(scale)].to_numpy())
+        self.curve.show(self._lens.loc[scaled(scale)].to_numpy())
         for mark in self.marks:
             mark.set_xdata([scale, scale])
         self.title.set_text(f"Tuned lens, input scale {scale:g}")

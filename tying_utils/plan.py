@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from tying_utils import balance, budget, files, profiles, run_store, training
+from tying_utils.checks import positive
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
-from tying_utils.measures._checks import positive
 from tying_utils.run_store import Writer
 
 # A probe of large models ends after so many seconds, with fewer steps than it was asked for, but at least one.

@@ -23,20 +23,18 @@ from tqdm.auto import tqdm
 from tying_utils import (
     checkpoints,
     claims,
+    columns,
     corpora,
-    miniatures,
     models,
     paths,
     profiles,
     published,
     shares,
-    tabulate,
     vocabulary,
 )
 from tying_utils.families import Family, Model, families
 from tying_utils.measures import alignment, drift, frequency, integrity, lens, neighbors, perplexity, spectral, statistics
 from tying_utils.table_store import TableStore
-from tying_utils.training import choose_hardware
 
 MINIATURES, PUBLIC = "miniatures", "public"
 # Part of every table's record: raise it when a measure would give other numbers.
@@ -171,6 +169,8 @@ class Public:
         with tqdm(total=len(self.families), desc=f"measuring {name}", disable=not self.progress, leave=False) as bar:
             table = TABLES[name](self, bar)
         entry = {"format": FORMAT, "families": list(self.families), "runs": self._runs}
+        from tying_utils.training import choose_hardware
+
         device = choose_hardware().device.type
         self.origin[name] = f"measured now on the {'public models' if self.models == PUBLIC else 'miniatures'}"
         return self.store.write(name, table, entry, device=device, seconds=time.monotonic() - began, update=self._described)
@@ -183,6 +183,8 @@ class Public:
     @cached_property
     def _runs(self) -> list[str]:
         """Keys of the miniatures' runs, as the profile means them today; public models have none."""
+        from tying_utils import miniatures
+
         return [] if self.models == PUBLIC else miniatures.keys(self._wanted, self.profile.name)
 
     @property
@@ -191,6 +193,8 @@ class Public:
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
+        from tying_utils import miniatures
+
         return miniatures.folders(self._wanted, self.profile.name, progress=self.progress)
 
     def source(self, model: Model) -> str | Path:
@@ -217,6 +221,8 @@ class Public:
             found = {model.name: vocabulary.read(self.source(model)) for model in (family.tied, family.untied)}
             tied_rows, untied_rows = vocabulary.join(found[family.tied.name], found[family.untied.name])
             tied, untied = self.read(family.tied), self.read(family.untied)
+            from tying_utils.training import choose_hardware
+
             device = choose_hardware().device
             tables = {
                 "input": rows(untied.input, untied_rows).to(device),
@@ -298,7 +304,7 @@ def _alignment(public: Public, bar: Any) -> pd.DataFrame:
                 score = alignment.alignment(one, other, kind, permutations=public.effort.permutations)  # type: ignore[arg-type]
                 labels = {"family": family.name, "source": source, "target": target, "kind": kind}
                 more = {"held_out": score.held_out, "gaussian": score.gaussian, "tokens": score.tokens}
-                found.append({**labels, **tabulate.scores(score), **more})
+                found.append({**labels, **columns.scores(score), **more})
         bar.update()
     paper = _by_pair(published.alignment(), "source", "target")
     table = _beside(pd.DataFrame(found), paper, ["family", "source", "target", "kind"])
@@ -350,7 +356,7 @@ def _neighbors(public: Public, bar: Any) -> pd.DataFrame:
         joined = public.joined(family).tables
         for (source, target), score in neighbors.overlaps(joined, 10, permutations=public.effort.permutations).items():
             labels = {"family": family.name, "source": source, "target": target, "k": 10}
-            found.append({**labels, **tabulate.scores(score), "tokens": score.tokens})
+            found.append({**labels, **columns.scores(score), "tokens": score.tokens})
         bar.update()
     return _beside(pd.DataFrame(found), _by_pair(published.knn(), "a", "b"), ["family", "source", "target"])
 
@@ -377,7 +383,7 @@ def _cosines(public: Public, bar: Any) -> pd.DataFrame:
         for source in ("input", "output"):
             cosines = alignment.token_cosines(tables[source], tables["tied"], "linear").cpu().numpy()
             labels = {"family": family.name, "source": source, "target": "tied"}
-            found.append(pd.DataFrame({**labels, **tabulate.density(cosines)}))
+            found.append(pd.DataFrame({**labels, **columns.density(cosines)}))
         bar.update()
     return pd.concat(found, ignore_index=True)
 
@@ -489,6 +495,8 @@ def _perplexity(public: Public, bar: Any) -> pd.DataFrame:
 @contextmanager
 def _whole(public: Public, model: Model) -> Iterator[Any]:
     """A whole model in the dtype that the hardware computes in; its memory is given back at the end."""
+    from tying_utils.training import choose_hardware
+
     hardware = choose_hardware()
     with models.without_bars() if public.models == MINIATURES else nullcontext():
         whole = load_model(public.source(model), device=hardware.device, dtype=hardware.dtype)

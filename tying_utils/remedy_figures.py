@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from tying_utils import drawing, outcomes
 from tying_utils.claims import Tables
 from tying_utils.drawing import BLUE, CORPORA, GREY, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.names import AGAIN, TIED, UNTIED
 from tying_utils.outcomes import EQUAL_SHAPE, MEASURES
-from tying_utils.profiles import AGAIN, TIED, UNTIED
 
 FIGURES = drawing.Gallery()
 _WEIGHS = Look("weighs the two gradients", BLUE, "o", "none")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tying_utils import claims, effects, files, outcomes, paths
 from tying_utils.measures import statistics
-from tying_utils.profiles import PYTHON, SHARED_START, TIED, TWO_ROLE
+from tying_utils.names import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.public import Public, output_bias
 from tying_utils.study import Results
 from tying_utils.sweep import Sweep

@@ -1,23 +1,26 @@
 """A profile's runs on one corpus, measured: tidy tables under data/results, made when missing and read when they are there."""
 
+from __future__ import annotations
+
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tying_utils import paths, profiles, run_store
+from tying_utils import paths, profiles
 from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
-from tying_utils.profiles import UNTIED
-from tying_utils.run_store import Run
+from tying_utils.names import UNTIED
+from tying_utils.study_tables import SWEEP, TABLES
 from tying_utils.table_store import TableStore
-from tying_utils.tabulate import SWEEP, Arm
-from tying_utils.training import train_all
-from tying_utils.transfer import TABLES
+
+if TYPE_CHECKING:  # reading tables loads neither the trainer nor what measures
+    from tying_utils.run_store import Run
+    from tying_utils.tabulate import Arm
 
 Item = TypeVar("Item")
 
@@ -33,7 +36,7 @@ class Shard:
     count: int
 
     @classmethod
-    def parse(cls, text: str) -> "Shard":
+    def parse(cls, text: str) -> Shard:
         """From text as in 3/16. Raises ValueError, naming --shard, for any other."""
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
@@ -76,7 +79,7 @@ class Study:
     @property
     def names(self) -> list[str]:
         """Of the tables that this profile has on this corpus."""
-        return [name for name, (_, arms) in TABLES.items() if arms(self.profile)]
+        return [name for name, arms in TABLES.items() if arms(self.profile)]
 
     @property
     def scales(self) -> dict[str, str]:
@@ -95,7 +98,7 @@ class Study:
         # The untied pair stands in every table that compares with it; once is enough.
         return table.drop_duplicates(ignore_index=True)
 
-    def complete(self, names: Iterable[str] = TABLES) -> "Study":
+    def complete(self, names: Iterable[str] = TABLES) -> Study:
         """Make or read those of the tables `names` that there are here, training what is missing, and return the study."""
         for name in names:
             if name in self:
@@ -115,6 +118,9 @@ class Study:
 
     def runs(self, *arms: str) -> list[Arm]:
         """The finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
+        from tying_utils.tabulate import Arm
+        from tying_utils.training import train_all
+
         wanted = self._wanted(arms) if arms else self._wanted(*([arm] for arm in self.profile.arms))
         if missing := [pair for pair in wanted if pair not in self._runs]:
             finished = train_all([self.profile.config(*pair) for pair in missing], progress=self.progress)
@@ -127,7 +133,9 @@ class Study:
         The shards part all runs, finished or not, so that they are disjoint and leave none out whenever each is started; a
         shard that was killed goes on from its checkpoints when it is started again.
         """
-        wanted = self._wanted(*(TABLES[name][1](self.profile) for name in names if name in self))
+        from tying_utils.training import train_all
+
+        wanted = self._wanted(*(TABLES[name](self.profile) for name in names if name in self))
         configs = dict.fromkeys(self.profile.config(*pair) for pair in wanted)
         return train_all(shard.of([*configs]), progress=self.progress)
 
@@ -179,21 +187,24 @@ class Study:
 
     def _keys(self, name: str) -> list[str]:
         """Of the runs that the table is made from, as the profile means them today."""
+        from tying_utils import run_store
+
         return [run_store.run_key(config, self._corpus(config).fingerprint) for config in self._configs(name)]
 
     def _configs(self, name: str) -> list[TrainConfig]:
-        return [self.profile.config(*pair) for pair in self._wanted(TABLES[name][1](self.profile))]
+        return [self.profile.config(*pair) for pair in self._wanted(TABLES[name](self.profile))]
 
     def _measure(self, name: str) -> pd.DataFrame:
         if self.only_read:
             path, profile = self.folder / f"{name}.csv", self.profile.name
             made = f"tying-utils sweep --profile {profile}" if name in SWEEP else f"make reproduce PROFILE={profile}"
             raise ValueError(f"{path}: missing, or not as its manifest says; run `{made}`")
-        measure, needed = TABLES[name]
-        arms = self.runs(*needed(self.profile))
+        from tying_utils.transfer import MEASURES
+
+        arms = self.runs(*TABLES[name](self.profile))
         began = time.monotonic()
         with tqdm(total=len(arms), desc=f"measuring {name}", disable=not self.progress, leave=False) as bar:
-            table = measure(arms, self.profile, bar)
+            table = MEASURES[name](arms, self.profile, bar)
         self.origin[name] = f"measured now from {len(arms)} runs"
         return self._write(name, table, arms, time.monotonic() - began)
 

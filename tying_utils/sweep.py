@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tying_utils import profiles, tie
-from tying_utils.profiles import TIED, UNTIED
+from tying_utils import checks, profiles
+from tying_utils.names import TIED, UNTIED, crossed
 from tying_utils.study import SWEEP, Results, Study
 
 Scales = tuple[float, float]  # of the input and of the output path
@@ -175,9 +175,9 @@ class Sweep:
 
 def nearest(name: str, scale: float, swept: Sequence[float]) -> float:
     """Of the `swept` scales the nearest by ratio to `scale`. Raises ValueError, naming it `name`, unless it is above 0."""
-    tie.above_zero(name, scale)
+    checks.above_zero(name, scale)
     return min(swept, key=lambda other: abs(math.log(other / scale)))
 
 
 def _arm(scales: Scales | None) -> str:
-    return UNTIED if scales is None else profiles.crossed(*scales)
+    return UNTIED if scales is None else crossed(*scales)

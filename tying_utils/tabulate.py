@@ -1,7 +1,7 @@
 """Runs to tidy tables: what a study measures of the arms of a profile, and which arms each table needs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,15 +13,14 @@ import torch
 from scipy.stats import trim_mean
 from tqdm.auto import tqdm
 
+from tying_utils import columns
 from tying_utils.corpora import Corpus
-from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, probe, residual
-from tying_utils.profiles import ELSEWHERE_SCALE, PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, Profile, scaled
+from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
+from tying_utils.names import PLACE, TIED
+from tying_utils.profiles import Profile
 from tying_utils.run_store import Run
 from tying_utils.training import choose_hardware, steps_of
 from tying_utils.two_role import Language
-
-# The columns that say where an arm of `Profile.elsewhere` was trained.
-PLACE = ("arch", "d_model", "n_layers", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -104,19 +103,6 @@ def _references(arms: Sequence[Arm]) -> tuple[dict[tuple[Any, ...], Arm], list[A
     return references, [arm for arm in arms if references[arm.place] is not arm]
 
 
-def scores(score: alignment.Alignment | neighbors.Overlap | probe.Probe) -> dict[str, float]:
-    """The columns of a score beside its null, as every table of scores has them."""
-    return {
-        "value": score.value,
-        "low": score.interval.low,
-        "high": score.interval.high,
-        "chance": score.chance,
-        "chance_low": score.chance_range.low,
-        "chance_high": score.chance_range.high,
-        "corrected": score.corrected,
-    }
-
-
 _KINDS: tuple[alignment.Kind, ...] = ("identity", "orthogonal", "linear")
 
 
@@ -127,7 +113,7 @@ def _alignment(
         rows = []
         for kind in kinds:
             score = alignment.alignment(*pair.tables, kind, permutations=profile.permutations)
-            rows.append({**pair.names, "kind": kind, **scores(score)})
+            rows.append({**pair.names, "kind": kind, **columns.scores(score)})
             rows[-1] |= {"held_out": score.held_out, "gaussian": score.gaussian, "tokens": score.tokens}
         bar.update()
         return rows
@@ -196,7 +182,7 @@ def _neighbors(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Da
     def one(pair: _Pair) -> dict[str, Any]:
         score = neighbors.overlap(*pair.tables, k=10, permutations=profile.permutations)
         bar.update()
-        return {**pair.names, "k": 10, **scores(score)}
+        return {**pair.names, "k": 10, **columns.scores(score)}
 
     pairs = _pairs(arms)
     bar.reset(len(pairs))
@@ -209,15 +195,9 @@ def _cosines(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.Data
     bar.reset(len(pairs))
     for pair in pairs:
         cosines = alignment.token_cosines(*pair.tables, "linear").numpy()
-        rows.append(pd.DataFrame({**pair.names, **density(cosines)}))
+        rows.append(pd.DataFrame({**pair.names, **columns.density(cosines)}))
         bar.update()
     return pd.concat(rows, ignore_index=True)
-
-
-def density(cosines: np.ndarray) -> dict[str, np.ndarray]:
-    """How cosines are distributed over 50 bins of -.25 to 1: the columns cosine (centre of the bin) and density."""
-    values, edges = np.histogram(cosines, bins=50, range=(-0.25, 1.0), density=True)
-    return {"cosine": (edges[:-1] + edges[1:]) / 2, "density": values}
 
 
 def _losses(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
@@ -505,79 +485,46 @@ def _models_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], d
     return _side_by_side(one, items, device)
 
 
-def _pair(profile: Profile) -> tuple[str, ...]:
-    return PAIR
-
-
-def _with_untied(arms: tuple[str, ...]) -> tuple[str, ...]:
-    return (UNTIED, *arms) if arms else ()
-
-
-def _at(places: Mapping[str, Any], *arms: str) -> tuple[str, ...]:
-    """Each of `arms` (default: those that the claims need) at each of a profile's `places`."""
-    return tuple(arm + words for words in places for arm in arms or (*PAIR, scaled(ELSEWHERE_SCALE)))
-
-
-def _role_arms(profile: Profile) -> tuple[str, ...]:
-    return (*PAIR, *profile.scaled, *profile.output_scaled, *profile.agreeing) if profile.corpus == TWO_ROLE else ()
-
-
-def _sweep_arms(profile: Profile) -> tuple[str, ...]:
-    return _with_untied(tuple(profile.sweep))
-
-
-def _remedied(profile: Profile) -> tuple[str, ...]:
-    """The remedies' arms, at equal shape and at equal parameters."""
-    return (*profile.remedied, *profile.enlarged)
-
-
-def _in_text(profile: Profile) -> tuple[str, ...]:
-    """The same in a text; in the two-role language the purity of roles says more than alignment does."""
-    return () if profile.corpus == TWO_ROLE else _remedied(profile)
-
-
 _orthogonal, _share_by_tenths = partial(_alignment, kinds=("orthogonal",)), partial(_share_over_training, spans=_tenths)
 
-# Each table with what makes it and the arms of a profile that it needs: none where the profile has no such table.
-TABLES: dict[str, tuple[Measure, Callable[[Profile], tuple[str, ...]]]] = {
-    "alignment": (_alignment, _pair),
-    "neighbors": (_neighbors, _pair),
-    "cosines": (_cosines, _pair),
-    "control_alignment": (_alignment, lambda profile: (UNTIED, SHARED_START) if profile.shared_start else ()),
-    "losses": (_losses, _pair),
-    "sizes": (_losses, lambda profile: profile.sized),
-    "gradients": (_gradients, _pair),
-    "lens": (_lens, _pair),
-    "lens_budget": (_lens_budget, _pair),
-    "residual": (_residual, _pair),
-    "scaling_alignment": (_alignment, lambda profile: _with_untied(profile.scaled)),
-    "scaling_neighbors": (_neighbors, lambda profile: _with_untied(profile.scaled)),
-    "scaling_losses": (_losses, lambda profile: profile.scaled),
-    "scaling_lens": (_lens, lambda profile: profile.scaled),
-    "drift": (_drift, _pair),
-    "frequency": (_frequency, _pair),
-    "roles": (_roles, _role_arms),
-    "sweep_alignment": (_swept(_alignment_over_training), _sweep_arms),
-    "sweep_share": (_swept(_share_over_training), lambda profile: tuple(profile.sweep)),
-    "sweep_lens": (_swept(_lens), _sweep_arms),
-    "sweep_losses": (_swept(_losses), _sweep_arms),
-    "sweep_roles": (_roles, lambda profile: _sweep_arms(profile) if profile.corpus == TWO_ROLE else ()),
-    "remedy_losses": (_losses, _remedied),
-    "remedy_alignment": (_at_the_input, _in_text),
-    "remedy_roles": (_roles, lambda profile: _remedied(profile) if profile.corpus == TWO_ROLE else ()),
-    "remedy_lens": (_lens, lambda profile: profile.remedied),
-    "remedy_steps": (_step_times, lambda profile: profile.remedied),
-    "architecture_alignment": (_placed(_orthogonal), lambda profile: _at(profile.by_architecture)),
-    "architecture_share": (_placed(_share_by_tenths), lambda profile: _at(profile.by_architecture, TIED)),
-    "architecture_lens": (_placed(_lens), lambda profile: _at(profile.by_architecture, *PAIR)),
-    "architecture_losses": (_placed(_losses), lambda profile: _at(profile.by_architecture)),
-    "architecture_roles": (_placed(_roles), lambda profile: _at(profile.by_architecture) if profile.corpus == TWO_ROLE else ()),
-    "grid_alignment": (_placed(_orthogonal), lambda profile: _at(profile.grid)),
-    "grid_share": (_placed(_share_by_tenths), lambda profile: _at(profile.grid, TIED)),
-    "grid_lens": (_placed(_lens), lambda profile: _at(profile.grid, *PAIR)),
-    "grid_losses": (_placed(_losses), lambda profile: _at(profile.grid)),
-    "language": (_language, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
-    "unigrams": (_unigrams, lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else ()),
+# What makes each table; `study_tables` says of which arms.
+MEASURES: dict[str, Measure] = {
+    "alignment": _alignment,
+    "neighbors": _neighbors,
+    "cosines": _cosines,
+    "control_alignment": _alignment,
+    "losses": _losses,
+    "sizes": _losses,
+    "gradients": _gradients,
+    "lens": _lens,
+    "lens_budget": _lens_budget,
+    "residual": _residual,
+    "scaling_alignment": _alignment,
+    "scaling_neighbors": _neighbors,
+    "scaling_losses": _losses,
+    "scaling_lens": _lens,
+    "drift": _drift,
+    "frequency": _frequency,
+    "roles": _roles,
+    "sweep_alignment": _swept(_alignment_over_training),
+    "sweep_share": _swept(_share_over_training),
+    "sweep_lens": _swept(_lens),
+    "sweep_losses": _swept(_losses),
+    "sweep_roles": _roles,
+    "remedy_losses": _losses,
+    "remedy_alignment": _at_the_input,
+    "remedy_roles": _roles,
+    "remedy_lens": _lens,
+    "remedy_steps": _step_times,
+    "architecture_alignment": _placed(_orthogonal),
+    "architecture_share": _placed(_share_by_tenths),
+    "architecture_lens": _placed(_lens),
+    "architecture_losses": _placed(_losses),
+    "architecture_roles": _placed(_roles),
+    "grid_alignment": _placed(_orthogonal),
+    "grid_share": _placed(_share_by_tenths),
+    "grid_lens": _placed(_lens),
+    "grid_losses": _placed(_losses),
+    "language": _language,
+    "unigrams": _unigrams,
 }
-# Those behind the sliders over both scales.
-SWEEP = tuple(name for name in TABLES if name.startswith("sweep_"))

@@ -7,20 +7,18 @@ leaf's .grad, and the optimizer is given their weighted sum, with weights given 
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tying_utils import checks
 from tying_utils.models import tables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tying_utils.balance import PathRule
-
-Weight = float | Tensor  # of a path's gradient (V, d): one number, a tensor of no dimension, or one weight a row (V, 1)
+    from tying_utils.balance import PathRule, Weight
 
 
 class SplitTie:
@@ -112,7 +110,7 @@ class SplitTie:
         combine, where the two leaves no longer share their storage, or where a rule is not told its step.
         """
         for name, scale in (("input_scale", input_scale), ("output_scale", output_scale)):
-            check_scale(name, scale)
+            checks.scale(name, scale)
         if self.rule is not None:
             if step is None or steps is None or not 1 <= step <= steps:
                 raise ValueError(f"step and steps: this tie's rule needs 1 <= step <= steps, got {step!r} and {steps!r}")
@@ -170,17 +168,3 @@ def weigh(source: Tensor, target: Tensor, input_scale: Weight, output_scale: Wei
     if not isinstance(input_scale, Tensor) and input_scale == 1.0:
         return torch.add(source, target, alpha=output_scale, out=out)
     return torch.mul(source, input_scale, out=out).add_(target, alpha=output_scale)
-
-
-def check_scale(name: str, scale: float) -> float:
-    """Return `scale` as a float if it is finite and at least 0, else raise ValueError."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale <= sys.float_info.max:
-        raise ValueError(f"{name}: a finite number of at least 0 is needed, got {scale!r}")
-    return float(scale)
-
-
-def above_zero(name: str, scale: float) -> float:
-    """Return `scale` as a float if it is finite and above 0, else raise ValueError."""
-    if check_scale(name, scale) == 0:
-        raise ValueError(f"{name}: a finite number above 0 is needed, got {scale!r}")
-    return float(scale)

@@ -25,7 +25,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from tying_utils import corpora, files, vocabulary
-from tying_utils.measures._checks import positive
+from tying_utils.checks import positive
 from tying_utils.text_stream import START, Position, TextStream
 
 if TYPE_CHECKING:

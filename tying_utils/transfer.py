@@ -1,12 +1,11 @@
 """After pretraining: how soon a run learns a second text, what it forgets of the first, and what can be read off its tables.
 
-The measures of fine-tuned runs, beside those of `tabulate`, and what their tables come to. A fine-tuned arm starts from the
-finished run of another arm of its profile (`Profile.starts`) and trains with the ordinary gradient, so that what differs
-between arms is the start alone.
+The measures of fine-tuned runs, beside those of `tabulate`; `transfer_outcomes` says what their tables come to. A fine-tuned
+arm starts from the finished run of another arm of its profile (`Profile.starts`) and trains with the ordinary gradient, so that
+what differs between arms is the start alone.
 """
 
 import keyword
-import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from tying_utils import tabulate
+from tying_utils import columns, tabulate
 from tying_utils.corpora import Corpus
 from tying_utils.measures import perplexity, probe
-from tying_utils.profiles import UNTIED, Profile
+from tying_utils.profiles import Profile
 from tying_utils.tabulate import Arm, Measure
 from tying_utils.training import choose_hardware
 
 CATEGORIES = ("keyword", "identifier part", "whitespace", "number", "punctuation")
 FOLDS = 5  # of a probe
-TARGET_AT = 1 / 3  # of its steps, the untied arm has the target loss: most arms then reach it in theirs
 
 
 def category(text: str) -> str | None:
@@ -78,7 +75,7 @@ def _probe(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFr
                 score = probe.probe(
                     table[torch.from_numpy(known)], own[known], folds=FOLDS, permutations=permutations, seed=arm.seed
                 )
-                rows.append({**arm.labels, "table": name, "question": question, **tabulate.scores(score)})
+                rows.append({**arm.labels, "table": name, "question": question, **columns.scores(score)})
                 rows[-1] |= {"classes": score.classes, "tokens": score.tokens}
         bar.update()
         return rows
@@ -140,59 +137,10 @@ def _forgetting(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.D
     return pd.DataFrame(tabulate._models_side_by_side(one, pairs, device))
 
 
-def _starts(profile: Profile) -> tuple[str, ...]:
-    return tuple(profile.starts)
-
-
-def _both(profile: Profile) -> tuple[str, ...]:
-    return (*profile.starts, *profile.tuned)
-
-
-# All tables of a study.
-TABLES: dict[str, tuple[Measure, Any]] = {
-    **tabulate.TABLES,
-    "transfer_losses": (_losses, _both),
-    "transfer_forgetting": (_forgetting, _both),
-    "transfer_probe": (_probe, _starts),
+# What makes each table of a study, these and those of `tabulate`; `study_tables` says of which arms.
+MEASURES: dict[str, Measure] = {
+    **tabulate.MEASURES,
+    "transfer_losses": _losses,
+    "transfer_forgetting": _forgetting,
+    "transfer_probe": _probe,
 }
-
-
-def steps_to(steps: ArrayLike, losses: ArrayLike, target: float) -> tuple[float, bool]:
-    """The step at which a curve of losses first comes down to `target`, interpolated linearly between evaluations.
-
-    (steps, True); where it never does (the last step, False): a lower bound. Raises ValueError unless the steps grow.
-    """
-    x, y = np.asarray(steps, float), np.asarray(losses, float)
-    if not len(x) or x.shape != y.shape or (np.diff(x) <= 0).any():
-        raise ValueError(f"steps: growing steps, a loss each, are needed, got {x.tolist()} for {len(y)} losses")
-    below = np.flatnonzero(y <= target)
-    if not len(below):
-        return float(x[-1]), False
-    last = below[0]
-    if last == 0:
-        return float(x[0]), True
-    return float(np.interp(-target, -y[[last - 1, last]], x[[last - 1, last]])), True
-
-
-def outcomes(losses: pd.DataFrame, forgetting: pd.DataFrame) -> pd.DataFrame:
-    """What fine-tuning comes to, from the tables transfer_losses and transfer_forgetting: a row a corpus, `to`, arm and seed.
-
-    Columns beside these: target, the loss on the new text that the untied arm of the seed has after a third of its steps
-    (`TARGET_AT`; nats a token, one for all arms); steps, how many bring the arm there, and reached, whether any do (if not,
-    steps are all there are, a lower bound); first and last, its loss before and after; bits_per_byte, the last one in bits a
-    byte (nan in the two-role language, which has no bytes); forgetting, how much the loss on the old text has grown (nats a
-    token).
-    """
-    keys, rows = ["corpus", "to", "arm", "seed"], []
-    for (corpus, to, seed), part in losses.groupby(["corpus", "to", "seed"], sort=False):
-        curves = {arm: curve.sort_values("step") for arm, curve in part.groupby("arm", sort=False)}
-        untied = curves[UNTIED]
-        target = float(np.interp(TARGET_AT * untied["step"].max(), untied["step"], untied["loss"]))
-        for arm, curve in curves.items():
-            steps, reached = steps_to(curve["step"], curve["loss"], target)
-            ends = {"first": curve["loss"].iloc[0], "last": curve["loss"].iloc[-1]}
-            ends["bits_per_byte"] = ends["last"] / math.log(2) / curve["bytes_per_token"].iloc[-1]
-            own = {"target": target, "steps": steps, "reached": reached, **ends}
-            rows.append({"corpus": corpus, "to": to, "arm": arm, "seed": seed, **own})
-    lost = forgetting.assign(forgetting=forgetting["after"] - forgetting["before"])
-    return pd.DataFrame(rows).merge(lost[[*keys, "forgetting"]], on=keys, validate="1:1")

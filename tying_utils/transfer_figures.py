@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tying_utils import drawing, transfer
+from tying_utils import drawing, transfer_outcomes
 from tying_utils.claims import Tables
 from tying_utils.drawing import BLUE, DOTTED, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
-from tying_utils.profiles import TIED, UNTIED, WIKITEXT, scaled
+from tying_utils.names import TIED, UNTIED, WIKITEXT, scaled
 
 FIGURES = drawing.Gallery()
 _STARTS = {
@@ -71,7 +71,7 @@ def loss(tables: Tables) -> Figure:
 @FIGURES.reads("11_outcomes", "transfer_losses", "transfer_forgetting", corpus=None)
 def outcomes(tables: Tables) -> Figure:
     """How many steps reach the target loss on the new text, and how much is forgotten of the old one, by arm."""
-    rows = transfer.outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
+    rows = transfer_outcomes.outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
     names, looks = list(rows["to"].unique()), _looks(rows)
     figure, (upper, lower) = _panels(4.4, 2, [_title(to) for to in names])
     for to, above, below in zip(names, upper, lower, strict=True):

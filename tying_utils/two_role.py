@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from tying_utils.names import ROLES
+
 # Part of every fingerprint: raise it when the same settings would give another language or other tokens.
 FORMAT = 1
 # What the random streams are for: apart, so that a changed setting leaves alone what it does not decide.
 _SOURCE, _TARGET, _RANK, _AFFINITY, _SAMPLE, _PERMUTED = range(6)
-ROLES = ("source", "target")
 
 
 @dataclass(frozen=True, kw_only=True)

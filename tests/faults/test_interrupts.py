@@ -125,7 +125,7 @@ print(len(lens.kl_by_layer(model, tuned, tokens[:4])))
 @pytest.mark.notebook
 def test_a_kernel_interrupted_in_a_sweep_says_how_many_runs_are_finished(kernel):
     code = """
-from tying_utils.profiles import TWO_ROLE
+from tying_utils.names import TWO_ROLE
 from tying_utils.study import SWEEP, Shard, Study
 study = Study("smoke", TWO_ROLE, progress=False)
 """

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import positive, table_pair
+from tying_utils.checks import positive, table_pair
+
 from .statistics import Range, bootstrap_interval, central_range, checked_seed
 
 Kind = Literal["identity", "orthogonal", "linear"]

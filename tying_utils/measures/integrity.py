@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ._checks import table as checked_table
+from tying_utils.checks import table as checked_table
+
 from .alignment import row_cosines
 
 EQUAL, FINAL, EARLY = "equal to step {}", "equal to the final table", "nearer to the end than a later step"

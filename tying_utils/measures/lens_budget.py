@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tying_utils.checks import positive
 from tying_utils.measures import lens
-from tying_utils.measures._checks import positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

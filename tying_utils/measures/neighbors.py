@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._checks import positive, table_pair
-from ._checks import table as checked_table
+from tying_utils.checks import positive, table_pair
+from tying_utils.checks import table as checked_table
+
 from .alignment import corrected
 from .statistics import Range, bootstrap_interval, central_range, checked_seed
 

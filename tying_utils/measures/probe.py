@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ._checks import positive
-from ._checks import table as checked_table
+from tying_utils.checks import positive
+from tying_utils.checks import table as checked_table
+
 from .alignment import corrected
 from .statistics import Interval, Range, central_range, checked_seed, mean_interval
 

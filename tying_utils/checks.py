@@ -1,11 +1,19 @@
-"""Argument checks that every measure shares: each names the argument, what came, and what would do."""
+"""Checks of arguments, shared by all: each names the argument, what came, and what would do. Reading this loads no torch."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def table(name: str, value: Tensor) -> Tensor:
     """Return `value` detached if it is a finite floating (V, d) table with at least 2 rows, else raise ValueError."""
+    import torch
+    from torch import Tensor
+
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: a torch tensor of shape (V, d) is needed, got {type(value).__name__}")
     if value.ndim != 2 or not value.is_floating_point():
@@ -36,3 +44,17 @@ def positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
     return value
+
+
+def scale(name: str, value: float) -> float:
+    """Return `value` as a float if it is finite and at least 0, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{name}: a finite number of at least 0 is needed, got {value!r}")
+    return float(value)
+
+
+def above_zero(name: str, value: float) -> float:
+    """Return `value` as a float if it is finite and above 0, else raise ValueError."""
+    if scale(name, value) == 0:
+        raise ValueError(f"{name}: a finite number above 0 is needed, got {value!r}")
+    return float(value)
