@@ -27,6 +27,8 @@ def here(tmp_path: Path) -> Setting:
 def small_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     """A card with 2 GB free."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**9, 16 * 10**9))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 10**9)
     of_card = SimpleNamespace(dtype=torch.bfloat16)
     monkeypatch.setattr(training, "choose_hardware", lambda *_: of_card)
     return Setting(torch.device("cuda"), tmp_path, smoke=False)
@@ -162,6 +164,7 @@ def test_what_a_card_has_no_room_for_is_left_out_with_what_would_fit(small_card)
     with pytest.raises(LeftOut, match=r"4\.1 GB .* V = 12,576 would"):
         fast.aligned(small_card)
     small_card.room(10**9, "no matter")
+    assert small_card.peak() == {"peak_bytes": 10**9}
 
 
 def test_the_contests_of_a_card_are_those_asked_for(small_card):
@@ -174,7 +177,7 @@ def test_the_contests_of_a_card_are_those_asked_for(small_card):
 
 def test_products_alone_are_those_of_the_measure(here):
     found = fast.aligned(here)
-    assert found["ratio"] > 1 and found["permutations"] == 10
+    assert found["ratio"] > 1 and found["permutations"] == 10 and "peak_bytes" not in found, "there is no card"
 
 
 def text(tokens: int) -> Any:

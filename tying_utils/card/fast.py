@@ -55,7 +55,8 @@ def contests(setting: Setting) -> "Iterator[Contest]":
     rate: dict[str, Any] = {**shape, "memory": False, "note": rate_note, "agree": steps.nothing}
     yield Contest("step", words, (split, ordinary, hooks), steps.step, agree=steps.same_step, **shape)
     yield Contest("step", rate_words, (steps.STEP, steps.PRODUCTS), steps.at_rate, **rate)
-    tables: dict[str, Any] = {"size": {"V": 500, "d": 16} if setting.smoke else TABLES, "rounds": 3, "memory": False}
+    tables: dict[str, Any] = {"size": {"V": 500, "d": 16} if setting.smoke else TABLES, "rounds": 3}
+    tables["memory"] = not setting.smoke
     ways = (neighbors.OURS, neighbors.FLOOR)
     yield Contest("neighbors", "neighbour overlap", ways, neighbors.overlap, agree=neighbors.same, **tables)
     ways = (steps.HALF, steps.EAGER)
@@ -130,7 +131,7 @@ def aligned(setting: Setting) -> dict[str, Any]:
             torch.matmul(made[one], made[other])
 
     # It was warmed up when its products were noted; a singular value decomposition of this width takes a card seconds.
-    ours = facts.seconds(measured, setting.device, rounds=1, warm=0)
+    ours, peak = facts.seconds(measured, setting.device, rounds=1, warm=0), setting.peak()
     floor = facts.seconds(alone, setting.device, rounds=3)
     return {
         "alignment_seconds": ours,
@@ -139,6 +140,7 @@ def aligned(setting: Setting) -> dict[str, Any]:
         "V": V,
         "d": d,
         "permutations": permutations,
+        **peak,
     }
 
 
@@ -151,11 +153,9 @@ def lens(setting: Setting) -> dict[str, Any]:
     model.to(setting.device)
     model.tie_weights()
     tokens = torch.randint(V, (count, 64), generator=torch.Generator().manual_seed(0))
-    if setting.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(setting.device)
+    setting.fresh()
     began = time.perf_counter()
     train_lens(model, tokens, steps=steps, progress=False)
     facts.wait(setting.device)
     taken = time.perf_counter() - began
-    peak = torch.cuda.max_memory_allocated(setting.device) if setting.device.type == "cuda" else 0
-    return {"lens_seconds": taken, "V": V, "d": d, "layers": layers, "steps": steps, "peak_bytes": peak}
+    return {"lens_seconds": taken, "V": V, "d": d, "layers": layers, "steps": steps, **setting.peak()}

@@ -26,8 +26,13 @@ class Setting:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
         if "torch._dynamo" in sys.modules:
             torch._dynamo.reset()
+
+    def peak(self) -> dict[str, int]:
+        """Return the most bytes of the card's memory that were held since it was `fresh`; nothing where there is no card."""
+        return {"peak_bytes": torch.cuda.max_memory_allocated(self.device)} if self.device.type == "cuda" else {}
 
     def room(self, size: int, smaller: str) -> None:
         """Raise `LeftOut` unless the card has `size` bytes free, once it is `fresh`; `smaller` says what would fit."""
