@@ -1,4 +1,4 @@
-"""README's recipe for a model of one's own is run as it stands; METHODS' table of remedies is the code's.
+"""README's recipe for the reader's own model is run as it stands; METHODS' table of remedies is the code's.
 
 Numbers that stand in prose, in README, METHODS and the notebooks, are computed again from the committed tables.
 """

@@ -90,7 +90,7 @@ def tasks(setting: Setting, plan: Plan, text: Text) -> Iterator[Task]:
     for seed, arm in ((seed, arm) for seed in seeds for arm in ARMS):
         # What the longest run so far took, with a margin; a run that would be cut off is not begun.
         seconds = 1.1 * state["seconds"]
-        yield Task(f"{arm}, seed {seed}", functools.partial(run, setting, plan, state, arm, seed), seconds=seconds)
+        yield Task(f"{arm}, seed {seed}", functools.partial(run, setting, state, arm, seed), seconds=seconds)
 
 
 def config_of(setting: Setting, corpus: Corpus, d: int, layers: int, steps: int) -> TrainConfig:
@@ -141,7 +141,7 @@ def seconds_per_step(config: TrainConfig, corpus: Corpus) -> float:
     return (time.perf_counter() - began) / 10
 
 
-def run(setting: Setting, plan: Plan, state: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
+def run(setting: Setting, state: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
     """Train an arm and measure it beside the untied run of its seed; "tables" holds the rows of the tables that it adds to."""
     corpus: Corpus = state["corpus"]
     setting.fresh()
@@ -184,10 +184,10 @@ def compared(
 ) -> list[dict[str, Any]]:
     """Return the rows of a tied table beside the untied input and output table, and of those two beside each other."""
     pairs = [(source, "tied", table, tied) for source, table in untied.items()]
-    rows = []
+    rows, permutations = [], 5 if setting.smoke else PERMUTATIONS
     for source, target, one, other in (*pairs, ("input", "output", untied["input"], untied["output"])):
-        of = functools.partial(alignment.alignment, permutations=5 if setting.smoke else PERMUTATIONS)
-        score, near = of(one, other, "orthogonal"), neighbors.overlap(one, other)
+        score = alignment.alignment(one, other, "orthogonal", permutations=permutations)
+        near = neighbors.overlap(one, other)
         rows.append({**labels, "source": source, "target": target, "value": score.value, "chance": score.chance})
         rows[-1] |= {
             "corrected": score.corrected,

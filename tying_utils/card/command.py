@@ -15,7 +15,6 @@ from tying_utils.card.plan import RESULTS, SCRATCH, SUMMARY
 
 # Where each part ends, as a fraction of all minutes; what a part leaves, the next one has.
 PARTS = {"facts": 0.06, "correct": 0.34, "fast": 0.56, "claims": 0.97}
-MINUTES = 8.0
 _GRACE = 15.0  # seconds after the last minute, from which on a call into a library counts as one that never returns
 
 

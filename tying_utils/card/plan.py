@@ -99,7 +99,7 @@ class Plan:
         try:
             if missing := [name for name in task.needs if not installed(name)]:
                 raise LeftOut(f"{', '.join(missing)} is not installed")
-            if self.left < max(task.seconds, 0.0) or self.left <= 0:
+            if self.left < task.seconds or self.left <= 0:
                 raise LeftOut(f"no time: {max(0.0, self.left):.0f} s of this part's are left")
             with _at_most(self.left):
                 found = dict(task.run())
