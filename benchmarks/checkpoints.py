@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import turns
 from benchmarks.turns import Contest
-from tying_utils import models
+from tying_utils.models import architectures
 
 TABLES, WHOLE = "read_tables", "from_pretrained"
 
@@ -25,9 +25,9 @@ def rows(quick: bool) -> list[dict[str, Any]]:
 
 def read(V: int, d: int, layers: int, *, rounds: int, shard: str = "50GB") -> list[dict[str, Any]]:
     """The rows of one checkpoint; AssertionError if the two ways do not read the same tables."""
-    with tempfile.TemporaryDirectory() as temporary, models.without_bars():
+    with tempfile.TemporaryDirectory() as temporary, architectures.without_bars():
         folder = Path(temporary)
-        model = models.build("olmo", tied=False, vocab_size=V, d_model=d, n_layers=layers, n_heads=d // 64 or 1)
+        model = architectures.build("olmo", tied=False, vocab_size=V, d_model=d, n_layers=layers, n_heads=d // 64 or 1)
         model.save_pretrained(folder, max_shard_size=shard)
         del model
         files = sorted(folder.glob("*.safetensors"))
@@ -52,7 +52,7 @@ def _reading(way: str, folder: Path) -> dict[str, Any]:
     """Seconds, peak memory over that of the imports, bytes read and the sums of both tables."""
     from transformers import AutoModelForCausalLM, OlmoConfig
 
-    from tying_utils.checkpoints import read_tables
+    from tying_utils.models.checkpoints import read_tables
 
     AutoModelForCausalLM._model_mapping[OlmoConfig]  # imports the table of architectures and this one
     before, began = turns.peak(), time.perf_counter()
@@ -60,7 +60,7 @@ def _reading(way: str, folder: Path) -> dict[str, Any]:
         tables = read_tables(folder)
         pair, read = (tables.input, tables.output), tables.bytes_read
     else:
-        with models.without_bars():
+        with architectures.without_bars():
             weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         pair = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
         read = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

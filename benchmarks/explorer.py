@@ -10,8 +10,8 @@ import time
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from tying_utils import sweep
 from tying_utils.explorer import explore
+from tying_utils.study import sweep
 
 
 def main(moves: int) -> None:

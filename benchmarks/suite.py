@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import alignment, checkpoints, growth, lens, neighbors, training, turns
-from tying_utils import benchmark_figures, report
+from benchmarks import alignment, checkpoints, figures, growth, lens, neighbors, training, turns
+from tying_utils.pages import report
 
 # Part of every table's record: raise it when a part would measure something else.
 FORMAT = 1
@@ -27,7 +27,7 @@ def keep(name: str, measured: pd.DataFrame, seconds: float, quick: bool = False,
 
     `made` is noted of these parts in the manifest, beside the day and the `seconds`.
     """
-    store, device, own = benchmark_figures.store(quick), str(measured["device"].iloc[0]), ["growth"]
+    store, device, own = figures.store(quick), str(measured["device"].iloc[0]), ["growth"]
     if name == "ratios":
         own = list(measured["part"].unique())
     table, parts = measured, {}
@@ -57,7 +57,7 @@ def rows(part: str, quick: bool) -> pd.DataFrame:
 
 def publish(quick: bool) -> None:
     """Draw the figure of growth, if it has been measured, and (not of a quick run) write README's block anew."""
-    for path in benchmark_figures.render(quick):
+    for path in figures.render(quick):
         print(path)
     if not quick:
         report.refresh_documents(report.PROFILE)

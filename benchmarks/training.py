@@ -21,11 +21,12 @@ from transformers import OlmoForCausalLM
 
 from benchmarks import turns
 from benchmarks.turns import Contest, Turn, device
-from tying_utils import budget, gpu, models, run_store, training
-from tying_utils.config import TrainConfig
 from tying_utils.corpora import Corpus
-from tying_utils.ranks import Ranks
-from tying_utils.training import Hardware
+from tying_utils.models import architectures
+from tying_utils.training import Hardware, budget, gpu, run_store
+from tying_utils.training import trainer as training
+from tying_utils.training.config import TrainConfig
+from tying_utils.training.ranks import Ranks
 
 CONTEXT = 64
 SPLIT, ORDINARY, HOOKS = "split tie, tracked", "ordinary tied step", "published hooks"
@@ -301,7 +302,7 @@ def _nowhere() -> Iterator[str]:
 
 
 def _ours(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
-    with models.without_bars(), _nowhere(), run_store.writing(config, corpus.fingerprint) as writer:
+    with architectures.without_bars(), _nowhere(), run_store.writing(config, corpus.fingerprint) as writer:
         run = training._Trainer(config, corpus, hardware, writer).run(False, None)
         assert run is not None
         return float(run.metrics["loss"].mean())

@@ -10,10 +10,10 @@ import torch
 from hypothesis import settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tying_utils import training
-from tying_utils.config import TrainConfig
-from tying_utils.run_store import Run
 from tying_utils.training import train
+from tying_utils.training import trainer as training
+from tying_utils.training.config import TrainConfig
+from tying_utils.training.run_store import Run
 
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)

@@ -13,11 +13,15 @@ import pytest
 import torch
 
 from benchmarks import alignment, checkpoints, growth, lens, neighbors, suite, training, turns
-from tying_utils import benchmark_figures, figures, paths, report, two_role
-from tying_utils.config import TrainConfig
+from benchmarks import figures as pictures
+from tying_utils.base import paths
+from tying_utils.corpora import two_role
+from tying_utils.experiments import figures
 from tying_utils.measures.alignment import gaussian_chance
+from tying_utils.pages import report
+from tying_utils.training.config import TrainConfig
 
-ROOT = Path(report.__file__).parents[1]
+ROOT = Path(report.__file__).parents[2]
 TOY = {"V": 320, "d": 16, "layers": 1, "tokens": 128}
 CONTESTS = [contest for module in (training, alignment, neighbors) for contest in module.contests(True)]
 
@@ -172,13 +176,13 @@ def tables(slopes: float = 1.0) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_tables_are_kept_replaced_by_part_and_shown(home: Path, monkeypatch: pytest.MonkeyPatch):
     ratios, grown = tables()
     assert report.benchmarks(None) == "Not measured yet: `make bench`."  # type: ignore[arg-type]
-    assert benchmark_figures.render() == []
+    assert pictures.render() == []
     monkeypatch.setattr(suite, "rows", lambda part, quick: grown if part == "growth" else ratios.assign(part=part))
     for part in ("alignment", "lens", "alignment", "growth", "growth"):
         suite.measure(part, False)
     monkeypatch.setattr(suite, "rows", lambda part, quick: ratios.assign(device="a GPU"))
     suite.measure("alignment", False)
-    store = benchmark_figures.store()
+    store = pictures.store()
     held = pd.read_csv(store.folder / "ratios.csv")
     assert list(held.columns) == list(turns.COLUMNS) and len(held) == 3 * len(ratios)
     assert set(store.manifest["tables"]["ratios"]["parts"]) == {"alignment on cpu", "lens on cpu", "alignment on a GPU"}  # type: ignore[index]
@@ -189,14 +193,14 @@ def test_tables_are_kept_replaced_by_part_and_shown(home: Path, monkeypatch: pyt
         in block
     )
     assert "| tuned lens | seconds | cpu | 1.00 (0.90 to 1.10) |" in block
-    pdf, png = benchmark_figures.render()
+    pdf, png = pictures.render()
     assert pdf.is_file() and figures.source(png) == {"benchmarks/growth": store.checksums["benchmarks/growth"]}
     assert paths.figures("benchmarks") == png.parent
 
 
 @pytest.mark.parametrize("slopes", [0.0, 1.0, 2.0])
 def test_the_figure_keeps_its_slopes_clear_of_the_curves(slopes: float):
-    figure = benchmark_figures.growth({"growth": tables(slopes)[1]})
+    figure = pictures.growth({"growth": tables(slopes)[1]})
     figure.canvas.draw()
     for ax in figure.axes:
         box = ax.get_legend().get_window_extent()  # type: ignore[union-attr]
@@ -207,7 +211,7 @@ def test_the_figure_keeps_its_slopes_clear_of_the_curves(slopes: float):
 
 def test_the_committed_figure_belongs_to_the_committed_table(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TYING_HOME", str(ROOT))
-    store = benchmark_figures.store()
+    store = pictures.store()
     if "growth" not in (store.manifest or {}).get("tables", {}):
         pytest.skip("growth has not been measured here")
     digest = store.checksums["benchmarks/growth"]

@@ -6,7 +6,17 @@ import sys
 import pytest
 
 HEAVY = ("transformers", "tuned_lens", "transformer_lens", "datasets", "tokenizers")
-ABOVE = tuple(f"tying_utils.{name}" for name in ("training", "run_store", "tabulate", "transfer", "miniatures", "live"))
+ABOVE = tuple(
+    f"tying_utils.{name}"
+    for name in (
+        "training.trainer",
+        "training.run_store",
+        "study.tabulate",
+        "study.transfer",
+        "study.miniatures",
+        "explorer.live",
+    )
+)
 
 
 def loaded(code: str) -> set[str]:
@@ -23,7 +33,8 @@ def test_reading_and_judging_committed_tables_loads_no_trainer_and_no_model_libr
 
 def test_drawing_committed_tables_loads_none_either():
     code = (
-        "from tying_utils import effects, figures, outcomes, panels, report, sweep\n"
+        "from tying_utils.experiments import effects, figures, outcomes\n"
+        "from tying_utils.explorer import panels\nfrom tying_utils.pages import report\nfrom tying_utils.study import sweep\n"
         "from tying_utils.study import Study\n"
         "figures.draw('01_alignment', Study('laptop', only_read=True))"
     )
@@ -32,4 +43,4 @@ def test_drawing_committed_tables_loads_none_either():
 
 @pytest.mark.parametrize("name", ["names", "checks"])
 def test_the_ground_loads_no_torch(name):
-    assert "torch" not in loaded(f"import tying_utils.{name}")
+    assert "torch" not in loaded(f"import tying_utils.base.{name}")

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from tying_utils import downstream, lengths, profiles, run_store, training
-from tying_utils.config import TrainConfig
+from tying_utils.experiments import downstream
+from tying_utils.study import lengths, profiles
+from tying_utils.training import run_store, trainer
+from tying_utils.training.config import TrainConfig
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -129,7 +131,7 @@ def test_a_shard_measures_nothing_afresh(home, monkeypatch, capsys):
 
 def test_train_starts_from_an_arm_of_a_profile(home, monkeypatch):
     asked = []
-    monkeypatch.setattr(training, "train", lambda config, **_: asked.append(config) or SimpleNamespace(folder="there"))
+    monkeypatch.setattr(trainer, "train", lambda config, **_: asked.append(config) or SimpleNamespace(folder="there"))
     smoke = profiles.get("smoke")
     for arguments, expected in (
         ((), smoke.config("tied", 0)),

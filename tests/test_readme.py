@@ -15,10 +15,11 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from tying_utils import claims, effects, models, outcomes
-from tying_utils.balance import REMEDIES
+from tying_utils import models
+from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
+from tying_utils.experiments import claims, effects, outcomes
 from tying_utils.measures.statistics import Interval, mean_interval
-from tying_utils.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
+from tying_utils.models.balance import REMEDIES
 from tying_utils.study import Results
 
 ROOT = Path(__file__).resolve().parents[1]

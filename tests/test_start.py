@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from tying_utils import run_store, training
-from tying_utils.config import TrainConfig
-from tying_utils.plan import plan
-from tying_utils.run_store import Run
-from tying_utils.training import train, train_all
+from tying_utils.study.plan import plan
+from tying_utils.training import run_store, train, train_all
+from tying_utils.training import trainer as training
+from tying_utils.training.config import TrainConfig
+from tying_utils.training.run_store import Run
 
 # How the run to start from was made, and whether it ends with one table.
 STARTS: dict[str, tuple[dict[str, Any], bool]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tying_utils.config import TrainConfig
+    from tying_utils.training.config import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from tying_utils import profiles
-    from tying_utils.names import TIED
-    from tying_utils.ranks import Ranks
-    from tying_utils.training import train
+    from tying_utils.base.names import TIED
+    from tying_utils.study import profiles
+    from tying_utils.training.ranks import Ranks
+    from tying_utils.training.trainer import train
 
     ranks, base = Ranks.here(), {}
     if options.profile:
@@ -128,7 +128,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _config(text: str, base: dict[str, Any] | None = None) -> "TrainConfig":
     """The condition that `text` says, in the fields that it names; the others are those of `base`."""
-    from tying_utils.config import TrainConfig
+    from tying_utils.training.config import TrainConfig
 
     try:
         return TrainConfig.from_dict({**(base or {}), **json.loads(text)})
@@ -137,8 +137,8 @@ def _config(text: str, base: dict[str, Any] | None = None) -> "TrainConfig":
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from tying_utils import profiles
-    from tying_utils.plan import plan, plan_profile
+    from tying_utils.study import profiles
+    from tying_utils.study.plan import plan, plan_profile
 
     if (options.config and options.profile) or (options.corpus and not options.profile):
         raise ValueError("--profile: either it or --config is needed, and --corpus goes with --profile alone")
@@ -152,7 +152,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from tying_utils.token_shards import prepare
+    from tying_utils.corpora.token_shards import prepare
 
     record = prepare(**{name: value for name, value in vars(options).items() if name != "run"})
     train, validation = record["tokens"]["train"], record["tokens"]["validation"]
@@ -168,8 +168,8 @@ def _count(text: str) -> Any:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from tying_utils import profiles
-    from tying_utils.study import SWEEP, Shard, Study
+    from tying_utils.study import profiles
+    from tying_utils.study.study import SWEEP, Shard, Study
 
     shard = Shard.parse(options.shard) if options.shard is not None else None
     if shard and options.fresh:
@@ -192,7 +192,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _lengths(options: argparse.Namespace) -> None:
-    from tying_utils import lengths
+    from tying_utils.study import lengths
 
     for condition, run in lengths.train_next():
         loss, seconds = run.metrics["validation_loss"].iloc[-1], run.record["made"]["seconds"]
@@ -214,7 +214,8 @@ def _gpu(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from tying_utils import downstream, files
+    from tying_utils.base import files
+    from tying_utils.experiments import downstream
 
     sources: dict[str, str] = {}
     for text in options.model:
@@ -235,27 +236,28 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from tying_utils import notebooks, report
+    from tying_utils.pages import notebooks, report
 
     print(f"executed notebooks: {notebooks.reproduce(options.profile)}")
     report.refresh_documents(options.profile)
 
 
 def _figures(options: argparse.Namespace) -> None:
-    from tying_utils import figures, report
+    from tying_utils.experiments import figures
+    from tying_utils.pages import report
 
     figures.render(options.profile)
     report.refresh_documents(options.profile)
 
 
 def _site(options: argparse.Namespace) -> None:
-    from tying_utils import site
+    from tying_utils.pages import site
 
     print(f"open {site.render(options.profile)}")
 
 
 def _badges(options: argparse.Namespace) -> None:
-    from tying_utils import address
+    from tying_utils.pages import address
 
     for path in address.write(options.repo):
         print(path)

@@ -15,9 +15,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from tying_utils import notebooks, profiles
+from tying_utils.pages import notebooks
+from tying_utils.study import profiles
 
-ROOT = Path(notebooks.__file__).parents[1]
+ROOT = Path(notebooks.__file__).parents[2]
 BOOK = "07_scale_explorer.ipynb"
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 MINUTE = 60_000  # Playwright counts in milliseconds
@@ -160,7 +161,7 @@ def test_copy_puts_the_line_on_the_clipboard(page: Any) -> None:
     page.get_by_role("button", name="Copy", exact=True).click()
     page.get_by_text("Copied;").wait_for()
     deadline = time.monotonic() + 20
-    while "training.train(" not in (text := page.evaluate("navigator.clipboard.readText()")) and time.monotonic() < deadline:
+    while "run = train(" not in (text := page.evaluate("navigator.clipboard.readText()")) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert "from tying_utils import profiles, training" in text
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from tying_utils import budget, gpu, training
 from tying_utils.card import claims, correct, facts, fast
 from tying_utils.card.plan import LeftOut
 from tying_utils.card.setting import Setting
+from tying_utils.training import budget, gpu, trainer
 
 small = correct.small_run
 
@@ -30,7 +30,7 @@ def small_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 10**9)
     of_card = SimpleNamespace(dtype=torch.bfloat16)
-    monkeypatch.setattr(training, "choose_hardware", lambda *_: of_card)
+    monkeypatch.setattr(trainer, "choose_hardware", lambda *_: of_card)
     return Setting(torch.device("cuda"), tmp_path, smoke=False)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 
-from tying_utils import notebooks
+from tying_utils.pages import notebooks
 
 # Installed there, these stay what they were: the setup cell holds them.
 HELD = ("torch", "numpy", "transformers", "datasets", "ipywidgets", "ipython")

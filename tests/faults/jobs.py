@@ -14,10 +14,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from tying_utils.config import TrainConfig
+from tying_utils.training.config import TrainConfig
 
 FORKS = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
-FORKS.set_forkserver_preload(["jobs", "tying_utils.study", "transformers.models.olmo.modeling_olmo", "pyarrow.parquet"])
+FORKS.set_forkserver_preload(["jobs", "tying_utils.study.study", "transformers.models.olmo.modeling_olmo", "pyarrow.parquet"])
 # What a process asks of the file system where Python can see it: before each of these a process can die.
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree", "os.truncate")
 
@@ -91,7 +91,7 @@ def counted(home: Path, each: Callable[[int], object] = lambda count: None) -> I
 
 def train(config: TrainConfig) -> dict[str, str]:
     """Train, or load, one run; its files' checksums."""
-    from tying_utils import training
+    from tying_utils.training import trainer as training
 
     return training.train(config, progress=False).record["files"]
 
@@ -107,8 +107,8 @@ def events_of(job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[int,
 
 def sweep(tables: list[str]) -> list[str]:
     """Train a small sweep, run by run, and measure some of its tables; the runs' folders."""
-    from tying_utils.profiles import TWO_ROLE
-    from tying_utils.study import SWEEP, Shard, Study
+    from tying_utils.study.profiles import TWO_ROLE
+    from tying_utils.study.study import SWEEP, Shard, Study
 
     if hasattr(os, "sched_setaffinity"):  # one core: each run in turn, in this process
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
@@ -125,7 +125,7 @@ def one_by_one(configs: list[TrainConfig]) -> list[dict[str, str]]:
 
 def side_by_side(configs: list[TrainConfig]) -> list[dict[str, str]]:
     """The same by two worker processes."""
-    from tying_utils import training
+    from tying_utils.training import trainer as training
 
     return [run.record["files"] for run in training.train_all(configs, progress=False, workers=2)]
 
@@ -162,7 +162,8 @@ def train_on_a_full_disk(config: TrainConfig, spare: int) -> tuple[str, int, lis
 
     What was said, the step that was kept, the half-written files, and the checksums of the run that came of it.
     """
-    from tying_utils import files, training
+    from tying_utils.base import files
+    from tying_utils.training import trainer as training
 
     home = os.environ["TYING_HOME"]
     alone()
@@ -212,7 +213,7 @@ def train_with_small_files_only(config: TrainConfig, limit: int) -> str:
 
 def train_on_a_read_only_disk(config: TrainConfig) -> tuple[str, dict[str, str]]:
     """What is said where nothing may be written, and the checksums of the run that lies there."""
-    from tying_utils import run_store
+    from tying_utils.training import run_store
 
     home = os.environ["TYING_HOME"]
     alone()
@@ -239,7 +240,7 @@ def train_with_a_jumping_clock(config: TrainConfig, seed: int) -> dict[str, str]
 
 def train_watching_memory(config: TrainConfig, every: int) -> tuple[list[int], str]:
     """Train; resident bytes after every so many steps, and the run's folder."""
-    from tying_utils import training
+    from tying_utils.training import trainer as training
 
     page, samples, step = os.sysconf("SC_PAGE_SIZE"), [], training._Trainer._step
 
@@ -254,7 +255,8 @@ def train_watching_memory(config: TrainConfig, every: int) -> tuple[list[int], s
 
 def counting_commits(configs: list[TrainConfig], out: str) -> None:
     """Train, or load, each run and write to `out` what it is and how often this process committed it, by data seed."""
-    from tying_utils import run_store, training
+    from tying_utils.training import run_store
+    from tying_utils.training import trainer as training
 
     commit, commits = run_store.Writer.commit, dict.fromkeys((config.data_seed for config in configs), 0)
 

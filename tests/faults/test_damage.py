@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tying_utils import corpora, files, token_shards
-from tying_utils.table_store import TableStore
+from tying_utils import corpora
+from tying_utils.base import files
+from tying_utils.base.table_store import TableStore
+from tying_utils.corpora import token_shards
 
 DAMAGES = ("flipped", "truncated", "emptied", "missing")
 TABLE = pd.DataFrame({"arm": ["tied", "untied"], "value": [0.125, -1e-9]})

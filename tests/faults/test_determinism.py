@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import dataclasses, json, sys
 import torch
-from tying_utils.config import TrainConfig
+from tying_utils.training.config import TrainConfig
 from tying_utils.measures import alignment, lens, neighbors, spectral
 from tying_utils.training import train
 

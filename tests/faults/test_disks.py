@@ -11,7 +11,8 @@ import jobs
 import pytest
 from test_kills import assert_sound, finished
 
-from tying_utils import files, run_store
+from tying_utils.base import files
+from tying_utils.training import run_store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="mounts, limits and forks")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tying_utils import __main__ as command
-from tying_utils import files, run_store
-from tying_utils.config import TrainConfig
+from tying_utils.base import files
+from tying_utils.training import run_store
+from tying_utils.training.config import TrainConfig
 
 # FORMAT/NAME: run folders of each format that there has been. Of the first there are two: as it was when it began, without a
 # language, a remedy or a start, on the text beside it; and as it is now.

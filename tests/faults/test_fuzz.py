@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from tying_utils import __main__ as command
-from tying_utils import checkpoints, corpora, files, sources, vocabulary
-from tying_utils.config import TrainConfig
-from tying_utils.sources import Hub
-from tying_utils.text_stream import TextStream
+from tying_utils.base import files, sources
+from tying_utils.base.sources import Hub
+from tying_utils.corpora import store, vocabulary
+from tying_utils.corpora.text_stream import TextStream
+from tying_utils.models import checkpoints
+from tying_utils.training.config import TrainConfig
 
 NUMBERS = (b"0", b"-1", b"1", b"2", b"1e308", b"-0.0", b"NaN", b"Infinity", b"4294967296", b"18446744073709551615", b"9" * 30)
 PIECES = (b"null", b"true", b"[]", b"{}", b'""', b'"\\ud800"', b"\xff", b"\0", b"[" * 50, b'{"a":' * 20, b'"F32"', b'"dtype":')
@@ -361,7 +363,7 @@ def test_a_folder_of_any_files_is_split_or_refused(tmp_path, count, tally):
                 draw.choice([b"", b"\xef\xbb\xbf", b"text\r\n\x85\xe2\x80\xa8more\n" * 3, draw.randbytes(20), b"\0" * 9])
             )
         with clean([(path.name, path.read_bytes()) for path in folder.iterdir()]):
-            train, validation = corpora.documents("text", folder)
+            train, validation = store.documents("text", folder)
             assert train and validation and all(name.encode() is not None for name, _ in (*train, *validation))
     tally["inputs to the readers of text"] += count
 
@@ -372,7 +374,7 @@ def test_a_text_with_names_and_letters_of_every_kind_is_tokenised(tmp_path, home
     every = "".join(chr(code) for code in range(0x500) if code not in range(0xD800, 0xE000)) + "<|endoftext|>\0\u2028🙂"
     for name in ("one.txt", b"\xff.txt".decode("utf-8", "surrogateescape")):
         (folder / name).write_text(every * 4, encoding="utf-8")
-    corpus = corpora.load("text", vocab_size=300, path=folder)
+    corpus = store.load("text", vocab_size=300, path=folder)
     read = (every * 4).replace("\r", "\n")
     assert corpus.tokenizer.decode(list(corpus.validation[:-1]), skip_special_tokens=False) == read
 
@@ -380,7 +382,7 @@ def test_a_text_with_names_and_letters_of_every_kind_is_tokenised(tmp_path, home
 @long_form(300, 10_000)
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json"])
 def test_a_tokenizer_of_any_content_is_read_or_refused(tmp_path, text, home, name, count, tally):
-    corpus = corpora.load("text", vocab_size=300, path=text)
+    corpus = store.load("text", vocab_size=300, path=text)
     valid = {
         "tokenizer.json": (corpus.folder / "tokenizer.json").read_bytes(),
         "vocab.json": json.dumps({"a": 0, "b": 1, "Ġc": 2}).encode(),

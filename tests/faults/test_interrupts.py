@@ -15,9 +15,9 @@ import jobs
 import pytest
 
 from tying_utils import __main__ as command
-from tying_utils import files, training
+from tying_utils.base import files
 from tying_utils.measures import lens
-from tying_utils.training import train, train_all
+from tying_utils.training import train, train_all, trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,8 +125,8 @@ print(len(lens.kl_by_layer(model, tuned, tokens[:4])))
 @pytest.mark.notebook
 def test_a_kernel_interrupted_in_a_sweep_says_how_many_runs_are_finished(kernel):
     code = """
-from tying_utils.names import TWO_ROLE
-from tying_utils.study import SWEEP, Shard, Study
+from tying_utils.base.names import TWO_ROLE
+from tying_utils.study.study import SWEEP, Shard, Study
 study = Study("smoke", TWO_ROLE, progress=False)
 """
     kernel.run(code)
@@ -152,7 +152,7 @@ def test_the_sentence_before_the_first_checkpoint(home, tiny, monkeypatch):
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Trainer, "_step", stop)
+    monkeypatch.setattr(trainer._Trainer, "_step", stop)
     with pytest.raises(
         KeyboardInterrupt, match=r"^training was interrupted; nothing of it is kept yet: the same call starts it"
     ):

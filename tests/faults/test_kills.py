@@ -14,7 +14,7 @@ from typing import Any
 import jobs
 import pytest
 
-from tying_utils import files
+from tying_utils.base import files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and fork")
 slow = pytest.mark.slow

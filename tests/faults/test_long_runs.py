@@ -8,8 +8,8 @@ import jobs
 import numpy as np
 import pytest
 
-from tying_utils import budget, run_store
-from tying_utils.config import TrainConfig
+from tying_utils.training import budget, run_store
+from tying_utils.training.config import TrainConfig
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 

@@ -24,9 +24,15 @@ import torch
 from local_hub import Fault, LocalHub, environment, pointing_at
 
 from tying_utils import __main__ as command
-from tying_utils import checkpoints, corpora, files, miniatures, models, notebooks, public, run_store, sources, vocabulary
-from tying_utils.run_store import Run
-from tying_utils.training import train
+from tying_utils import corpora, models
+from tying_utils.base import files, sources
+from tying_utils.corpora import vocabulary
+from tying_utils.experiments import public
+from tying_utils.models import checkpoints
+from tying_utils.pages import notebooks
+from tying_utils.study import miniatures
+from tying_utils.training import run_store, train
+from tying_utils.training.run_store import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for folder in ("tying_utils", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))

@@ -9,7 +9,7 @@ from tiny_models import ARCHITECTURES, LAYERS, VOCAB, inert, scaled_head, shaken
 
 from tying_utils.measures import residual
 from tying_utils.measures.residual import contributions
-from tying_utils.tie import SplitTie
+from tying_utils.models.tie import SplitTie
 
 IDS = tokens(5, 9, seed=3)
 both_arms = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

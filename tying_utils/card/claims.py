@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from tying_utils import budget, corpora, models, training
+from tying_utils import corpora, models
 from tying_utils.card.plan import LeftOut, Plan, Task, installed
 from tying_utils.card.setting import Setting
-from tying_utils.config import TrainConfig
-from tying_utils.corpora import Corpus
+from tying_utils.corpora.store import Corpus
 from tying_utils.measures import alignment, neighbors
+from tying_utils.training import budget
+from tying_utils.training import trainer as training
+from tying_utils.training.config import TrainConfig
 
 TOKENS_PER_WEIGHT = 20.0
 PERMUTATIONS, TENTHS = 100, 10

@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tying_utils import balance, checkpoints, gpu, models, run_store, training
 from tying_utils.card.plan import LeftOut, Task
 from tying_utils.card.setting import Setting
-from tying_utils.config import TrainConfig
 from tying_utils.measures import alignment, neighbors, spectral
-from tying_utils.next_token import NextTokenLoss
-from tying_utils.tie import SplitTie
+from tying_utils.models import architectures, balance, checkpoints
+from tying_utils.models.tie import SplitTie
+from tying_utils.training import gpu, run_store
+from tying_utils.training import trainer as training
+from tying_utils.training.config import TrainConfig
+from tying_utils.training.next_token import NextTokenLoss
 
 V, WIDTH, CONTEXT, SEQUENCES = 512, 64, 32, 8
 # Relative, in the Frobenius norm. float32 sums 256 tokens in another order; bfloat16 has 8 bits, and errors of many layers add.
@@ -33,14 +35,14 @@ Found = dict[str, Any]
 
 def tasks(setting: Setting) -> Iterator[Task]:
     """Yield the checks, those first that the others rest on."""
-    for arch in models.ARCHITECTURES:
+    for arch in architectures.ARCHITECTURES:
         for dtype in ("float32", "bfloat16"):
             yield Task(f"path gradients, {arch}, {dtype}", functools.partial(paths, setting, arch, dtype))
     for rule in _RULES:
         yield Task(f"combine by the rule {rule.name}", functools.partial(ruled, setting, rule()))
     yield Task("combine with scales 5 and 0.1", functools.partial(ruled, setting, balance.Scale(input=5.0, output=0.1)))
     yield Task("fused AdamW", functools.partial(stepped, setting))
-    for arch in models.ARCHITECTURES:
+    for arch in architectures.ARCHITECTURES:
         yield Task(f"saved and read back, {arch}", functools.partial(saved, setting, arch))
     yield Task("tables read to the device", functools.partial(tables_read, setting))
     for kind in ("identity", "orthogonal", "linear"):
@@ -51,7 +53,7 @@ def tasks(setting: Setting) -> Iterator[Task]:
     yield Task("lens", functools.partial(lens, setting), needs=("tuned_lens",))
     yield Task("host waits in ten training steps", functools.partial(waits, setting))
     yield Task("one process under DistributedDataParallel", functools.partial(distributed, setting), seconds=2)
-    for arch in models.ARCHITECTURES:
+    for arch in architectures.ARCHITECTURES:
         yield Task(f"micro-batches, {arch}", functools.partial(paths, setting, arch, "float32", micro_batches=4))
         yield Task(f"gradient checkpointing, {arch}", functools.partial(paths, setting, arch, "float32", checkpointing=True))
     yield Task(
@@ -60,14 +62,14 @@ def tasks(setting: Setting) -> Iterator[Task]:
         needs=("pyarrow",),
         seconds=5 if setting.smoke else 30,
     )
-    for arch in models.ARCHITECTURES[:1] if setting.smoke else models.ARCHITECTURES:
+    for arch in architectures.ARCHITECTURES[:1] if setting.smoke else architectures.ARCHITECTURES:
         yield Task(f"compiled blocks, {arch}", functools.partial(paths, setting, arch, "float32", compiled=True), seconds=20)
 
 
 def built(arch: str, device: torch.device | str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """Build the small tied model of `arch` on `device`, as training would have it there."""
     sizes = {"vocab_size": V, "d_model": WIDTH, "n_layers": 2, "n_heads": 4, "context": CONTEXT}
-    model: Any = models.build(arch, tied=True, seed=seed, **sizes)
+    model: Any = architectures.build(arch, tied=True, seed=seed, **sizes)
     model.to(device=device, dtype=dtype)
     model.tie_weights()
     if torch.device(device).type == "cuda":
@@ -178,24 +180,24 @@ def saved(setting: Setting, arch: str) -> Found:
     model = built(arch, setting.device).eval()
     tie = SplitTie(model)
     folder = setting.scratch / f"saved-{arch}"
-    with models.without_bars(), torch.no_grad():
+    with architectures.without_bars(), torch.no_grad():
         model.save_pretrained(folder)
         again = type(model).from_pretrained(folder).to(setting.device).eval()
         again.tie_weights()
         ids = windows()[:, :-1].to(setting.device)
-        if not models.tables(again).tied:
+        if not architectures.tables(again).tied:
             raise ValueError("it was read back with two tables")
-        table = apart(models.tables(again).input, tie.weight)
+        table = apart(architectures.tables(again).input, tie.weight)
         return held(max(table, apart(again(ids).logits, model(ids).logits)), 1e-5, table=table)
 
 
 def tables_read(setting: Setting) -> Found:
     """Read the tables of a saved model, and compare them on the device with those that it has there."""
     model = built("olmo", setting.device, seed=1)
-    with models.without_bars():
+    with architectures.without_bars():
         model.save_pretrained(setting.scratch / "tables")
     read = checkpoints.read_tables(str(setting.scratch / "tables"))
-    return held(apart(read.input.to(setting.device), models.tables(model).input) if read.tied else math.inf, EXACT)
+    return held(apart(read.input.to(setting.device), architectures.tables(model).input) if read.tied else math.inf, EXACT)
 
 
 def _pair(setting: Setting) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from tying_utils import training
 from tying_utils.card.plan import Task
 from tying_utils.card.setting import Setting
+from tying_utils.training import trainer
 
 _PACKAGES = ("transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas")
 _OPTIONAL = ("tuned-lens", "transformer-lens", "datasets", "pyarrow", "accelerate", "triton")
@@ -38,7 +38,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     found |= {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "dtype": training.choose_hardware(device.type).reason,
+        "dtype": trainer.choose_hardware(device.type).reason,
     }
     for package in (*_PACKAGES, *_OPTIONAL):
         try:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tying_utils import budget, models, training
+from tying_utils import models
 from tying_utils.card import facts
 from tying_utils.card.plan import Task, installed
 from tying_utils.card.setting import Setting
-from tying_utils.config import TrainConfig
 from tying_utils.measures import alignment
+from tying_utils.training import budget, trainer
+from tying_utils.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from benchmarks.turns import Contest
@@ -86,7 +87,7 @@ def held(setting: Setting, contest: "Contest") -> dict[str, Any]:
             context=size.get("context", 64), batch_size=max(1, size["tokens"] // size.get("context", 64)),
         )  # fmt: skip
         # Each way holds its own weights and moments; one at a time holds what its step needs.
-        half = "float32, eager" not in contest.ways and training.choose_hardware(setting.device.type).dtype != torch.float32
+        half = "float32, eager" not in contest.ways and trainer.choose_hardware(setting.device.type).dtype != torch.float32
         needed = budget.memory(config, torch.bfloat16 if half else torch.float32, setting.device)
         needed += (len(contest.ways) - 1) * 24 * budget.parameters(config)
         setting.room(needed, f"a step of {size['tokens'] // 4:,} tokens would take about a third")

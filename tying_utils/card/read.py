@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from tying_utils import paths, report
+from tying_utils.base import paths
+from tying_utils.base.table_store import TableStore
 from tying_utils.card import plan, summary
 from tying_utils.card.plan import Record
-from tying_utils.table_store import TableStore
+from tying_utils.pages import report
 
 # Part of every table's record: raise it when a check would measure something else.
 FORMAT = 1

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tying_utils.checks import positive, table_pair
+from tying_utils.base.checks import positive, table_pair
 
 from .statistics import Range, bootstrap_interval, central_range, checked_seed
 

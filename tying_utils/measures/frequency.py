@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tying_utils.checks import positive
-from tying_utils.checks import table as checked_table
+from tying_utils.base.checks import positive
+from tying_utils.base.checks import table as checked_table
 
 
 def norm_by_frequency(table: Tensor, counts: Any) -> pd.DataFrame:

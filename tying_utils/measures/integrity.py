@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tying_utils.checks import table as checked_table
+from tying_utils.base.checks import table as checked_table
 
 from .alignment import row_cosines
 

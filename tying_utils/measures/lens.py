@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tying_utils.checks import positive
+from tying_utils.base.checks import positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

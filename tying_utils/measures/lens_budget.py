@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils.checks import positive
+from tying_utils.base.checks import positive
 from tying_utils.measures import lens
 
 if TYPE_CHECKING:

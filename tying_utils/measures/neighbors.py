@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tying_utils.checks import positive, table_pair
-from tying_utils.checks import table as checked_table
+from tying_utils.base.checks import positive, table_pair
+from tying_utils.base.checks import table as checked_table
 
 from .alignment import corrected
 from .statistics import Range, bootstrap_interval, central_range, checked_seed

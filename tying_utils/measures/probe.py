@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tying_utils.checks import positive
-from tying_utils.checks import table as checked_table
+from tying_utils.base.checks import positive
+from tying_utils.base.checks import table as checked_table
 
 from .alignment import corrected
 from .statistics import Interval, Range, central_range, checked_seed, mean_interval

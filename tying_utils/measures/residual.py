@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tying_utils.checks import positive
+from tying_utils.base.checks import positive
 from tying_utils.measures.lens import final_norm, token_batch
 
 if TYPE_CHECKING:

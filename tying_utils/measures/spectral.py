@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from tying_utils.checks import positive
+from tying_utils.base.checks import positive
 
 from .neighbors import neighbor_graphs
 from .statistics import Range, central_range, checked_seed

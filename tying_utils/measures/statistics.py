@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 from torch import Tensor
 
-from tying_utils.checks import positive
+from tying_utils.base.checks import positive
 
 _ENTRIES = 2**22  # resampled values at a time: 32 MB, and as much of indices
 

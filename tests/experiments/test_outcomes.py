@@ -1,0 +1,191 @@
+"""What remedies come to: on tables whose answers are known, and on the smoke profile's runs."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tying_utils.base.names import AGAIN, EQUAL, PYTHON, TIED, TWO_ROLE, UNTIED, enlarged
+from tying_utils.experiments import figures, outcomes
+from tying_utils.experiments.outcomes import EQUAL_SHAPE, EQUAL_SIZE
+from tying_utils.study import Results, profiles
+
+CURE = "norm-match"
+# Of each arm: bias, loss, parameters. The cure mends the bias at a price; enlarged it has none.
+TEXT = {
+    UNTIED: (0.0, 4.0, 150),
+    AGAIN: (-0.4, 4.1, 150),
+    TIED: (0.3, 4.5, 100),
+    CURE: (0.0, 4.7, 100),
+    EQUAL: (0.3, 4.4, 148),
+    enlarged(CURE): (0.1, 4.2, 148),
+}
+SEEDS = (0, 1, 2)
+
+
+def made(corpus: str = PYTHON, spread: float = 0.01) -> dict[str, pd.DataFrame]:
+    """Tables in which every seed shifts all arms alike."""
+    losses, alignment, roles, lens, steps = [], [], [], [], []
+    for seed in SEEDS:
+        shift = spread * (seed - 1)
+        for arm, (bias, loss, parameters) in TEXT.items():
+            labels: dict[str, Any] = {"corpus": corpus, "arm": arm, "seed": seed}
+            floor = 3.0 if corpus == TWO_ROLE else np.nan
+            losses.append({**labels, "validation_loss": loss + shift, "floor": floor, "parameters": parameters})
+            for sign, source, role in ((1, "output", "target"), (-1, "input", "source")):
+                alignment += [{**labels, "source": source, "target": "tied", "corrected": 0.5 + sign * (bias + shift) / 2}]
+                for table in ("tied", "output"):  # an output table says nothing of the input
+                    purity = 0.5 + sign * (bias + shift) / 2 if table == "tied" else sign
+                    roles.append({**labels, "table": table, "role": role, "purity": purity})
+            for layer in range(0 if arm.endswith(EQUAL) else 5):
+                for name, kl in (("tuned", 10 * loss - layer), ("logit", 99.0)):
+                    lens.append({**labels, "lens": name, "indexing": "matched", "layer": layer, "kl_bits": kl})
+            if seed == 0:
+                steps.append({**labels, "ratio": loss / 4.5})
+    of_corpus = {"remedy_alignment": alignment} if corpus == PYTHON else {"remedy_roles": roles}
+    tables = {"remedy_losses": losses, "remedy_lens": lens, "remedy_steps": steps, **of_corpus}
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
+@pytest.mark.parametrize("corpus", [PYTHON, TWO_ROLE])
+def test_an_outcome_is_what_its_tables_say(corpus: str) -> None:
+    found = outcomes.outcomes(made(corpus)).query("seed == 1")
+    rows = {(row["shape"], row["arm"]): row for row in found.to_dict("records")}
+    floor = 3.0 if corpus == TWO_ROLE else 0.0
+    for arm, (bias, loss, parameters) in TEXT.items():
+        if arm == UNTIED:  # what the others are compared with
+            continue
+        shape = EQUAL_SIZE if arm.endswith(EQUAL) else EQUAL_SHAPE
+        row = rows[shape, TIED if arm == EQUAL else arm.removesuffix(f", {EQUAL}")]
+        assert row["bias"] == pytest.approx(bias) and row["loss"] == pytest.approx(loss - floor)
+        assert row["added"] == parameters - 100
+        if shape == EQUAL_SHAPE:
+            assert row["early_lens"] == pytest.approx(10 * loss - 0.5), "layers 0 and 1 of 0 to 4"
+            assert row["step_ratio"] == pytest.approx(loss / 4.5)
+    if corpus == TWO_ROLE:
+        assert (found["target_purity"] - found["source_purity"]).to_numpy() == pytest.approx(found["bias"].to_numpy())
+
+
+def test_equal_parameters_hold_what_is_as_large_as_the_untied_model() -> None:
+    found = outcomes.outcomes(made())
+    shapes = found.groupby("shape")["arm"].agg(set)
+    assert shapes[EQUAL_SHAPE] == {AGAIN, TIED, CURE} and shapes[EQUAL_SIZE] == {AGAIN, TIED, CURE}
+    assert found.query("shape == @EQUAL_SIZE")["parameters"].min() == 148
+    tables = made()
+    small = {name: frame[~frame["arm"].str.endswith(EQUAL)] for name, frame in tables.items()}
+    assert set(outcomes.outcomes(small)["shape"]) == {EQUAL_SHAPE}, "no poles without anything between them"
+
+
+def test_changes_are_paired_and_judged() -> None:
+    change = outcomes.changes(outcomes.outcomes(made(spread=0.5))).query("arm == @CURE")
+    rows = {(row["shape"], row["measure"]): row for row in change.to_dict("records")}
+    bias = rows[EQUAL_SHAPE, "bias"]
+    # The seeds differ by far more than the arms, but within a seed the difference is the same.
+    assert bias["change"] == pytest.approx(-0.3) and bias["low"] == pytest.approx(-0.3)
+    verdicts = {key: row["verdict"] for key, row in rows.items()}
+    assert verdicts == {
+        (EQUAL_SHAPE, "bias"): "supported",
+        (EQUAL_SHAPE, "loss"): "refuted",
+        (EQUAL_SHAPE, "early_lens"): "refuted",
+        (EQUAL_SIZE, "bias"): "supported",
+        (EQUAL_SIZE, "loss"): "supported",
+    }
+    words = outcomes.sentences(outcomes.outcomes(made()), "laptop")
+    assert f"- **less bias, more loss** (less bias supported, less loss refuted): {CURE} (bias -0.300" in words
+    assert (
+        f"- **less bias and less loss** (less bias supported, less loss supported): {AGAIN} (bias -0.700, loss -0.400)" in words
+    )
+
+
+def test_one_seed_leaves_all_open() -> None:
+    one = {name: frame[frame["seed"] == 0] for name, frame in made().items()}
+    found = outcomes.outcomes(one)
+    assert set(outcomes.changes(found)["verdict"]) == {"open"}
+    assert "- **both unresolved** (less bias open, less loss open): " in outcomes.sentences(found, "laptop")
+
+
+def test_what_an_interval_leaves_open_is_called_unresolved() -> None:
+    assert len(outcomes._WORDS) == 9
+    for verdicts, words in outcomes._WORDS.items():
+        assert ("unresolved" in words) == ("open" in verdicts), words
+
+
+numbers = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 2))
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12))
+def test_the_front_is_what_nobody_beats(points: list[tuple[float, float]]) -> None:
+    rows = [{"corpus": "c", "shape": "s", "arm": str(i), "bias": x, "loss": y} for i, (x, y) in enumerate(points)]
+    front = outcomes.front(pd.DataFrame(rows))
+    for (x, y), stands in zip(points, front["front"], strict=True):
+        beaten = any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
+        assert stands == (not beaten)
+    assert front["front"].any()
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Trained once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TYING_HOME", str(tmp_path_factory.mktemp("home")))
+        results = Results("smoke", progress=False)
+        for study in results.studies.values():
+            study.complete([name for name in study.names if name.startswith("remedy_")])
+        yield results
+
+
+def test_every_remedy_of_a_profile_is_measured(smoke: Results) -> None:
+    found = outcomes.outcomes(smoke)
+    for corpus, study in smoke.studies.items():
+        profile, part = study.profile, found[found["corpus"] == corpus]
+        at_shape = part.query("shape == @EQUAL_SHAPE")
+        assert set(at_shape["arm"]) == {*profile.remedied} - {UNTIED}
+        assert part[["bias", "loss", "parameters"]].notna().all(axis=None)
+        assert at_shape[["early_lens", "step_ratio"]].notna().all(axis=None) and (at_shape["step_ratio"] > 0).all()
+        assert (at_shape.loc[at_shape["arm"] == TIED, "step_ratio"] == 1).all()
+        assert set(part["seed"]) == {*profile.seeds_of(AGAIN)}
+    assert set(found["shape"][found["corpus"] == PYTHON]) == {EQUAL_SHAPE, EQUAL_SIZE}
+    sizes = found.query("corpus == 'python' and shape == @EQUAL_SIZE")
+    assert set(sizes["arm"]) == {AGAIN, TIED, "input x5", "norm-match", "untie"}
+
+
+def test_the_figures_show_the_corpora_and_shapes_that_there_are(smoke: Results) -> None:
+    drawn = figures.draw("09_pareto", smoke)
+    assert [ax.get_title() for ax in drawn.axes] == [
+        "Python source, equal shape",
+        "Python source, equal parameters",
+        "two-role language, equal shape",
+    ]
+    assert len(figures.draw("09_changes", smoke).axes) == 4
+
+
+def test_another_untied_model_leans_to_the_input_by_its_own_training_alone(smoke: Results) -> None:
+    study = smoke.studies[PYTHON]
+    again, untied = study.runs(AGAIN)[0].run, study.runs(UNTIED)[0].run
+    assert again.config.data_seed == untied.config.data_seed and again.config.init_seed != untied.config.init_seed
+    assert study.profile.config(AGAIN, 0).init_seed == study.profile.config(TIED, 0).init_seed
+
+
+@pytest.mark.parametrize("profile", [p for of in profiles.PROFILES.values() for p in of.values() if p.remedies], ids=repr)
+def test_remedies_start_where_the_tied_arm_does(profile: profiles.Profile) -> None:
+    tied = profile.config(TIED, profile.seeds[0])
+    for arm, fields in profile.remedies.items():
+        config = profile.config(arm, profile.seeds[0])
+        changed = {name for name, value in config.as_dict().items() if value != tied.as_dict()[name]}
+        assert changed == {*fields}, arm
+    for arm, fields in profile.enlarged.items():
+        config = profile.config(arm, profile.seeds[0])
+        assert config.init_seed == tied.init_seed and all(
+            getattr(config, name) == value for name, value in profile.equal.items()
+        )
+        assert fields.items() >= profile.equal.items()
+
+
+def test_what_is_compared_has_the_seeds_in_common() -> None:
+    profile = profiles.get("laptop", PYTHON)
+    seeds = profile.seeds_of(*profile.remedied)
+    assert seeds == profile.seeds[: profile.few] and len(seeds) >= 3
+    assert profile.seeds_of(TIED, UNTIED) == profile.seeds == profile.seeds_of()

@@ -1,0 +1,375 @@
+"""Every remedy trained: from its start, through an interruption, to a checkpoint that anyone can read."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tying_utils import models
+from tying_utils.models.balance import REMEDIES
+from tying_utils.study import plan
+from tying_utils.training import budget, choose_hardware, gpu, run_store, train
+from tying_utils.training import trainer as training
+from tying_utils.training.config import TrainConfig
+from tying_utils.training.run_store import Run
+
+ROLES: dict[str, Any] = {"corpus": "two-role", "path": None, "vocab_size": 120, "language": {"length": 4000, "classes": 4}}
+SIZES: dict[str, Any] = {"n_layers": 2, "d_model": 16}
+# Parameters with which a remedy does something in twelve steps of a small language.
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "scale": {"input": 3.0},
+    "schedule": {"start": 0.25, "stop": 0.7},
+    "norm-match": {"target": 0.4, "smoothing": 0.7},
+    "pcgrad": {"by": "row"},
+    "rare-gate": {"alpha": 0.6, "memory": 4},
+    "table-rates": {"input": 3.0, "output": 0.5},
+    "factorised": {"width": 4},
+    "untie": {"at": 0.6},
+}
+FOLDED = ("projection", "spd-map", "factorised")
+remedies = pytest.mark.parametrize("name", REMEDIES)
+
+
+@pytest.fixture(scope="module")
+def remedied(tiny) -> Callable[..., TrainConfig]:
+    """A small condition with the remedy of that name; keyword arguments change fields."""
+
+    def make(name: str | None, **changes: Any) -> TrainConfig:
+        values = {**ROLES, **SIZES, "tied": True if name is None else REMEDIES[name].fits[0], **changes}
+        return tiny(remedy=name and {"name": name, **PARAMETERS.get(name, {})}, **values)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(remedied, trained_once) -> Callable[..., Run]:
+    return lambda name, **changes: trained_once(remedied(name, **changes))
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    return {name: (run.folder / name).read_bytes() for name in run.record["files"]}
+
+
+def same_tables(run: Run, other: Run, step: int) -> bool:
+    a, b = run.tables(step), other.tables(step)
+    return torch.equal(a.input, b.input) and torch.equal(a.output, b.output)
+
+
+# The configuration
+
+
+@remedies
+def test_a_remedy_is_plain_in_a_configuration_and_in_its_key(remedied, name):
+    config = remedied(name)
+    values = config.as_dict()
+    assert values["remedy"] == {**REMEDIES[name](**PARAMETERS.get(name, {})).as_dict()}
+    assert TrainConfig.from_dict(values) == config and hash(TrainConfig.from_dict(values)) == hash(config)
+    by_object = config.replace(remedy=config.remedy)
+    assert by_object == config and run_store.run_key(by_object, {}) == run_store.run_key(config, {})
+    keys = {run_store.run_key(config, {})}
+    for field in dataclasses.fields(REMEDIES[name]):
+        value = getattr(config.remedy, field.name)
+        other = {"by": "table", "memory": 7, "width": 2}.get(
+            field.name, value / 2 + 0.01 if isinstance(value, float) else value
+        )
+        changed = config.replace(remedy=dataclasses.replace(config.remedy, **{field.name: other}))
+        keys.add(run_store.run_key(changed, {}))
+    assert len(keys) == 1 + len(dataclasses.fields(REMEDIES[name]))
+    assert run_store.run_key(config.replace(remedy=None), {}) not in keys
+
+
+def test_no_remedy_is_no_part_of_the_key():
+    assert run_store.run_key(TrainConfig(), {"sha256": "a"}) == "803d29c1fa567bfa"
+    assert TrainConfig().as_dict()["remedy"] is None
+    assert TrainConfig(remedy="pcgrad") == TrainConfig(remedy={"name": "pcgrad", "by": "table"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"remedy": "weigh it"}, "^remedy: 'weigh it' is unknown; choose one of\n  scale: constant scales"),
+        ({"remedy": 3}, '^remedy: a mapping {"name": ...}, a name or None is needed, got 3'),
+        ({"remedy": {"target": 0.5}}, '^remedy: a mapping needs a "name"'),
+        ({"remedy": {"name": "untie", "at": 2}}, "^at: "),
+        ({"remedy": {"name": "untie", "when": 0.5}}, "^remedy: when: no parameter of 'untie'; it has at"),
+        ({"remedy": "norm-match", "tied": False}, "^remedy: 'norm-match' needs tied=True, got tied=False; .* table-rates"),
+        ({"remedy": "table-rates"}, "^remedy: 'table-rates' needs tied=False, got tied=True; .* norm-match"),
+        ({"remedy": "factorised", "tied": False, "d_model": 16, "n_heads": 2}, "^width: below d_model = 16"),
+        ({"remedy": "pcgrad", "input_scale": 5}, "^input_scale and output_scale: the remedy 'pcgrad' stands in their place"),
+    ],
+)
+def test_a_remedy_that_cannot_be_is_named(changes, said):
+    with pytest.raises(ValueError, match=said):
+        TrainConfig(**changes)
+
+
+# What it does
+
+
+@remedies
+def test_it_changes_the_run_and_says_so(uninterrupted, name):
+    run, plain = uninterrupted(name), uninterrupted(None, tied=REMEDIES[name].fits[0])
+    assert run.key != plain.key
+    metrics = run.metrics.drop(columns=["validation_loss", *(["output_update_share"] if name in FOLDED else [])])
+    assert metrics.notna().all(axis=None)
+    assert run.metrics["output_update_share"].isna().all() == (name in FOLDED)
+    assert not torch.equal(run.tables().input, plain.tables().input)
+    assert run.metrics["loss"].iloc[-1] < run.metrics["loss"].iloc[0] + 0.05
+    # From the tied model's start, whose first loss is the same to the bit; but where there are other weights.
+    assert (run.metrics["loss"][0] == plain.metrics["loss"][0]) == (name != "factorised")
+    extra = run.config.remedy.added_parameters(120, 16)  # type: ignore[union-attr]
+    assert run.record["made"]["parameters"] == plain.record["made"]["parameters"] + extra == budget.parameters(run.config)
+
+
+def test_a_constant_scale_is_the_fields_of_old(uninterrupted):
+    remedy, fields = uninterrupted("scale"), uninterrupted(None, input_scale=3)
+    pd.testing.assert_frame_equal(remedy.metrics, fields.metrics, check_exact=True)
+    assert contents(remedy) == contents(fields)
+
+
+def test_rules_that_weigh_both_paths_alike_are_the_ordinary_run(uninterrupted, home, remedied):
+    plain = contents(uninterrupted(None))
+    for remedy in ({"name": "shrink", "alpha": 1.0}, {"name": "scale"}, {"name": "schedule", "input": 1.0}):
+        assert contents(train(remedied(None).replace(remedy=remedy), progress=False)) == plain
+
+
+def test_rates_of_one_are_the_ordinary_untied_run(uninterrupted, home, remedied):
+    config = remedied(None, tied=False).replace(remedy={"name": "table-rates"})
+    assert contents(train(config, progress=False)) == contents(uninterrupted(None, tied=False))
+
+
+def test_rates_of_their_own_in_separate_groups_are_those_of_one_group(remedied, home):
+    """To the bit: that 1 is the ordinary run does not hang on how the weights are grouped."""
+    config = remedied("table-rates")
+    trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    assert [group["rate"] for group in trainer.optimizer.param_groups].count(1.0) == len(trainer.parameters) - 2
+    for group in trainer.optimizer.param_groups:
+        group["rate"] = 1.0
+    plain = config.replace(remedy=None)
+    other = training._Trainer(plain, plain.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    for step in range(1, 5):
+        trainer._step(step)
+        other._step(step)
+    assert all(torch.equal(p, q) for p, q in zip(trainer.parameters, other.parameters, strict=True))
+
+
+def test_rates_scale_the_first_steps(uninterrupted, remedied, home):
+    """Of each table by its own factor: Adam's first step has the size of the rate."""
+    run, plain = (train(c, progress=False) for c in (remedied("table-rates"), remedied(None, tied=False)))
+    for table, rate in (("input", 3.0), ("output", 0.5)):
+        moves = [getattr(r.tables(1), table) - getattr(r.tables(0), table) for r in (run, plain)]
+        used = moves[1].abs() > 1e-5
+        torch.testing.assert_close(moves[0][used], rate * moves[1][used], rtol=1e-3, atol=1e-6)
+
+
+def test_a_schedule_is_the_ordinary_run_until_it_begins(uninterrupted):
+    run, plain = uninterrupted("schedule"), uninterrupted(None)
+    assert [step for step in run.checkpoints if same_tables(run, plain, step)] == [0, 1, 2]  # it begins with step 4
+
+
+def test_a_run_is_tied_up_to_the_fraction_and_then_goes_two_ways(uninterrupted):
+    run, plain = uninterrupted("untie"), uninterrupted(None)  # at 0.6 of 12 steps: 7 tied ones
+    for step in run.checkpoints:
+        tables = run.tables(step)
+        assert tables.tied is (step <= 7)
+        assert torch.equal(tables.input, tables.output) is (step <= 7)
+        assert same_tables(run, plain, step) is (step <= 7)
+    assert not models.tables(run.model(12)).tied and models.tables(run.model(5)).tied
+    tied = [name for name in plain.metrics.columns if name != "validation_loss"]
+    pd.testing.assert_frame_equal(run.metrics[tied][:7], plain.metrics[tied][:7], check_exact=True)
+    # In step 8 the tables are still equal, so the loss is; their gradients are no longer added up.
+    assert run.metrics["loss"][7] == plain.metrics["loss"][7]
+    assert run.metrics["gradient_norm"][7] != plain.metrics["gradient_norm"][7]
+
+
+def test_moments_are_copied_where_the_table_is(remedied, home):
+    config = remedied("untie")
+    trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    for step in range(1, 8):
+        trainer._step(step)
+    held, before = trainer.optimizer.state[trainer.input_weight], trainer.input_weight.detach().clone()
+    moments = {key: value.clone() for key, value in held.items()}
+    trainer._untie()
+    copied = trainer.optimizer.state[trainer.output_weight]
+    assert set(copied) == {"step", "exp_avg", "exp_avg_sq"} and float(copied["step"]) == 7
+    assert all(torch.equal(copied[key], moments[key]) and copied[key] is not held[key] for key in moments)
+    assert torch.equal(trainer.output_weight, before) and not models.tables(trainer.model).tied
+    trainer._step(8)
+    assert not torch.equal(trainer.output_weight, trainer.input_weight)
+    assert all(len(group["params"]) == len(set(group["params"])) for group in trainer.optimizer.param_groups)
+
+
+def test_coupled_rows_share_their_second_moment(remedied, home):
+    for tied in (True, False):
+        config = remedied("coupled-adam", tied=tied)
+        trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+        for step in range(1, 4):
+            trainer._step(step)
+        shapes = {tuple(state["exp_avg_sq"].shape) for p, state in trainer.optimizer.state.items() if len(p) == 120}
+        assert shapes == {(1, 16)}
+
+
+def test_the_output_share_of_the_update_counts_the_rules_weights(uninterrupted):
+    """At step 1 Adam's moments are the gradient's parts over one common size."""
+    run, plain = uninterrupted("norm-match"), uninterrupted(None)
+    first = plain.metrics.iloc[0]
+    source, target = first["input_norm"], first["output_norm"]
+    by_hand = train_scaled(run.config, 0.6 * (source + target) / source, 0.4 * (source + target) / target)
+    assert run.metrics["output_update_share"][0] == pytest.approx(by_hand["output_update_share"], rel=1e-3)
+    assert run.metrics["gradient_norm"][0] == pytest.approx(by_hand["gradient_norm"], rel=1e-4)
+
+
+def train_scaled(config: TrainConfig, source: float, target: float) -> dict[str, float]:
+    """The first step's measures with scales given by hand."""
+    plain = config.replace(remedy=None, input_scale=source, output_scale=target)
+    trainer = training._Trainer(plain, plain.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    return dict(zip(training._SCALARS, trainer._step(1).tolist(), strict=True))
+
+
+# After an interruption
+
+
+@remedies
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(home, remedied, uninterrupted, monkeypatch, name):
+    step = training._Trainer._step
+    for last in (3, 8, 11):  # from the start again, from step 5, from step 10
+
+        def stopping(trainer: Any, number: int, last: int = last) -> torch.Tensor:
+            if number > last:
+                raise KeyboardInterrupt
+            return step(trainer, number)
+
+        monkeypatch.setattr(training._Trainer, "_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(remedied(name), progress=False)
+    monkeypatch.setattr(training._Trainer, "_step", step)
+    run, reference = train(remedied(name), progress=False), uninterrupted(name)
+    assert run.folder != reference.folder and run.record["files"] == reference.record["files"]
+    assert contents(run) == contents(reference)
+
+
+@pytest.mark.parametrize("at", [0.0, 5 / 12, 0.5, 0.99])
+def test_untying_beside_a_checkpoint_is_resumed(home, remedied, tmp_path, monkeypatch, at):
+    """Before it, right at it (the tables are two only from the next step on), and in the last step."""
+    config = remedied("untie").replace(remedy={"name": "untie", "at": at})
+    step = training._Trainer._step
+
+    def stopping(trainer: Any, number: int) -> torch.Tensor:
+        if number == 7:
+            raise KeyboardInterrupt
+        return step(trainer, number)
+
+    monkeypatch.setattr(training._Trainer, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, progress=False)
+    monkeypatch.setattr(training._Trainer, "_step", step)
+    run = train(config, progress=False)
+    monkeypatch.setenv("TYING_HOME", str(tmp_path / "other"))
+    assert contents(train(config, progress=False)) == contents(run)
+    assert [run.tables(k).tied for k in run.checkpoints] == [k <= at * 12 for k in run.checkpoints]
+
+
+# Checkpoints
+
+
+@remedies
+def test_checkpoints_are_ordinary_models(uninterrupted, name):
+    run = uninterrupted(name)
+    tokens = torch.arange(16)[None] * 7
+    for step in run.model_steps:
+        own, kept = models.tables(run.model(step)), run.tables(step)
+        assert own.tied is kept.tied is run.config.tied_after(step)
+        assert torch.equal(own.input, kept.input) and torch.equal(own.output, kept.output)
+        assert kept.input.shape == kept.output.shape == (120, 16)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(run.folder / "model")
+    assert loaded.config.tie_word_embeddings is models.tables(loaded).tied is run.config.tied_after(12)
+    assert torch.equal(loaded(tokens).logits, run.model()(tokens).logits)
+
+
+@pytest.mark.parametrize("arch", models.ARCHITECTURES)
+def test_every_architecture_can_end_with_two_tables(home, remedied, arch):
+    run = train(remedied("untie", arch=arch, n_layers=1, steps=3, checkpoint_every=2, table_snapshots=2), progress=False)
+    tables, tokens = run.tables(), torch.arange(16)[None]
+    assert not tables.tied and not torch.equal(tables.input, tables.output)
+    assert torch.equal(models.tables(run.model()).output, tables.output)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(run.folder / "model")
+    assert torch.equal(loaded(tokens).logits, run.model()(tokens).logits)
+
+
+# What it costs
+
+
+@remedies
+def test_disk_is_counted_to_the_byte(remedied, held_by, name):
+    config = remedied(name)
+    assert budget.disk(config) == held_by(config)
+
+
+@remedies
+def test_what_is_held_is_counted_to_the_byte(home, remedied, monkeypatch, name):
+    config = remedied(name, steps=2)
+    share, found = training._Trainer._update_share, []
+
+    def bytes_of(tensors: list[torch.Tensor | None]) -> int:
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+        return sum(storages.values())
+
+    def watch(trainer: Any, step: int, output_gradient: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+        state = [value for of in trainer.optimizer.state.values() for value in of.values() if value.dim()]
+        tables = [trainer.input_weight, trainer.output_weight]
+        gradients = [p.grad for p in trainer.parameters] + [output_gradient]
+        if trainer.tie or trainer.folded:
+            gradients.append(sys._getframe(1).f_locals["input_gradient"])
+        held = bytes_of([*trainer.parameters, *tables, *state, *trainer._kept().values(), *trainer.scratch])
+        found.append((held, bytes_of(gradients)))
+        return share(trainer, step, output_gradient, clip)
+
+    monkeypatch.setattr(training._Trainer, "_update_share", watch)
+    train(config, progress=False)
+    unseen = 4 * 120 * 16 if name == "rare-gate" else 0  # what the gate's hooks hold
+    assert found[-1] == (budget._held(config) - unseen, budget._gradients(config))
+
+
+def test_a_plan_knows_a_remedy(home, remedied):
+    for name in ("factorised", "untie"):
+        made = plan.plan(remedied(name), probe_steps=1)
+        run = train(remedied(name), progress=False)
+        assert made.parameters == run.record["made"]["parameters"] and f", {name}, " in str(made)
+        trunk = made.parameters - (2 * 120 * 16 if name == "untie" else 4 * (120 + 16) + 120 * 16)
+        assert made.table_share == pytest.approx(1 - trunk / made.parameters)
+
+
+# On other machines
+
+
+@remedies
+def test_what_a_gpu_does_otherwise_is_rounding_alone(home, remedied, uninterrupted, monkeypatch, name):
+    """Logits in chunks, batches ahead, and two passes of a compiler's probe that no rule may count."""
+    reference = uninterrupted(name)
+    monkeypatch.setattr(training.Hardware, "on_gpu", True)
+    monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 120)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
+    monkeypatch.setattr(gpu, "_seconds", lambda once: (once(), 0.01)[1])
+    run = train(remedied(name), progress=False)
+    assert run.record["made"]["reason"].endswith("before a compiler is")
+    pd.testing.assert_frame_equal(run.metrics, reference.metrics, rtol=2e-3, atol=1e-5)
+    for kept in ("input", "output"):
+        torch.testing.assert_close(getattr(run.tables(), kept), getattr(reference.tables(), kept), rtol=1e-3, atol=1e-4)
+
+
+@remedies
+def test_no_step_makes_the_host_wait(home, remedied, monkeypatch, watching, name):
+    monkeypatch.setattr(training._Trainer, "_compile", lambda _: "eager")
+    monkeypatch.setattr(training.Hardware, "on_gpu", True)
+    config = remedied(name)
+    trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    trainer._step(1)
+    with watching() as watch:
+        trainer._step(2)
+    assert watch.waits == []

@@ -1,0 +1,131 @@
+"""The notebooks: their form, and every one of them run whole on a profile smaller than quick."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from tying_utils.pages import notebooks
+from tying_utils.study import profiles
+
+ROOT = Path(notebooks.__file__).parents[2]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CLAIMS = [book for book in BOOKS if not book.name.startswith("00")]
+
+
+def cells(book: Path, kind: str) -> list[Any]:
+    return [cell for cell in nbformat.read(book, as_version=4).cells if cell.cell_type == kind]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A home in which `reproduce` has run on the smoke profile, with the committed results beside it."""
+    home = tmp_path_factory.mktemp("home")
+    for profile in profiles.COMMITTED:
+        shutil.copytree(ROOT / "data" / "results" / profile, home / "data" / "results" / profile)
+        shutil.copytree(ROOT / "figures" / profile, home / "figures" / profile)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TYING_HOME", str(home))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield home, notebooks.reproduce("smoke", progress=False)
+
+
+@pytest.mark.notebook
+def test_every_notebook_runs_top_to_bottom(executed: tuple[Path, Path]) -> None:
+    _, copies = executed
+    assert {copy.name for copy in copies.iterdir()} == {book.name for book in BOOKS}
+    for copy in copies.iterdir():
+        for cell in cells(copy, "code"):
+            assert cell.execution_count, f"{copy.name}: a cell did not run"
+            assert not [out for out in cell.outputs if out.output_type == "error"], copy.name
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("book", CLAIMS, ids=lambda book: book.stem)
+def test_a_claim_ends_in_a_verdict_that_was_computed(executed: tuple[Path, Path], book: Path) -> None:
+    text = json.dumps([cell.outputs for cell in cells(executed[1] / book.name, "code")][-1])
+    assert any(word in text for word in ("supported", "refuted", "open")) and "at smoke scale" in text
+
+
+@pytest.mark.notebook
+def test_reproduce_writes_tables_and_figures_of_its_profile(executed: tuple[Path, Path]) -> None:
+    home, _ = executed
+    names = {path.stem for path in (home / "figures" / "smoke").glob("*.png")}
+    assert {path.stem for path in (home / "figures" / "smoke").glob("*.pdf")} == names
+    assert {"00_overview", "01_alignment", "02_gradients", "03_lens", "03_residual", "04_scaling", "05_drift"} <= names
+    assert {"00_verdicts", "00_sizes", "06_language", "06_roles", "06_scaling", "06_measures", "06_agreement"} <= names
+    assert {"11_loss", "11_outcomes", "11_probe"} <= names
+    for corpus in profiles.PROFILES["smoke"]:
+        assert (home / "data" / "results" / "smoke" / corpus / "manifest.json").exists()
+
+
+@pytest.mark.notebook
+def test_figures_and_the_slider_are_shown(executed: tuple[Path, Path]) -> None:
+    for book in BOOKS:
+        outputs = [out for cell in cells(executed[1] / book.name, "code") for out in cell.outputs]
+        shown = [out for out in outputs if "image/png" in out.get("data", {})]
+        published = sum("figures.publish" in cell.source for cell in cells(book, "code"))
+        assert len(shown) >= published > 0, book.name
+    widgets = [
+        out
+        for cell in cells(executed[1] / "04_gradient_scaling.ipynb", "code")
+        for out in cell.outputs
+        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "scale_slider" in cell.source
+    ]
+    assert len(widgets) == 1
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_form(book: Path) -> None:
+    notebook = nbformat.read(book, as_version=4)
+    code = cells(book, "code")
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "committed without outputs"
+    lengths = sorted(len(cell.source.splitlines()) for cell in code)
+    assert lengths[-1] <= 25 and lengths[len(lengths) // 2] <= 7
+    first = notebook.cells[0].source
+    assert first.startswith("[![Open in Colab]") and "\n# " in first
+    assert notebook.cells[1].cell_type == "code" and "find_spec" in notebook.cells[1].source
+    parameters = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert len(parameters) == 1 and "PROFILE = " in parameters[0].source
+    assert "What to try next" in notebook.cells[-1].source
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_every_figure_and_notebook_it_points_to_is_there(book: Path) -> None:
+    import re
+
+    text = "\n".join(cell.source for cell in cells(book, "markdown"))
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    missing = [target for target in targets if not (book.parent / target).exists()]
+    assert not missing
+    if not book.name.startswith("00"):
+        assert any(target.startswith("../figures/laptop/") for target in targets)
+
+
+def test_no_setup_differs_between_notebooks() -> None:
+    setups = {cells(book, "code")[0].source.split("\n\n")[0] + cells(book, "code")[0].source.split("\n\n")[1] for book in BOOKS}
+    assert len(setups) == 1
+
+
+def test_a_parameter_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="DEPTH.*0 times"):
+        notebooks.run(BOOKS[1], tmp_path / "copy.ipynb", {"DEPTH": "3"}, progress=False)
+
+
+def test_a_cell_that_fails_is_told_and_its_copy_kept(tmp_path: Path) -> None:
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_code_cell("X = 1  # a number", metadata={"tags": ["parameters"]})]
+    book.cells.append(nbformat.v4.new_code_cell("assert X == 1, 'X was replaced'"))
+    nbformat.write(book, tmp_path / "01_x.ipynb")
+    with pytest.raises(RuntimeError, match="X was replaced"):
+        notebooks.run(tmp_path / "01_x.ipynb", tmp_path / "out" / "copy.ipynb", {"X": "2"}, progress=False)
+    copy = nbformat.read(tmp_path / "out" / "copy.ipynb", as_version=4)
+    assert copy.cells[0].source == "X = 2  # a number"
+
+
+def test_a_folder_without_notebooks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no numbered notebook"):
+        notebooks.numbered(tmp_path)

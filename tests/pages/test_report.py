@@ -1,0 +1,84 @@
+"""README's and METHODS' numbers and the committed figures belong to the committed tables."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tying_utils.experiments import figures
+from tying_utils.experiments.public import Public
+from tying_utils.pages import report
+from tying_utils.study import Results, profiles
+
+ROOT = Path(report.__file__).parents[2]
+
+
+@pytest.fixture
+def laptop(monkeypatch: pytest.MonkeyPatch) -> Results:
+    monkeypatch.setenv("TYING_HOME", str(ROOT))
+    return Results("laptop", only_read=True)
+
+
+@pytest.mark.parametrize("name", ["README.md", "METHODS.md"])
+def test_documents_hold_the_numbers_of_the_committed_tables(name: str, laptop: Results) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- begin " in text
+    assert report.filled(text, laptop) == text, f"{name} has drifted: make figures PROFILE=laptop"
+
+
+def test_every_block_is_used_somewhere() -> None:
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "METHODS.md"))
+    assert set(re.findall(r"<!-- begin ([\w-]+):", text)) == set(report.BLOCKS)
+
+
+def judged(values: pd.Series, null: float, claimed_above: bool) -> str:
+    """A verdict cell as README shows it, by scipy and without the package."""
+    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    word = "open" if low <= null <= high else "supported" if (low > null) == claimed_above else "refuted"
+    return f"**{word}** {values.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+@pytest.mark.parametrize("corpus", profiles.PROFILES["laptop"])
+def test_committed_verdicts_follow_from_the_committed_results(corpus: str) -> None:
+    folder = ROOT / "data" / "results" / "laptop" / corpus
+    table = {file.stem: pd.read_csv(file) for file in folder.glob("*.csv")}
+    fits = table["alignment"].query("kind == 'orthogonal' and arm == 'tied'").pivot(index="seed", columns="source")
+    early = table["gradients"].query("arm == 'tied' and step <= 0.1 * step.max()").groupby("seed")["output_share"].mean()
+    lens = table["lens"].query("lens == 'tuned' and indexing == 'matched' and layer == 0")
+    lens = lens.pivot(index="seed", columns="arm", values="kl_bits")
+    losses = table["losses"].pivot(index="seed", columns="arm", values="validation_loss")
+    rows = {
+        "output bias, orthogonal, chance-corrected": (fits["corrected"]["output"] - fits["corrected"]["input"], 0, True),
+        "output share of the gradient, first tenth": (early, 0.5, True),
+        "lens KL at the input, tied - untied, bits": (lens["tied"] - lens["untied"], 0, True),
+        "validation loss, tied - untied, equal shape, nats": (losses["tied"] - losses["untied"], 0, True),
+    }
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    column = next(line for line in lines if line.startswith("| Claim | Statistic | Python source")).split(" | ")
+    place = column.index(report.NAMES[corpus])
+    for statistic, (values, null, above) in rows.items():
+        assert len(values) == 5
+        shown = next(line for line in lines if f"| {statistic} |" in line).split(" | ")[place]
+        assert shown == judged(values, null, above), statistic
+
+
+@pytest.mark.parametrize("profile", profiles.COMMITTED)
+def test_committed_figures_belong_to_the_committed_tables(profile: str, laptop: Results) -> None:
+    checksums = laptop.checksums | Public(profile, only_read=True).checksums
+    for name, drawing in figures.FIGURES.items():
+        path = ROOT / "figures" / profile / f"{name}.png"
+        corpora = [drawing.corpus] if drawing.corpus else [*laptop.studies]
+        measured = all(any(f"{corpus}/{table}" in checksums for corpus in corpora) for table in drawing.needs)
+        assert path.exists() == path.with_suffix(".pdf").exists() == measured, path
+        if not measured:
+            continue
+        tables = [f"{corpus}/{table}" for corpus in corpora for table in drawing.needs]
+        expected = {table: checksums[table] for table in tables if table in checksums}
+        assert figures.source(path) == expected, f"{path.name} has drifted: make figures PROFILE={profile}"
+
+
+def test_an_unknown_block_is_named(laptop: Results) -> None:
+    with pytest.raises(ValueError, match="weather"):
+        report.filled("<!-- begin weather: -->\n<!-- end weather: -->", laptop)

@@ -1,0 +1,45 @@
+"""Where things lie: one root for runs, token caches, results and figures."""
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    """The folder that holds data/ and figures/.
+
+    $TYING_HOME if it is set; else the checkout that this package, or the current folder, lies in; else the user's cache folder.
+    """
+    if home := os.environ.get("TYING_HOME"):
+        return Path(home).expanduser().resolve()
+    here = Path.cwd().resolve()
+    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
+        if (folder / "tying_utils").is_dir() and (folder / "notebooks" / "00_overview.ipynb").is_file():
+            return folder
+    return Path.home() / ".cache" / "tying_utils"
+
+
+def runs() -> Path:
+    """Of training runs, one folder each."""
+    return root() / "data" / "runs"
+
+
+def corpora() -> Path:
+    """Of tokenised text, cached by content."""
+    return root() / "data" / "corpora"
+
+
+def texts() -> Path:
+    """Of local texts, a folder each, as wikitext-2: $TYING_TEXTS if it is set."""
+    if folder := os.environ.get("TYING_TEXTS"):
+        return Path(folder).expanduser().resolve()
+    return root() / "data" / "texts"
+
+
+def results(profile: str) -> Path:
+    """Of a profile's tidy tables and their manifest."""
+    return root() / "data" / "results" / profile
+
+
+def figures(profile: str) -> Path:
+    """Of a profile's figures."""
+    return root() / "figures" / profile

@@ -1,0 +1,241 @@
+"""Text of any size to token files, prepared once: documents stream into shards that `corpora.load("shards")` opens.
+
+    FOLDER/
+      corpus.json          what was asked for; of each file its sha256, tokens, documents, and where in the stream it ends
+      tokenizer.json
+      validation.bin       the documents' tokens, each document with a separator: little-endian uint16, or uint32 above V 65,536
+      train-00000.bin ...
+
+corpus.json is the commit point: what it does not name does not count. A preparation that was killed goes on where the last file
+that it names ends, and leaves the same files as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from tying_utils.base import files
+from tying_utils.base.checks import positive
+from tying_utils.corpora import store, vocabulary
+from tying_utils.corpora.text_stream import START, Position, TextStream
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+LEARNED_ON = 200_000_000  # characters at the head of the stream that a tokenizer is learned on
+_AT_ONCE = 256  # documents that are tokenised together
+
+Encoded = Iterator[tuple[np.ndarray, Position]]  # a document's tokens (n,) with the separator, and where it ends
+
+
+def prepare(
+    out: str | Path,
+    text: str | Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    subset: str | None = None,
+    vocab_size: int = 50_280,
+    tokenizer: str | Path | None = None,
+    tokens: int | None = None,
+    shard_tokens: int = 100_000_000,
+    validation_tokens: int = 10_000_000,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Tokenise `text` into the folder `out`, for `TrainConfig(corpus="shards", path=out)`. Returns what its corpus.json holds.
+
+    `text`, `column`, `split` and `subset` are those of `text_stream.TextStream`, which says what can be read. The first
+    documents go to validation until it holds `validation_tokens`, all others to training up to `tokens` (default: all there
+    are), in shards of `shard_tokens`. Each of these is reached with a whole document, so that every document is whole and in
+    one file. Memory holds some hundred documents at a time.
+
+    `tokenizer` is a tokenizer.json, a folder with one or a model's id. Documents end with its <|endoftext|>, else with the
+    eos_token of the tokenizer_config.json beside. None: a byte-level BPE of `vocab_size` tokens is learned on the documents
+    that hold the stream's first `LEARNED_ON` characters, those of validation among them.
+
+    Called again, it keeps what is finished, goes on, and makes damaged files again, which are named and set aside. A second
+    process waits for the first. Raises ValueError for an argument that cannot be; for text that cannot be read or is too small
+    for the vocabulary or for validation; for a tokenizer without a separator or with more tokens than `vocab_size`; and for an
+    `out` that was begun with other arguments or another text.
+    """
+    store.check("shards", vocab_size, out)
+    wanted = {"tokens": tokens or math.inf, "shard_tokens": shard_tokens, "validation_tokens": validation_tokens}
+    for name, count in (wanted | {"tokens": 1 if tokens is None else tokens}).items():
+        positive(name, count)  # type: ignore[arg-type]
+    texts = [text] if isinstance(text, str) else list(text)
+    stream = TextStream(texts, column=column, split=split, subset=subset)
+    options = {"column": column, "split": split, "subset": subset, "vocab_size": vocab_size, "tokenizer": tokenizer}
+    options |= {"tokens": tokens, "shard_tokens": shard_tokens, "validation_tokens": validation_tokens}
+    words = [("text", given) for given in texts] + [(name, value) for name, value in options.items() if value is not None]
+    asked = {
+        "arguments": shlex.join(word for name, value in words for word in (f"--{name.replace('_', '-')}", str(value))),
+        "parts": hashlib.sha256("\n".join(stream.parts).encode()).hexdigest(),
+        "vocab_size": vocab_size,
+        "dtype": store.token_dtype(vocab_size).name,
+    }
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        files.sweep(folder)
+        record = _begun(folder, asked)
+        own = _tokenizer(folder, record, tokenizer, stream)
+        total = None if tokens is None else tokens + validation_tokens
+        with tqdm(total=total, desc="preparing", unit="token", unit_scale=True, disable=not progress) as bar:
+            _fill(folder, record, lambda position: _encoded(stream, position, own, record), wanted, bar)
+    return record
+
+
+def _begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The record of the preparation that was begun in `folder`, or of a new one."""
+    record = files.read_or_set_aside(folder / "corpus.json")
+    if record is None:
+        return {**asked, "tokenizer": None, "separator": None, "learned_on": None, "files": {}, "tokens": {}, "finished": False}
+    if (began := record.get("arguments")) != asked["arguments"]:
+        raise ValueError(f"out: {folder} was begun with {began}, now it is {asked['arguments']}; give another folder, or those")
+    if record["parts"] != asked["parts"]:
+        raise ValueError(f"text: it names other files than when {folder} was begun; give another folder, or restore them")
+    return record
+
+
+def _tokenizer(folder: Path, record: dict[str, Any], given: str | Path | None, stream: TextStream) -> Tokenizer:
+    """The folder's tokenizer, made where it is not there yet or damaged."""
+    from tokenizers import Tokenizer
+
+    path, before, vocab_size = folder / "tokenizer.json", record["tokenizer"], record["vocab_size"]
+    if before is None or not files.intact(path, before):
+        if before is not None:
+            files.set_aside(path, "it is missing or does not match its checksum")
+        if given is None:
+            learned = {"documents": 0, "characters": 0}
+            tokenizer = store.learn_bpe(_head(stream, learned), vocab_size)
+            about = {"separator": store.SEPARATOR, "learned_on": learned}
+        else:
+            tokenizer = _given(given, vocab_size)
+            about = {"separator": _separator(given, tokenizer), "learned_on": None}
+        checksum = files.write_with(path, lambda temporary: tokenizer.save(str(temporary)))
+        if before not in (None, checksum):
+            raise _changed(path)
+        record.update(about, tokenizer=checksum)
+        files.write_json(folder / "corpus.json", record)
+    return Tokenizer.from_file(str(path))
+
+
+def _head(stream: TextStream, learned: dict[str, int]) -> Iterator[str]:
+    """The first documents of the stream, which `learned` counts."""
+    with tqdm(desc="learning BPE", total=LEARNED_ON, unit="character", unit_scale=True, leave=False) as bar:
+        for text, _ in stream.documents():
+            learned["documents"] += 1
+            learned["characters"] += len(text)
+            bar.update(len(text))
+            yield text
+            if learned["characters"] >= LEARNED_ON:
+                return
+
+
+def _given(source: str | Path, vocab_size: int) -> Tokenizer:
+    try:
+        tokenizer = vocabulary.tokenizer(source)
+    except ValueError as error:
+        raise ValueError(f"tokenizer: {str(error).removeprefix('source: ')}") from error
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    if size > vocab_size:
+        raise ValueError(
+            f"vocab_size: {source} has {size} tokens, more than {vocab_size}; ask for {size}, or give another tokenizer"
+        )
+    tokenizer.no_truncation()  # documents stay whole
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _separator(source: str | Path, tokenizer: Tokenizer) -> str:
+    for token in (store.SEPARATOR, vocabulary.eos_token(source)):
+        if token is not None and tokenizer.token_to_id(token) is not None:
+            return token
+    raise ValueError(
+        f"tokenizer: {source} has no {store.SEPARATOR} to end documents with, nor does a tokenizer_config.json beside name "
+        "an eos_token that it has; name one there"
+    )
+
+
+def _encoded(stream: TextStream, position: Position, tokenizer: Tokenizer, record: dict[str, Any]) -> Encoded:
+    documents = stream.documents(position)
+    dtype = np.dtype(record["dtype"]).newbyteorder("<")
+    separator: Any = tokenizer.token_to_id(record["separator"])
+    while batch := list(itertools.islice(documents, _AT_ONCE)):
+        encodings = tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+        for encoding, (_, end) in zip(encodings, batch, strict=True):
+            yield np.array([*encoding.ids, separator], dtype), end
+
+
+def _fill(
+    folder: Path, record: dict[str, Any], encoded: Callable[[Position], Encoded], wanted: dict[str, float], bar: tqdm[Any]
+) -> None:
+    """Write the token files that are missing or damaged, and each into the record once it is whole."""
+    held, position, stream, left = record["files"], START, None, wanted["tokens"]
+    for number in itertools.count(-1):
+        name = "validation.bin" if number < 0 else f"train-{number:05d}.bin"
+        path, known = folder / name, held.get(name)
+        if left <= 0 or (record["finished"] and known is None):
+            break
+        if known is not None and files.intact(path, known["sha256"]):
+            stream = None  # it goes on behind this file
+            bar.update(known["tokens"])
+        else:
+            if known is not None:
+                files.set_aside(path, "it is missing or does not match its checksum")
+            stream = stream or encoded(position)
+            size = wanted["validation_tokens"] if number < 0 else min(wanted["shard_tokens"], left)
+            if (first := next(stream, None)) is None and known is None:
+                break
+            made = _write(path, itertools.chain([first] if first else [], stream), size, bar)
+            if known not in (None, made):
+                raise _changed(path)
+            held[name] = made
+            files.write_json(folder / "corpus.json", record)
+        position = held[name]["end"]
+        left -= held[name]["tokens"] if number >= 0 else 0
+    counts = [entry["tokens"] for entry in held.values()]
+    if len(counts) < 2:
+        raise ValueError(
+            f"validation_tokens: {wanted['validation_tokens']} take all of the text, which holds {sum(counts)} tokens; ask for "
+            "fewer, in another folder"
+        )
+    if not record["finished"]:
+        record.update(tokens={"train": sum(counts[1:]), "validation": counts[0]}, finished=True)
+        files.write_json(folder / "corpus.json", record)
+
+
+def _write(path: Path, encoded: Encoded, size: float, bar: tqdm[Any]) -> dict[str, Any]:
+    """Write documents until there are `size` tokens or no more documents."""
+    made: dict[str, Any] = {"sha256": None, "tokens": 0, "documents": 0, "end": None}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            for tokens, end in encoded:
+                file.write(tokens.tobytes())
+                made.update(tokens=made["tokens"] + len(tokens), documents=made["documents"] + 1, end=list(end))
+                bar.update(len(tokens))
+                if made["tokens"] >= size:
+                    break
+
+    made["sha256"] = files.write_with(path, write)
+    return made
+
+
+def _changed(path: Path) -> ValueError:
+    """What was made again is not what it was: it goes, and the preparation ends."""
+    path.unlink()
+    return ValueError(
+        f"text: it gives another {path.name} than when {path.parent} was begun, so it has changed since; restore it, or give "
+        "another folder"
+    )

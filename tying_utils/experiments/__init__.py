@@ -1,0 +1,1 @@
+"""Tidy tables to verdicts and figures: what each claim says, and what was measured."""

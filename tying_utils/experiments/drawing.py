@@ -1,0 +1,286 @@
+"""What figures share: how tables and arms look, panels at their printed size, curves with their seeds and intervals."""
+
+import base64
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import offset_copy
+
+from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
+from tying_utils.measures import statistics
+
+STYLE = Path(__file__).with_name("paper.mplstyle")
+ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one table, arm or pair is drawn, and what the legend calls it."""
+
+    label: str
+    colour: str
+    marker: str = ""
+    line: Any = "-"
+    hollow: bool = False
+
+    def handle(self) -> Line2D:
+        face = "white" if self.hollow else self.colour
+        shape: dict[str, Any] = {"marker": self.marker, "markersize": 3.5, "markerfacecolor": face, "linestyle": self.line}
+        return Line2D([], [], color=self.colour, label=self.label, **shape)
+
+
+BLUE, ORANGE, GREEN, BLACK, GREY, PURPLE = "#0173b2", "#de8f05", "#029e73", "#000000", "#777777", "#9c4f96"
+DASHED, DOTTED = (0, (4, 1.5)), (0, (1, 1))
+LOOKS = {
+    "input": Look("untied input E", BLUE, "o"),
+    "output": Look("untied output U", ORANGE, "s"),
+    TIED: Look("tied", BLACK, "D"),
+    UNTIED: Look("untied", GREEN, "^", DASHED),
+}
+W_WITH = {name: replace(LOOKS[name], label=f"W with {LOOKS[name].label}") for name in ("input", "output")}
+ROLE_LOOKS = {"source": Look("source role", BLUE, "o"), "target": Look("target role", ORANGE, "s")}
+
+
+TABLES = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": replace(LOOKS[TIED], label="tied W")}
+PAIRS = {
+    ("input", "tied"): replace(LOOKS["input"], label="E–W"),
+    ("output", "tied"): replace(LOOKS["output"], label="U–W"),
+    ("input", "output"): Look("E–U", GREY, "^"),
+}
+CORPORA = {
+    PYTHON: Look("Python source", BLUE, "o", "none"),
+    WIKITEXT: Look("WikiText-2", GREEN, "^", "none"),
+    TWO_ROLE: Look("two-role language", ORANGE, "s", "none"),
+}
+CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
+
+Draw = Callable[[Any], Figure]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What draws a figure, the tables that it reads, and the corpus that it is at home in (None: it is of all corpora)."""
+
+    function: Draw
+    needs: tuple[str, ...]
+    corpus: str | None
+
+
+class Gallery(dict[str, Drawing]):
+    """Drawings by the name of their figure."""
+
+    def reads(self, name: str, *needs: str, corpus: str | None = PYTHON) -> Callable[[Draw], Draw]:
+        """Enter a function under the `name` of the figure that it draws from the tables called `needs`."""
+
+        def register(function: Draw) -> Draw:
+            self[name] = Drawing(function, needs, corpus)
+            return function
+
+        return register
+
+
+class Picture(Figure):
+    """A figure outside pyplot that a notebook shows once, as the value of a cell; its label is the text in its place."""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        with io.BytesIO() as buffer:
+            self.savefig(buffer, format="png", dpi=200)
+            data = base64.b64encode(buffer.getvalue()).decode()
+        width, height = self.get_size_inches() * 110
+        metadata: dict[str, Any] = {"width": round(width), "height": round(height)}
+        if words := str(self.get_label() or ""):
+            metadata["alt"] = words
+        return {"image/png": data}, {"image/png": metadata}
+
+
+def styled() -> AbstractContextManager[None]:
+    """The style of the paper's figures, within a with statement."""
+    return style.context(["default", str(STYLE)])
+
+
+def panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[Picture, list[Axes]]:
+    """A figure with a panel for each title, lettered where there are several."""
+    figure = Picture(figsize=(width, height), layout="constrained")
+    panels = list(figure.subplots(rows, len(titles) // rows, squeeze=False).flat)
+    for letter, ax, title in zip("abcdefgh", panels, titles, strict=False):
+        ax.set_title(title)
+        if len(titles) > 1:
+            ax.set_title(letter, loc="left", fontweight="bold")
+    return figure, panels
+
+
+def finish(figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str = "", columns: int = 0) -> Figure:
+    """The legend above the panels and the small print below them, which says how many seeds there are."""
+    handles = [look.handle() for look in looks]
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles))
+    n = frame["seed"].nunique()
+    seeds = f"n = {n} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
+    seeds += {1: "", 2: "; 95 % t interval at points only"}.get(n, " with 95 % t interval")
+    return small_print(figure, f"{seeds}. {note}")
+
+
+def small_print(figure: Figure, words: str) -> Figure:
+    """The `words` below the panels."""
+    lines = textwrap.fill(words, round(22 * figure.get_figwidth()))
+    figure.supxlabel(lines, x=0.01, ha="left", color="#555555", linespacing=1.3)
+    return figure
+
+
+def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows of `frame` whose columns hold `values`."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def _interval(values: Any) -> tuple[float, float]:
+    interval = statistics.mean_interval(values)
+    return interval.low, interval.high
+
+
+@contextmanager
+def _spread(ax: Axes, seeds: int) -> Iterator[None]:
+    """What is drawn within sets the limits of `ax` only from three seeds up: an interval from two is too wide to."""
+    limits = ax.dataLim.frozen()
+    yield
+    if seeds < 3:
+        ax.dataLim.set(limits)
+
+
+def curve(
+    ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: bool = False, every: tuple[int, int] | None = None
+) -> None:
+    """Each seed thin, their mean, and its interval: a band (from three seeds up), or bars where the points are few."""
+    seeds, points = frame["seed"].nunique(), frame[x].nunique()
+    common: dict[str, Any] = {"data": frame, "x": x, "y": y, "ax": ax, "color": look.colour, "legend": False}
+    sns.lineplot(**common, units="seed", estimator=None, linewidth=0.5, alpha=0.45)
+    spread: dict[str, Any] = {"errorbar": _interval if bars or seeds > 2 else None, "err_style": "bars" if bars else "band"}
+    spread["err_kws"] = {"elinewidth": 0.8, "capsize": 1.5} if bars else {"alpha": 0.15, "linewidth": 0}
+    every = every or ((0, 1) if points <= 25 else (points // 16, points // 8))  # first marker, and how many points on
+    shape: dict[str, Any] = {"linestyle": look.line, "marker": look.marker, "markevery": every, "markeredgewidth": 0.4}
+    if look.hollow:
+        shape |= {"markerfacecolor": "white", "markeredgecolor": look.colour, "markeredgewidth": 0.8}
+    with _spread(ax, seeds):
+        sns.lineplot(**common, **spread, **shape)
+
+
+def point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
+    """A small dot a seed, and beside them their mean with its interval."""
+    interval = statistics.mean_interval(values)
+    beside = offset_copy(ax.transData, ax.get_figure(root=True), x=-5.5, units="points")
+    ax.plot(np.full(len(values), x), values, ".", color=look.colour, markersize=3, alpha=0.6, transform=beside)
+    ax.plot(x, interval.mean, color=look.colour, marker=look.marker, markersize=4.5)
+    if len(values) > 1:
+        with _spread(ax, len(values)):
+            error = [[interval.mean - interval.low], [interval.high - interval.mean]]
+            ax.errorbar(x, interval.mean, error, color=look.colour, elinewidth=1, capsize=2)
+
+
+def row(ax: Axes, y: float, values: pd.Series, look: Look) -> None:
+    """The same across, in a row of a forest plot at height `y`: the dots of the seeds stand below their mean."""
+    interval = statistics.mean_interval(values)
+    below = offset_copy(ax.transData, ax.get_figure(root=True), y=-3, units="points")
+    ax.plot(values, np.full(len(values), y), ".", color=look.colour, markersize=2.5, alpha=0.6, transform=below)
+    ax.plot(interval.mean, y, color=look.colour, marker=look.marker, markersize=3.5)
+    if len(values) > 1:
+        with _spread(ax, len(values)):
+            ax.plot([interval.low, interval.high], [y, y], color=look.colour, linewidth=1)
+
+
+def chance(ax: Axes, x: float, rows: pd.DataFrame, half: float) -> None:
+    """A short line at the mean chance level, with its 95 % band where the table has one."""
+    if rows.get("chance_low", pd.Series(np.nan)).notna().all():
+        low, high = rows["chance_low"].mean(), rows["chance_high"].mean()
+        ax.fill_between([x - half, x + half], low, high, color=GREY, alpha=0.25, linewidth=0)
+    ax.hlines(rows["chance"].mean(), x - half, x + half, color=GREY, linewidth=1, linestyle=DOTTED)
+
+
+def level(ax: Axes, y: float) -> None:
+    """A dotted line across at `y`: no effect, or chance."""
+    ax.axhline(y, color=GREY, linewidth=1, linestyle=DOTTED)
+
+
+def categories(ax: Axes, labels: Sequence[str]) -> None:
+    """Ticks with `labels` at 0, 1, 2, ..."""
+    ax.set_xticks(range(len(labels)), labels)
+    ax.set_xlim(-0.6, len(labels) - 0.4)
+    ax.grid(visible=False, axis="x")
+
+
+def layers(ax: Axes, first: str, last: str, count: int) -> None:
+    """Ticks "first, 1, 2, ..., last" at 0 to `count`, thinned where there are many layers."""
+    stride = 1 if count <= 6 else 2 if count <= 12 else 4
+    inner = range(stride, count - stride + 1, stride)
+    ax.set_xticks([0, *inner, count], [first, *map(str, inner), last])
+    ax.set_xlabel("layer")
+
+
+def scale_axis(ax: Axes, scales: Iterable[float], ylabel: str, path: str = "input") -> None:
+    """A logarithmic axis of scales, one tick each, with the ordinary tied arm marked."""
+    places = sorted(set(scales))
+    ax.set_xticks(places, [f"{scale:g}" for scale in places])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.axvline(1, color=GREY, linewidth=0.6, linestyle=DOTTED)
+    ax.set(xlabel=f"{path} scale (1: ordinary tied)", ylabel=ylabel)
+
+
+def scale_looks(table: pd.DataFrame) -> dict[str, Look]:
+    """The looks of the scaled arms in `table`: darker for a smaller scale."""
+    scales = sorted(table.loc[table["arm"] != UNTIED, "input_scale"].unique())
+    looks = dict(LOOKS)
+    for place, scale in enumerate(scales):
+        shade = to_hex(colormaps["plasma"](0.05 + 0.8 * place / max(1, len(scales) - 1)))
+        looks.setdefault(scaled(scale), Look(f"input ×{scale:g}", shade, "vD<>PX*hp"[place % 9]))
+    return looks
+
+
+def reference(ax: Axes, values: pd.Series, look: Look) -> None:
+    """A condition that has no place on the x axis, as level lines: each seed, their mean, its interval."""
+    interval = statistics.mean_interval(values)
+    for value in values:
+        ax.axhline(value, color=look.colour, linewidth=0.5, alpha=0.45)
+    ax.axhline(interval.mean, color=look.colour, linestyle=look.line)
+    if len(values) > 2:
+        ax.axhspan(interval.low, interval.high, color=look.colour, alpha=0.12, linewidth=0)
+
+
+def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
+    """Lens KL by layer of each of `arms`."""
+    curves, looks = where(lens, lens=kind, indexing=indexing), scale_looks(lens)
+    for arm in arms:
+        curve(ax, where(curves, arm=arm), "layer", "kl_bits", looks[arm], bars=True)
+    layers(ax, "input", "output", lens["layer"].max())
+    ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
+
+
+def alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
+    """Corrected alignment of W with E and with U against the input scale."""
+    ax.set_xscale("log")
+    for source, look in W_WITH.items():
+        rows = where(alignment, kind="orthogonal", target="tied", source=source)
+        curve(ax, rows, "input_scale", "corrected", look, bars=True)
+    level(ax, 0)
+    scale_axis(ax, rows["input_scale"], "alignment, chance-corrected")
+
+
+def by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
+    """The tied arms against their scale; the untied one, which has none, as level lines."""
+    ax.set_xscale("log")
+    reference(ax, where(table, arm=UNTIED)[column], LOOKS[UNTIED])
+    tied = table[table["arm"] != UNTIED]
+    curve(ax, tied, "input_scale", column, LOOKS[TIED], bars=True)
+    scale_axis(ax, tied["input_scale"], ylabel)

@@ -1,0 +1,106 @@
+"""Tidy tables to figures at their printed size: every figure by name, drawn, saved, and tied to the tables that it shows."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tying_utils.base import files, paths
+from tying_utils.experiments import claim_figures, drawing, place_figures, public_figures, remedy_figures, transfer_figures
+from tying_utils.experiments.claims import Tables
+from tying_utils.experiments.drawing import Drawing
+from tying_utils.study import profiles
+
+_ROOMS = (claim_figures, place_figures, public_figures, remedy_figures, transfer_figures)
+_GALLERIES = [room.FIGURES for room in _ROOMS]
+FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERIES for name, figure in gallery.items()))
+
+
+def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:
+    """The figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
+    if name not in FIGURES:
+        raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(FIGURES)}")
+    function = FIGURES[name].function
+    with drawing.styled():
+        figure = function(tables)
+    figure.set_label((function.__doc__ or name).splitlines()[0])
+    return figure
+
+
+def folder(name: str, profile: str, corpus: str | None) -> Path:
+    """Where the figure `name`, drawn from `corpus`, is kept: figures/<profile>; below it if it is at home in another corpus."""
+    home = FIGURES[name].corpus
+    return paths.figures(profile) if corpus in (None, home) else paths.figures(profile) / corpus
+
+
+def save(figure: Figure, name: str, tables: Any) -> list[Path]:
+    """Write NAME.pdf and NAME.png (300 dots an inch) whole into the `folder` of `tables`, and return their paths.
+
+    `tables` is the `study.Study`, `study.Results` or `public.Public` that the figure was drawn from: the checksums of the
+    tables that it reads stand in the files' metadata (see `source`). Equal input gives equal bytes.
+    """
+    return write(figure, _folder_of(name, tables), name, _source(name, tables))
+
+
+def write(figure: Figure, folder: Path, name: str, checksums: Mapping[str, str]) -> list[Path]:
+    """Write NAME.pdf and NAME.png into `folder` as `save` does, with the `checksums` of the tables that they show."""
+    belongs = json.dumps(checksums, sort_keys=True)
+    written = []
+    for kind, metadata in (("pdf", {"Keywords": belongs, "CreationDate": None}), ("png", {"Source": belongs})):
+        path = folder / f"{name}.{kind}"
+        with drawing.styled(), files.replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
+        written.append(path)
+    return written
+
+
+def source(path: Path) -> dict[str, str]:
+    """The sha256 of each table that a saved PNG was drawn from, by corpus/name; empty if it names none or cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return json.loads(image.info["Source"])
+    except (OSError, KeyError, ValueError):
+        return {}
+
+
+def _source(name: str, tables: Any) -> dict[str, str]:
+    return {key: digest for key, digest in tables.checksums.items() if key.partition("/")[2] in FIGURES[name].needs}
+
+
+def _folder_of(name: str, tables: Any) -> Path:
+    profile = tables.profile
+    return folder(name, profile.name, profile.corpus if FIGURES[name].corpus else None)
+
+
+def publish(name: str, study: Any) -> Figure:
+    """Draw a figure from what `save` takes, and save it unless a committed file belongs to these tables."""
+    figure = draw(name, study)
+    kept = [_folder_of(name, study) / f"{name}.{kind}" for kind in ("pdf", "png")]
+    current = study.profile.name in profiles.COMMITTED and kept[0].is_file() and source(kept[1]) == _source(name, study)
+    if not current:
+        save(figure, name, study)
+    return figure
+
+
+def render(profile: str, progress: bool = True) -> list[Path]:
+    """Draw and save every figure of `profile` from its tables on disk alone, on the corpus it is at home in; the paths written.
+
+    Raises ValueError if one of those tables is missing or damaged.
+    """
+    from tqdm.auto import tqdm
+
+    from tying_utils.experiments.public import MINIATURES, Public
+    from tying_utils.study.study import Results
+
+    results, written = Results(profile, only_read=True), []
+    homes: dict[str | None, Any] = {None: results, **results.studies, MINIATURES: Public(profile, only_read=True)}
+    for name, figure in tqdm(FIGURES.items(), desc=f"drawing {profile}", disable=not progress, leave=False):
+        tables = homes.get(figure.corpus)
+        if tables is not None and all(table in tables for table in figure.needs):
+            written += save(draw(name, tables), name, tables)
+    return written

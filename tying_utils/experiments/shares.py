@@ -1,0 +1,94 @@
+"""How many of a model's parameters its token tables are, counted from a configuration without weights.
+
+Source: arXiv 2603.26663, Tables 3 and 4: tying saves most where models are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from tying_utils.models import architectures
+from tying_utils.models.families import MODELS, Model
+from tying_utils.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Share:
+    """Parameters of a model: `trunk` without the token tables, `table` of one of them; `tied` as it is configured."""
+
+    trunk: int
+    table: int
+    tied: bool
+
+    @property
+    def parameters(self) -> int:
+        """As it is configured."""
+        return self.trunk + self.table * (1 if self.tied else 2)
+
+    def of_tables(self, *, tied: bool) -> float:
+        """The tables' share of all parameters, in (0, 1), if the model were tied or untied."""
+        tables = self.table * (1 if tied else 2)
+        return tables / (self.trunk + tables)
+
+
+def share(config: TrainConfig | Model | PretrainedConfig) -> Share:
+    """The parameters that a model of `config` has, counted on a model without storage.
+
+    config: a condition of training, a public model of `families.MODELS`, or any configuration of a causal language model that
+    transformers knows, as AutoConfig.from_pretrained gives it. Raises ValueError for a model without a token table at both
+    ends.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if isinstance(config, TrainConfig):
+        names = ("vocab_size", "d_model", "n_layers", "n_heads", "context")
+        made = architectures.configured(config.arch, tied=config.tied, **{name: getattr(config, name) for name in names})
+    else:
+        made = transformers_config(config) if isinstance(config, Model) else config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(made)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embedding is None or head is None:
+        raise ValueError(f"config: {type(made).__name__} has no token table at one of its ends; a causal LM is needed")
+    ends = {id(embedding.weight), id(head.weight)}
+    trunk = sum(p.numel() for p in model.parameters() if id(p) not in ends)
+    return Share(trunk, embedding.weight.numel(), len(ends) == 1)
+
+
+def transformers_config(model: Model) -> PretrainedConfig:
+    """The transformers configuration that a public model has, as far as its shape goes."""
+    sizes = {"vocab_size": model.rows, "d_model": model.d_model, "n_layers": model.n_layers, "n_heads": model.n_heads}
+    config = architectures.configured(model.arch, tied=model.tied, context=model.context, **sizes)
+    config.intermediate_size = model.d_ff
+    if model.n_kv_heads:
+        config.num_key_value_heads = model.n_kv_heads
+    if model.head_dim:
+        config.head_dim = model.head_dim
+    return config
+
+
+def table(names: Iterable[str] = tuple(MODELS)) -> pd.DataFrame:
+    """A row a public model: model, tied, d_model, parameters, table (of one), share_tied and share_untied of the parameters."""
+    rows = []
+    for name in names:
+        model, counted = MODELS[name], share(MODELS[name])
+        rows.append(
+            {
+                "model": name,
+                "tied": counted.tied,
+                "d_model": model.d_model,
+                "parameters": counted.parameters,
+                "table": counted.table,
+                "share_tied": counted.of_tables(tied=True),
+                "share_untied": counted.of_tables(tied=False),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,12 @@
+"""Sliders over the scales, and live training. Each name is imported when it is first asked for."""
+
+from typing import TYPE_CHECKING
+
+from tying_utils.base.lazy import lazily
+
+if TYPE_CHECKING:
+    from tying_utils.explorer.live import live
+    from tying_utils.explorer.sliders import Explore, explore, scale_slider
+
+__all__ = ["Explore", "explore", "live", "scale_slider"]
+__getattr__ = lazily(__name__, {"live": "live", **dict.fromkeys(("Explore", "explore", "scale_slider"), "sliders")})

@@ -1,0 +1,230 @@
+"""A tied or untied causal language model by architecture name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tying_utils.base.checks import positive
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The token tables of a model: views of the raw weights, each (V, d), a row a token.
+
+    `input` and `output` are one storage where `tied` is true.
+    """
+
+    input: Tensor
+    output: Tensor
+    tied: bool
+
+    @property
+    def table(self) -> Tensor:
+        """The tied table W (V, d). Raises ValueError on an untied model, which has two tables."""
+        if not self.tied:
+            raise ValueError("table: a tied model is needed, this one is untied; use .input or .output")
+        return self.input
+
+
+# The families' default ids of special tokens lie outside a small vocabulary.
+_SPECIAL: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
+
+
+def _llama_like(name: str) -> Callable[..., tuple[Any, type[PreTrainedModel]]]:
+    """Config maker for the families that share Llama's argument names."""
+
+    def make(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=vocab_size,
+            hidden_size=d_model,
+            intermediate_size=4 * d_model,
+            num_hidden_layers=n_layers,
+            num_attention_heads=n_heads,
+            num_key_value_heads=n_heads,
+            max_position_embeddings=context,
+            attention_dropout=0.0,
+            **_SPECIAL,
+            **({"head_dim": d_model // n_heads} if name == "Qwen3" else {}),
+        )
+        return config, getattr(transformers, f"{name}ForCausalLM")
+
+    return make
+
+
+def _gpt_neox(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=vocab_size,
+        hidden_size=d_model,
+        intermediate_size=4 * d_model,
+        num_hidden_layers=n_layers,
+        num_attention_heads=n_heads,
+        max_position_embeddings=context,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        **_SPECIAL,
+    )
+    return config, GPTNeoXForCausalLM
+
+
+def _gpt_neo(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    kinds = [["global", "local"][i % 2] for i in range(n_layers)]
+    config = GPTNeoConfig(
+        vocab_size=vocab_size,
+        hidden_size=d_model,
+        intermediate_size=4 * d_model,
+        num_layers=n_layers,
+        attention_types=[[kinds, 1]],
+        num_heads=n_heads,
+        max_position_embeddings=context,
+        resid_dropout=0.0,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+        **_SPECIAL,
+    )
+    return config, GPTNeoForCausalLM
+
+
+def _gpt2(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_embd=d_model,
+        n_layer=n_layers,
+        n_head=n_heads,
+        n_positions=context,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        **_SPECIAL,
+    )
+    return config, GPT2LMHeadModel
+
+
+# Every family's blocks are 4 d wide inside, as in OLMo-1B (2048 -> 8192) and GPT.
+_MAKERS = {
+    "olmo": _llama_like("Olmo"),
+    "olmo2": _llama_like("Olmo2"),
+    "llama": _llama_like("Llama"),
+    "qwen3": _llama_like("Qwen3"),
+    "gpt_neox": _gpt_neox,
+    "gpt_neo": _gpt_neo,
+    "gpt2": _gpt2,
+}
+
+ARCHITECTURES = tuple(_MAKERS)
+
+
+def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int) -> None:
+    """Raise the ValueError that `build` raises for an architecture or sizes that it cannot build; otherwise nothing."""
+    if not isinstance(arch, str) or arch not in _MAKERS:
+        raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+    sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
+    for name, value in sizes.items():
+        positive(name, value)
+    unit = 1 if arch in ("gpt2", "gpt_neo") else 2  # a head that rotates positions has an even width
+    if d_model % unit:
+        raise ValueError(f"d_model: {arch} needs an even width, got {d_model}; try {d_model + 1}")
+    if d_model % (unit * n_heads):
+        near = range(min(n_heads, d_model), max(1, n_heads - 10_000), -1)
+        fitting = next((heads for heads in near if d_model % (unit * heads) == 0), 1)
+        words = "of even width " if unit == 2 else ""
+        raise ValueError(f"n_heads: {n_heads} heads {words}do not divide d_model = {d_model}; try n_heads = {fitting}")
+
+
+def build(
+    arch: str = "olmo",
+    *,
+    tied: bool,
+    vocab_size: int,
+    d_model: int = 128,
+    n_layers: int = 4,
+    n_heads: int = 4,
+    context: int = 128,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A freshly initialised Hugging Face causal language model, float32, on the CPU, in training mode.
+
+    `arch` is one of `ARCHITECTURES`; "olmo" is the paper's (arXiv 2603.26663, appendix: non-parametric LayerNorm, SwiGLU,
+    RoPE). Dropout is off in all of them, so that two arms differ in the tie alone. Tables are (vocab_size, d_model); a tied
+    model holds one storage for both, which is asserted. The weights depend on `seed` alone (torch's global generator is
+    left as it was), and a tied and an untied model of one seed start from the same input table and trunk.
+
+    Raises ValueError for an unknown architecture, sizes below 1, heads that do not divide d_model, or, where the
+    architecture rotates positions, a head of odd width.
+    """
+    sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
+    if not isinstance(tied, bool):
+        raise ValueError(f"tied: True or False is needed, got {tied!r}")
+    check_sizes(arch, **sizes)
+    config, architecture = _made(arch, tied, sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = architecture(config)
+    if tables(model).tied is not tied:
+        raise ValueError(f"tied: the model came out tied = {not tied}; {arch} does not honour the setting here")
+    return model.train()
+
+
+def configured(
+    arch: str, *, tied: bool, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int
+) -> PretrainedConfig:
+    """The transformers configuration that `build` builds from. Raises ValueError as there."""
+    sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
+    check_sizes(arch, **sizes)
+    return _made(arch, tied, sizes)[0]
+
+
+def _made(arch: str, tied: bool, sizes: dict[str, int]) -> tuple[Any, type[PreTrainedModel]]:
+    config, architecture = _MAKERS[arch](**sizes)
+    config.tie_word_embeddings = tied
+    return config, architecture
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, one of which stands for every small model that is saved or loaded."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def tables(model: PreTrainedModel) -> Tables:
+    """The raw input and output tables of `model`, (V, d) views in its own dtype, on its own device.
+
+    Tied means that both are one storage; a model whose configuration says tied while the storage is not shared, or the
+    other way round, raises ValueError: every measure that follows would be about another model than it says.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embedding is None or head is None:
+        raise ValueError(f"model: {type(model).__name__} has no token table at one of its ends; a causal LM is needed")
+    source, target = embedding.weight.detach(), head.weight.detach()  # type: ignore[union-attr]
+    tied = source.data_ptr() == target.data_ptr()
+    config: PretrainedConfig = model.config
+    if tied != bool(getattr(config, "tie_word_embeddings", tied)):
+        raise ValueError(
+            f"model: its configuration says tie_word_embeddings = {config.tie_word_embeddings}, its tables are "
+            f"{'one storage' if tied else 'two storages'}; call model.tie_weights() after moving or copying a tied model"
+        )
+    return Tables(source, target, tied)

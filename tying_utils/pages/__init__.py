@@ -1,0 +1,1 @@
+"""What is read without running anything: the documents' numbers, executed notebooks and the site."""

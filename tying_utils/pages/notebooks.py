@@ -1,0 +1,101 @@
+"""Run the numbered notebooks top to bottom, each in a fresh kernel, with its parameters replaced."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from tying_utils.base import paths
+from tying_utils.study import profiles
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def numbered(folder: Path = FOLDER) -> list[Path]:
+    """The notebooks in reading order, but the overview last: it reads what the others measured."""
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise ValueError(f"folder: {folder} holds no numbered notebook; run from a checkout of the repository")
+    return [*found[1:], found[0]] if found[0].name.startswith("00") else found
+
+
+def run(
+    path: Path,
+    target: Path,
+    parameters: Mapping[str, str],
+    *,
+    kernel: str = "python3",
+    progress: bool = True,
+    timeout: int = 7200,
+) -> None:
+    """Execute the notebook at `path` in its own folder, in a fresh `kernel`, and write the executed copy to `target`.
+
+    `parameters` maps a name to the Python text of its value; each must stand once, as "NAME = ...", at the start of a line of
+    the cell tagged "parameters". The copy is written even when a cell fails. Raises ValueError for a parameter that is not
+    there, and RuntimeError with the cell's words when a cell raises.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = nbformat.read(path, as_version=4)
+    _set_parameters(notebook, path, parameters)
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    with tqdm(total=code, desc=path.stem, unit="cell", disable=not progress) as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=timeout,
+            kernel_name=kernel,
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise RuntimeError(f"{path.name} failed:\n{error}") from error
+        finally:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, target)
+
+
+def _set_parameters(notebook: object, path: Path, parameters: Mapping[str, str]) -> None:
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]  # type: ignore[attr-defined]
+    if len(cells) != 1:
+        raise ValueError(f"path: {path.name} has {len(cells)} cells tagged 'parameters'; one is needed")
+    lines = cells[0].source.splitlines()
+    for name, value in parameters.items():
+        places = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
+        if len(places) != 1:
+            raise ValueError(
+                f"parameters: {name!r} stands {len(places)} times in the parameters of {path.name}; once is needed"
+            )
+        comment = lines[places[0]].partition("#")
+        lines[places[0]] = f"{name} = {value}" + (f"  #{comment[2]}" if comment[1] else "")
+    cells[0].source = "\n".join(lines)
+
+
+def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress: bool = True) -> Path:
+    """Run every notebook on `profile` and draw its figures; returns the folder of the executed copies.
+
+    A committed profile is measured afresh first: reading back what is committed would reproduce nothing. A table of runs on
+    a text that is not to be had here stays as it was committed, with a warning that says how to give it.
+    """
+    from tying_utils.experiments import figures
+    from tying_utils.experiments.public import Public
+    from tying_utils.study.study import Results
+
+    results = Results(profile, fresh=profile in profiles.COMMITTED, progress=progress)
+    if profile in profiles.COMMITTED:
+        for corpus, study in results.studies.items():
+            kept = study.without_text()
+            for words in dict.fromkeys(kept.values()):
+                names = ", ".join(name for name, said in kept.items() if said == words)
+                warnings.warn(f"{corpus}: {names} stay as they were committed. {words}", stacklevel=2)
+            study.complete(name for name in study.names if name not in kept)
+        Public(profile, fresh=True, progress=progress).complete()
+    target = paths.root() / "build" / "notebooks" / profile
+    for path in notebooks or numbered():
+        run(path, target / path.name, {"PROFILE": repr(profile)}, progress=progress)
+    figures.render(profile, progress=progress)
+    return target

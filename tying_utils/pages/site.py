@@ -1,0 +1,170 @@
+"""A page to look at without running anything: README, methods and the executed notebooks as static HTML, light and dark."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tqdm.auto import tqdm
+
+from tying_utils.base import files, paths
+from tying_utils.pages import notebooks
+
+PAGES = ("README.md", "METHODS.md", "CONTRIBUTING.md", "SECURITY.md")  # the first becomes index.html
+COPIED = ("LICENSE", "CITATION.cff")
+_NO_WORDS = "No description has been provided for this image"  # nbconvert's
+_VIEW = "application/vnd.jupyter.widget-view+json"
+_TEMPLATE = """{%- extends 'index.html.j2' -%}
+{%- block html_head_js_requirejs -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_css -%}
+<style>
+@media (prefers-color-scheme: dark) {
+{{ resources.dark }}
+}
+main { max-width: 62rem; margin: 0 auto; padding: 0 1rem; }
+nav { display: flex; flex-wrap: wrap; gap: 0.3rem 1rem; padding: 1rem 0; font-family: var(--jp-ui-font-family); }
+a { color: var(--jp-content-link-color); }
+img { max-width: 100%; background: white; border-radius: 4px; }
+table { display: block; overflow-x: auto; }
+</style>
+{%- endblock -%}
+{% block data_png scoped %}
+{%- set shown = output.metadata.get("image/png", {}) -%}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data["image/png"] | replace("\n", "") | escape_html }}"
+  {%- if shown.width %} width="{{ shown.width }}"{% endif %} alt="{{ shown.alt | default("", true) | escape_html }}">
+</div>
+{% endblock data_png %}
+{%- block body_header -%}
+{{ super() }}
+<nav aria-label="Pages">{% for name, target in resources.pages %}<a href="{{ target }}">{{ name }}</a>{% endfor %}</nav>
+{%- endblock -%}
+"""
+
+
+def render(profile: str = "laptop", target: Path | None = None, *, progress: bool = True) -> Path:
+    """Run every notebook on `profile`, render all pages into `target` (build/site), and return its index.html.
+
+    On a committed profile the notebooks read the committed tables and train nothing. Every link within the pages is checked,
+    and every picture for words in its place. Raises RuntimeError if a notebook fails or a link leads nowhere, ValueError for
+    an unknown profile or outside a checkout.
+    """
+    root = paths.root()
+    target = target or root / "build" / "site"
+    sources = [root / name for name in PAGES]
+    if missing := [source.name for source in sources if not source.is_file()]:
+        raise ValueError(f"root: {root} holds no {', '.join(missing)}; run from a checkout of the repository")
+    executed = target.with_name(f"{target.name}-notebooks") / profile
+    books = [executed / book.name for book in notebooks.numbered()]
+    for book in books:
+        notebooks.run(notebooks.FOLDER / book.name, book, {"PROFILE": repr(profile)}, progress=progress)
+    shutil.rmtree(target, ignore_errors=True)
+    for drawn in (profile, "benchmarks"):  # what README shows beside a profile's own
+        shutil.copytree(paths.figures(drawn), target / "figures" / drawn, ignore=shutil.ignore_patterns("*.pdf"))
+    for name in COPIED:
+        shutil.copy(root / name, target / name)
+    pages = {target / ("index.html" if source == sources[0] else f"{source.stem}.html"): source for source in sources}
+    pages |= {target / "notebooks" / f"{book.stem}.html": book for book in sorted(books)}
+    for page, source in tqdm(pages.items(), desc="rendering", disable=not progress, leave=False):
+        links = [(_title(other), _between(page, other)) for other in pages]
+        page.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(page) as temporary:
+            temporary.write_text(_html(source, links), encoding="utf-8")
+    if broken := [*faults(target)]:
+        raise RuntimeError("pages with links or pictures that are not whole:\n" + "\n".join(broken))
+    return target / "index.html"
+
+
+def _title(page: Path) -> str:
+    return {"index": "Results", "METHODS": "Methods", "CONTRIBUTING": "Contributing"}.get(page.stem, page.stem)
+
+
+def _between(page: Path, other: Path) -> str:
+    inside = page.parent.name == "notebooks"
+    if other.parent == page.parent:
+        return other.name
+    return f"../{other.name}" if inside else f"notebooks/{other.name}"
+
+
+def _html(source: Path, links: list[tuple[str, str]]) -> str:
+    import nbformat
+    from jinja2 import DictLoader
+    from nbconvert import HTMLExporter
+
+    if source.suffix == ".md":
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source.read_text(encoding="utf-8"))])
+        book.metadata["title"] = "weight-tying" if source.name == PAGES[0] else _title(source)
+    else:
+        book = _still(nbformat.read(source, as_version=4))
+        book.metadata["title"] = source.stem
+    exporter: Any = HTMLExporter(template_file="page.html.j2", extra_loaders=[DictLoader({"page.html.j2": _TEMPLATE})])
+    themes = (Path(folder) / "static" / "theme-dark.css" for folder in exporter.template_paths)
+    dark = next(theme for theme in themes if theme.is_file()).read_text(encoding="utf-8")
+    body, _ = exporter.from_notebook_node(book, resources={"dark": dark, "pages": links})
+    body = re.sub(r'(<h\d id=")([^"]*)', lambda found: found[1] + _called(found[2]), body)
+    return re.sub(r'(href=")(?!\w+:)([^"]*)', lambda found: found[1] + _moved(found[2]), body)
+
+
+def _moved(link: str) -> str:
+    """Where a link within the repository leads on the site; headings are called as GitHub calls them."""
+    place, mark, heading = link.partition("#")
+    place = re.sub(r"(^|/)README\.md$", r"\1index.html", place)
+    return re.sub(r"\.(ipynb|md)$", ".html", place) + mark + _called(heading)
+
+
+def _called(heading: str) -> str:
+    """As GitHub calls a heading, of what nbconvert does: in small letters, without signs."""
+    return re.sub(r"&\w+;|[^\w-]", "", heading.lower())
+
+
+def _still(book: Any) -> Any:
+    """`book` without what only a live kernel can show, and without progress bars."""
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            shown = [out for out in cell.outputs if out.get("name") != "stderr"]
+            cell.outputs = [out for out in shown if _VIEW not in out.get("data", {}) or "image/png" in out["data"]]
+            for out in cell.outputs:
+                out.get("data", {}).pop(_VIEW, None)
+    return book
+
+
+class _Page(HTMLParser):
+    """The links, anchors and wordless pictures of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.wordless: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.anchors |= {values[name] or "" for name in ("id", "name") if name in values}
+        self.links += [values[name] or "" for name in ("href", "src") if name in values]
+        if tag == "img" and values.get("alt") in (None, "", _NO_WORDS):
+            self.wordless.append((values.get("src") or "")[:60])
+
+
+def faults(site: Path) -> Iterator[str]:
+    """What is not whole in the pages of `site`: a link to no file or heading, a picture without words in its place."""
+    pages = {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    for path, page in pages.items():
+        name = path.relative_to(site.resolve())
+        yield from (f"{name}: the picture {source!r} has no words in its place" for source in page.wordless)
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            aim = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            known = pages.get(aim)
+            if not aim.is_file():
+                yield f"{name}: {link!r} leads to no file"
+            elif parts.fragment and (known is None or not {parts.fragment, unquote(parts.fragment)} & known.anchors):
+                yield f"{name}: {link!r} leads to no heading"

@@ -1,0 +1,191 @@
+"""One training condition, as a frozen dataclass."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tying_utils.base import checks
+from tying_utils.base.checks import positive
+from tying_utils.corpora import store, two_role
+from tying_utils.corpora.store import Corpus
+from tying_utils.models import architectures, balance
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run. Sizes are counts, the learning rate is per AdamW step, a batch is per optimizer step.
+
+    The defaults of the optimizer are the paper's (arXiv 2603.26663, appendix: betas 0.9 and 0.95, weight decay 0.1, clipping
+    at 1.0, cosine to a tenth) but for the learning rate and warmup, which fit small models. Raises ValueError on
+    construction for anything that cannot train.
+    """
+
+    corpus: str = "python"
+    path: str | None = None  # of a local text, or of prepared shards; the run is keyed by the content, not by its place
+    language: two_role.Settings | None = None  # of the corpus "two-role", where None means the defaults; a mapping will do too
+    vocab_size: int = 2048
+    arch: str = "olmo"
+    tied: bool = True
+    d_model: int = 128
+    n_layers: int = 4
+    n_heads: int = 4
+    context: int = 128
+    steps: int = 400
+    batch_size: int = 8  # sequences of `context` tokens
+    micro_batches: int = 1  # the batch is passed in so many parts, whose gradients add up
+    learning_rate: float = 2e-3
+    warmup_steps: int = 40
+    final_learning_rate: float = 0.1  # as a fraction of the peak, at the end of the cosine
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    adam_eps: float = 1e-8
+    clip: float = 1.0  # of the whole model's gradient norm, after the two paths are combined
+    input_scale: float = 1.0
+    output_scale: float = 1.0
+    remedy: balance.Remedy | None = None  # of `balance.REMEDIES`; a name or a mapping {"name": ..., **parameters} will do
+    start: "TrainConfig | None" = None  # the run whose finished weights this one goes on from; a mapping will do too
+    init_seed: int = 0
+    data_seed: int = 0
+    table_snapshots: int = 20  # log-spaced steps at which the tables are kept
+    checkpoint_every: int = 100
+    validation_every: int = 100
+    validation_sequences: int = 64
+    threads: int = 1  # of the CPU; it decides the last bits of every sum, so it is part of the run
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.language, Mapping):
+            object.__setattr__(self, "language", two_role.Settings.from_dict(self.language))
+        if not isinstance(self.path, str | None):
+            raise ValueError(f"path: a string or None is needed, got {self.path!r}")
+        store.check(self.corpus, self.vocab_size, self.path, self.language, argument="corpus")
+        if self.corpus == "two-role" and self.language is None:
+            object.__setattr__(self, "language", two_role.Settings())
+        if not isinstance(self.tied, bool):
+            raise ValueError(f"tied: True or False is needed, got {self.tied!r}")
+        sizes = {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
+        architectures.check_sizes(self.arch, **sizes)
+        try:
+            torch.device("cpu" if self.device == "auto" else str(self.device))
+        except RuntimeError as error:
+            raise ValueError(f"device: {self.device!r} is unknown; use 'auto', 'cpu', 'cuda' or 'mps'") from error
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}")
+        counts = ("steps", "batch_size", "micro_batches")
+        counts += ("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads")
+        for name in counts:
+            positive(name, getattr(self, name))
+        for name in ("warmup_steps", "init_seed", "data_seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}: an integer of at least 0 is needed, got {value!r}")
+        for name in ("input_scale", "output_scale", "weight_decay", "final_learning_rate"):
+            # 5 and 5.0 are one condition and must be one key.
+            object.__setattr__(self, name, checks.scale(name, getattr(self, name)))
+        for name in ("learning_rate", "clip", "adam_eps"):
+            object.__setattr__(self, name, checks.above_zero(name, getattr(self, name)))
+        for name in ("beta1", "beta2"):
+            value = checks.scale(name, getattr(self, name))
+            if value >= 1:
+                raise ValueError(f"{name}: a number from 0 up to but not 1 is needed, got {value!r}")
+            object.__setattr__(self, name, value)
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro_batches: {self.micro_batches} parts do not divide a batch of {self.batch_size} sequences; "
+                f"try {math.gcd(self.micro_batches, self.batch_size)}"
+            )
+        if self.remedy is not None:
+            object.__setattr__(self, "remedy", balance.made(self.remedy))
+            self.remedy.check(tied=self.tied, d_model=self.d_model)
+            if (self.input_scale, self.output_scale) != (1.0, 1.0):
+                raise ValueError(
+                    f"input_scale and output_scale: the remedy {self.remedy.name!r} stands in their place, got "
+                    f"{self.input_scale} and {self.output_scale}; use 1.0 for both, or no remedy"
+                )
+        if not self.tied and (self.input_scale, self.output_scale) != (1.0, 1.0):
+            raise ValueError(
+                f"input_scale and output_scale: they weigh the two paths of one tied table, got {self.input_scale} and "
+                f"{self.output_scale} with tied=False; use 1.0 for both or tied=True"
+            )
+
+        if isinstance(self.start, Mapping):
+            object.__setattr__(self, "start", TrainConfig.from_dict(dict(self.start)))
+        if self.start is not None:
+            self._check_start(self.start)
+
+    def _check_start(self, start: "TrainConfig") -> None:
+        if not isinstance(start, TrainConfig):
+            raise ValueError(f"start: a TrainConfig, a mapping of its fields or None is needed, got {start!r}")
+        ends = {name: getattr(start, name) for name in ("arch", "vocab_size", "d_model", "n_layers", "n_heads", "context")}
+        for name, value in {**ends, "tied": start.tied_after(start.steps)}.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}: the run to start from ends with {name}={value!r}, got {getattr(self, name)!r}; use {value!r}, or "
+                    "another start"
+                )
+        if (self.corpus == "two-role") != (start.corpus == "two-role"):
+            raise ValueError(
+                f"corpus: the tokens of {start.corpus!r}, which the run to start from knows, are none of {self.corpus!r}; go "
+                "from a text to a text, or from one two-role language to another"
+            )
+        table = torch.empty(self.vocab_size, self.d_model, device="meta")
+        if self.remedy is not None and self.remedy.tables(table, 0) is not None:
+            raise ValueError(
+                f"remedy: {self.remedy.name!r} makes the tables of weights that a finished run does not hold; choose another "
+                "for a run with a start"
+            )
+
+    @property
+    def text(self) -> tuple[Any, ...]:
+        """What decides the corpus: configurations with one text share it."""
+        return self.corpus, self.path, self.vocab_size, self.language, self.start and self.start.text
+
+    @property
+    def table_steps(self) -> list[int]:
+        """Steps after which the tables are kept: 0, about `table_snapshots` log-spaced ones, and every checkpoint."""
+        count = self.table_snapshots
+        spaced = {round(self.steps ** (i / max(1, count - 1))) for i in range(count)}
+        return sorted({0, self.steps, *spaced, *self.checkpoint_steps})
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Steps after which the whole model is kept: every `checkpoint_every`, and the last."""
+        return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
+
+    def tied_after(self, step: int) -> bool:
+        """Whether the model has one table after `step` steps: a remedy may give a tied model two, from the start or later."""
+        return self.tied if self.remedy is None else self.remedy.tied_after(self.tied, step, self.steps)
+
+    def load_corpus(self) -> Corpus:
+        """The corpus that the run trains on and is keyed by; with a `start`, in the tokens of that one's text.
+
+        Raises ValueError as `corpora.load` does.
+        """
+        vocabulary = self.start.load_corpus() if self.start and self.corpus != "two-role" else None
+        options: dict[str, Any] = {"path": self.path, "language": self.language, "vocabulary": vocabulary}
+        return store.load(self.corpus, vocab_size=self.vocab_size, **options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field by name, as plain values; the language, the remedy and the start as dictionaries of their own."""
+        parts = ("language", "remedy", "start")
+        return dataclasses.asdict(self) | {name: part and part.as_dict() for name in parts for part in (getattr(self, name),)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `as_dict`; ValueError for a name that is no field."""
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no field of TrainConfig")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        """A copy with some fields changed, checked anew."""
+        return dataclasses.replace(self, **changes)
