@@ -1,14 +1,16 @@
 """Tidy tables of the shape that a study gives, with plausible values."""
 
 import functools
+import itertools
 
 import numpy as np
 import pandas as pd
 from synthetic_places import synthetic_places
 from synthetic_sweep import synthetic_sweep
 
-from tying_utils.base.names import EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
+from tying_utils.base.names import AGAIN, EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
 from tying_utils.experiments import effects
+from tying_utils.study import profiles
 from tying_utils.study.profiles import SCALES
 
 LAYERS, STEPS = 4, 120
