@@ -13,7 +13,7 @@ from local_hub import LocalHub, pointing_at
 from scipy import stats
 
 from tying_utils.base import paths
-from tying_utils.corpora import store, vocabulary
+from tying_utils.corpora import corpus, vocabulary
 from tying_utils.experiments import claims, drawing, figures, public, published
 from tying_utils.experiments.public import TABLES, Public, output_bias, rows
 from tying_utils.measures import alignment, integrity, neighbors
@@ -252,7 +252,7 @@ def test_bad_choices_are_named(home: Path):
     with pytest.raises(ValueError, match="name: 'weather' is unknown; choose one of checkpoints, alignment"):
         Public("smoke")["weather"]
     with pytest.raises(ValueError, match="fewer than one window of 64"):
-        store.windows(np.arange(9), 1, 64)
+        corpus.windows(np.arange(9), 1, 64)
 
 
 # The public names, through a hub
