@@ -227,25 +227,6 @@ def test_a_vocabulary_that_does_not_fit_is_named(home, text, python, name, chang
         store.load(name, **{"path": text, "language": language, "vocabulary": python, **changes})
 
 
-@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "train.bin", "validation.bin"])
-@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "missing"])
-def test_a_damaged_file_is_named_kept_and_made_again(home, text, name, how, damaging, monkeypatch, recwarn):
-    folder = store.load("text", vocab_size=300, path=text).folder
-    whole = contents(folder)
-    damaged = damaging(folder / name, how)
-    assert not recwarn.list
-    corpus = store.load("text", vocab_size=300, path=text)
-    remade = contents(folder)
-    aside = remade.pop(f"{name}.damaged-1", None)
-    assert remade == whole
-    assert aside == damaged
-    if (name, how) != ("corpus.json", "missing"):  # without it there is no cache, so nothing is amiss
-        assert [str(folder / name) in str(warning.message) for warning in recwarn.list] == [True]
-    assert np.asarray(corpus.train).tobytes() == whole["train.bin"]
-    monkeypatch.setattr(bpe, "tokenise", refuse)
-    store.load("text", vocab_size=300, path=text)
-
-
 def test_windows_are_spread_and_do_not_overlap(home, text):
     corpus = store.load("text", vocab_size=300, path=text)
     for part, tokens in (("train", corpus.train), ("validation", corpus.validation)):
@@ -571,6 +552,7 @@ def two_roles(**changes: Any) -> Corpus:
 def test_two_role_tokens_are_samples_of_its_language(home):
     corpus, language = two_roles(), two_role.Language(64, LANGUAGE)
     assert (corpus.name, corpus.vocab_size) == ("two-role", 64)
+    assert set(contents(corpus.folder)) == {"corpus.json", "tokenizer.json", "train.bin", "validation.bin"}
     for tokens, length in ((corpus.train, 2000), (corpus.validation, 100)):
         assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16 and len(tokens) == length
     assert np.array_equal(corpus.train, language.sample(2000, 0))
@@ -613,23 +595,6 @@ def test_two_role_has_a_default_language(home):
     corpus = store.load("two-role", vocab_size=64)
     assert corpus.folder == store.load("two-role", vocab_size=64, language=two_role.Settings()).folder
     assert len(corpus.train) == two_role.Settings().length
-
-
-@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "train.bin", "validation.bin"])
-@pytest.mark.parametrize("how", ["flipped", "missing"])
-def test_a_damaged_two_role_file_is_kept_and_made_again(home, name, how, damaging, monkeypatch, recwarn):
-    folder = two_roles().folder
-    whole = contents(folder)
-    assert set(whole) == {"corpus.json", "tokenizer.json", "train.bin", "validation.bin"}
-    damaged = damaging(folder / name, how)
-    two_roles()
-    remade = contents(folder)
-    assert remade.pop(f"{name}.damaged-1", None) == damaged
-    assert remade == whole
-    if (name, how) != ("corpus.json", "missing"):
-        assert [str(folder / name) in str(warning.message) for warning in recwarn.list] == [True]
-    monkeypatch.setattr(store, "_generate", refuse)
-    two_roles()
 
 
 @pytest.mark.parametrize(

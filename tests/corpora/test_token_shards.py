@@ -240,35 +240,6 @@ def test_a_killed_preparation_ends_as_an_uninterrupted_one(tmp_path, whole, sour
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", FILES[0], FILES[2], FILES[-1]])
-@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
-def test_a_damaged_file_is_named_set_aside_and_made_again(tmp_path, whole, source, name, how, damaging, recwarn):
-    out = tmp_path / "out"
-    prepare(out, source, **SIZES)
-    damaged = damaging(out / name, how)
-    with pytest.raises(
-        ValueError, match=rf"^path: .*{name if name != 'corpus.json' else 'holds no prepared text'}.*tying-utils prepare"
-    ):
-        load(out)
-    assert not recwarn.list
-    prepare(out, source, **SIZES)
-    made = contents(out)
-    assert made.pop(f"{name}.damaged-1", None) == damaged
-    assert made == contents(whole)
-    if (name, how) != ("corpus.json", "missing"):
-        assert [str(out / name) in str(warning.message) for warning in recwarn.list] == [True]
-    load(out)
-
-
-def test_damaged_files_with_whole_ones_between_are_made_again(tmp_path, whole, source):
-    prepare(tmp_path / "out", source, **SIZES)
-    for name in (FILES[1], FILES[3], FILES[4]):
-        (tmp_path / "out" / name).unlink()
-    with pytest.warns(UserWarning, match="it is missing"):
-        prepare(tmp_path / "out", source, **SIZES)
-    assert contents(tmp_path / "out") == contents(whole)
-
-
 def test_a_finished_text_is_kept_and_not_read_again(whole, source, monkeypatch):
     monkeypatch.setattr(TextStream, "documents", lambda *_: pytest.fail("it was read again"))
     before = contents(whole)
