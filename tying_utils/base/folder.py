@@ -1,8 +1,8 @@
 """One verified folder: files, and a record that names the sha256 of each and is written last.
 
 What the record does not name does not count, what it names is verified before it is used, and what is damaged is set aside
-under a name of its own, never deleted. Runs, tokens, shards, miniatures and tidy tables lie in such folders; each of these
-stores knows what its record holds and when that is current.
+under a name of its own, never deleted. Runs, tokens, prepared shards, cached tables of checkpoints, miniatures and tidy tables
+lie in such folders; each of these stores knows what its record holds and when that is current.
 """
 
 import shutil

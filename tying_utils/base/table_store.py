@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "transformer-lens", "tuned-lens", "numpy")
 
 
 class TableStore:
-    """The tables in `folder`. What is damaged is never read: it is named, and set aside by a caller who makes it again."""
+    """Keep the tables in `folder`. What is damaged is never read: it is named, and set aside by a caller who makes it again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,17 +24,17 @@ class TableStore:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """How the tables were made; None where there are none, or where it is damaged."""
+        """Return how the tables were made; None where there are none, or where the manifest is damaged."""
         return self._held.read()
 
     @property
     def checksums(self) -> dict[str, str]:
-        """sha256 of each table on disk, by folder/name."""
+        """Return the sha256 of each table on disk, by folder/name."""
         tables = (self.manifest or {}).get("tables", {})
         return {f"{self.folder.name}/{name}": entry["sha256"] for name, entry in tables.items()}
 
     def read(self, name: str, current: Callable[[dict[str, Any]], bool], *, keep: bool) -> tuple[pd.DataFrame, str] | None:
-        """A table and where it came from, in words; None if it is not there, not intact, or its entry is not `current`.
+        """Return a table and where it came from, in words; None if it is not there, not intact, or its entry is not `current`.
 
         A damaged file is set aside, with a warning; with `keep`, for a caller who only reads, it stays where it is.
         """
@@ -56,9 +56,9 @@ class TableStore:
         seconds: float,
         update: Callable[[dict[str, Any]], None] = lambda manifest: None,
     ) -> pd.DataFrame:
-        """Write a table and its entry in the manifest, which `update` may add to; the table as the file holds it.
+        """Write a table and its entry in the manifest, which `update` may add to; return the table as the file holds it.
 
-        So a notebook shows the same digits the first time and every time after.
+        A notebook therefore shows the same digits the first time and every time after.
         """
         file = f"{name}.csv"
         with self._held.alone():

@@ -15,7 +15,7 @@ _COUNTED = 1 << 24  # tokens that are counted at a time
 
 
 class Shards:
-    """Memory-mapped token arrays (n_i,) of one dtype that read as one array (n,): len, dtype, tokens[i] and tokens[start:stop].
+    """Read memory-mapped token arrays (n_i,) of one dtype as one array (n,): len, dtype, tokens[i] and tokens[start:stop].
 
     A slice within one part is a view of it, one across parts a copy. Raises ValueError for a slice with a step, IndexError for
     an index beyond the ends.
@@ -67,14 +67,14 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The byte-level BPE tokenizer (`tokenizers.Tokenizer`); of "two-role" words that say the roles, as in s03t11.0007."""
+        """Return the byte-level BPE tokenizer (`tokenizers.Tokenizer`); of "two-role" words that say roles, as s03t11.0007."""
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Occurrences of each token in the training part, (vocab_size,), int64. A part of the text is held at a time."""
+        """Return the occurrences of each token in training, (vocab_size,), int64. A part of the text is held at a time."""
         counts = np.zeros(self.vocab_size, np.int64)
         for start in range(0, len(self.train), _COUNTED):
             counts += np.bincount(self.train[start : start + _COUNTED], minlength=self.vocab_size)

@@ -120,26 +120,22 @@ def _cached(
 
 
 def _two_role(language: two_role.Language) -> Corpus:
-    settings = language.settings.as_dict()
+    settings, length = language.settings.as_dict(), language.settings.length
+    lengths = {"train.bin": length, "validation.bin": length // 20}
     # The settings decide the tokens; the first of them stand witness that numpy draws here as elsewhere.
     content = hashlib.sha256(json.dumps([two_role.FORMAT, language.vocab_size, settings], sort_keys=True).encode())
     content.update(language.sample(1000).astype("<u4").tobytes())
     fingerprint = {
         "name": "two-role",
         **settings,
-        "bytes": sum(_lengths(language.settings).values()) * token_dtype(language.vocab_size).itemsize,
+        "bytes": sum(lengths.values()) * token_dtype(language.vocab_size).itemsize,
         "sha256": content.hexdigest(),
         "vocab_size": language.vocab_size,
     }
-    return _cached(fingerprint, lambda folder: _generate(language, folder))
+    return _cached(fingerprint, lambda folder: _generate(language, lengths, folder))
 
 
-def _lengths(settings: two_role.Settings) -> dict[str, int]:
-    """Return the tokens of each part; a twentieth as many as are trained on is validation."""
-    return {"train.bin": settings.length, "validation.bin": settings.length // 20}
-
-
-def _generate(language: two_role.Language, folder: VerifiedFolder) -> dict[str, str]:
+def _generate(language: two_role.Language, lengths: dict[str, int], folder: VerifiedFolder) -> dict[str, str]:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     roles = zip(language.source.tolist(), language.target.tolist(), strict=True)
@@ -147,6 +143,6 @@ def _generate(language: two_role.Language, folder: VerifiedFolder) -> dict[str, 
     tokenizer = Tokenizer(models.WordLevel(words))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     written = {"tokenizer.json": folder.write("tokenizer.json", lambda path: tokenizer.save(str(path)))}
-    for seed, (name, length) in enumerate(_lengths(language.settings).items()):
+    for seed, (name, length) in enumerate(lengths.items()):
         written[name] = folder.write(name, language.sample(length, seed).astype(token_dtype(language.vocab_size)).tofile)
     return written

@@ -48,7 +48,7 @@ def documents(name: str, path: str | Path | None = None) -> Parts:
     if path is None and name.startswith("wikitext"):
         path = next(iter(_local(name)), None)
     if name == "packages":
-        return _packages(_places(path))[:2]
+        return _packages(_places(path))[1]
     if name == "python":
         train, validation = _split(_standard_library(Path(sysconfig.get_paths()["stdlib"])))
     elif path is not None:
@@ -77,8 +77,8 @@ def _places(path: str | Path | None) -> Places:
     return "name", _local("packages") or installed.folders()
 
 
-def _packages(places: Places) -> tuple[Documents, Documents, dict[str, Any]]:
-    """Return what `installed.read` finds; ValueError where not both parts have a text."""
+def _packages(places: Places) -> tuple[dict[str, Any], Parts]:
+    """Return what the text "packages" is, and its parts; ValueError where not both of them have a text."""
     argument, folders = places
     train, validation, facts = installed.read(folders)
     if not all(any(text.strip() for _, text in part) for part in (train, validation)):
@@ -87,28 +87,24 @@ def _packages(places: Places) -> tuple[Documents, Documents, dict[str, Any]]:
             f"{', '.join(map(str, folders))} there are {len(facts['packages'])} distributions with {len(train)} files to train "
             f"on and {len(validation)} held out; install more, or give path=, another site-packages folder"
         )
-    return train, validation, facts
+    return {"name": "packages", **facts, **_facts(train, validation)}, (train, validation)
 
 
 @functools.cache  # of hundreds of MB, and every run asks for it
 def _known_packages(places: Places) -> dict[str, Any]:
-    return _facts_of_packages(*_packages(places))
-
-
-def _facts_of_packages(train: Documents, validation: Documents, facts: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "packages", **facts, **_facts(train, validation)}
+    return _packages(places)[0]
 
 
 def _packages_again(places: Places) -> Parts:
     """Return both parts, as `_known_packages` has seen them; ValueError if a package has come, gone or changed since."""
-    read = _packages(places)
-    if _facts_of_packages(*read) != _known_packages(places):
+    facts, parts = _packages(places)
+    if facts != _known_packages(places):
         argument, folders = places
         raise ValueError(
             f"{argument}: the packages in {', '.join(map(str, folders))} have changed since this process read them; start it "
             "again, or give path=, a copy of them"
         )
-    return read[:2]
+    return parts
 
 
 def _local(name: str) -> tuple[Path, ...]:

@@ -129,7 +129,7 @@ def _tokenizer(folder: VerifiedFolder, record: dict[str, Any], given: str | Path
 
 
 def _head(stream: TextStream, learned: dict[str, int]) -> Iterator[str]:
-    """The first documents of the stream, which `learned` counts."""
+    """Yield the first documents of the stream, which `learned` counts."""
     with tqdm(desc="learning BPE", total=LEARNED_ON, unit="character", unit_scale=True, leave=False) as bar:
         for text, _ in stream.documents():
             learned["documents"] += 1
@@ -216,7 +216,7 @@ def _fill(
 
 
 def _write(folder: VerifiedFolder, name: str, encoded: Encoded, size: float, bar: tqdm[Any]) -> dict[str, Any]:
-    """Write documents until there are `size` tokens or no more documents."""
+    """Write documents until there are `size` tokens or no more documents; return the file's entry in the record."""
     made: dict[str, Any] = {"sha256": None, "tokens": 0, "documents": 0, "end": None}
 
     def write(temporary: Path) -> None:
@@ -233,7 +233,7 @@ def _write(folder: VerifiedFolder, name: str, encoded: Encoded, size: float, bar
 
 
 def _changed(path: Path) -> ValueError:
-    """What was made again is not what it was: it goes, and the preparation ends."""
+    """Remove what was made again and is not what it was, and return the error that ends the preparation."""
     path.unlink()
     return ValueError(
         f"text: it gives another {path.name} than when {path.parent} was begun, so it has changed since; restore it, or give "

@@ -42,7 +42,7 @@ _OWN: dict[str, dict[str, int]] = {
 
 
 def config(model: Model, profile: str = "quick") -> TrainConfig:
-    """What the miniature of `model` is trained on: Python's standard library; each model starts from a seed of its own."""
+    """Return the run of the miniature of `model`, on Python's standard library; each model starts from a seed of its own."""
     own = _OWN.get(model.name, {})
     values: dict[str, Any] = {"vocab_size": 2000, "d_model": 64, **_TRAINING, **own}
     if profile == "smoke":
@@ -52,14 +52,14 @@ def config(model: Model, profile: str = "quick") -> TrainConfig:
 
 
 def keys(wanted: Iterable[Model], profile: str = "quick") -> list[str]:
-    """The key of the run of each model's miniature, as it is configured now."""
+    """Return the key of the run of each model's miniature, as it is configured now."""
     configs = [config(model, profile) for model in wanted]
     fingerprints = {size: corpora.load("python", vocab_size=size).fingerprint for size in {c.vocab_size for c in configs}}
     return [run_store.run_key(c, fingerprints[c.vocab_size]) for c in configs]
 
 
 def folders(wanted: Iterable[Model], profile: str = "quick", *, progress: bool = True) -> dict[str, Path]:
-    """Name -> folder of the miniature of each of the `wanted` models, trained and saved where it is missing or damaged.
+    """Return name -> folder of the miniature of each of the `wanted` models, trained and saved where it is missing or damaged.
 
     A miniature whose model's training is followed has a revision for every checkpoint; that of Pythia-1B carries the faults of
     the public series on purpose (see `PLANTED`).
@@ -112,7 +112,7 @@ def _tokenizer(run: Run) -> Any:
 
 
 def _save(model: Model, run: Run, step: int, folder: Path) -> None:
-    """The run's model after `step` steps, padded, cast and sharded as the public one is stored."""
+    """Save the run's model after `step` steps, padded, cast and sharded as the public one is stored."""
     whole = run.model(step) if step else run_store.build_model(run.config)
     if model.rows > model.tokens:
         rows = math.ceil((run.config.vocab_size + 1) / _PAD) * _PAD
