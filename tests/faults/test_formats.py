@@ -73,17 +73,6 @@ def test_a_run_that_is_not_finished_is_refused_with_the_command_that_goes_on(tmp
         run_store.opened(other)
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "missing"])
-@pytest.mark.parametrize("name", ["run.json", "metrics-000002.parquet", "tables/step-000000.safetensors", "model/config.json"])
-def test_a_damaged_folder_is_refused_and_left_as_it_is(tmp_path, damaging, name, how):
-    other = Path(shutil.copytree(FOLDERS[-1], tmp_path / "other"))
-    damaging(other / name, how)
-    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=rf"^folder: .*({Path(name).name} in|no run.json, or a damaged one)"):
-        run_store.opened(other)
-    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
-
-
 @pytest.mark.parametrize(
     "change",
     [{"key": "0" * 16}, {"corpus": {}}, {"config": []}, {"files": None}, {"config": {"stepz": 3}}, {"config": {"steps": "x"}}],

@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_a_full_disk(path: Path) -> Iterator[None]:
-    """Where there is no room for `path`, raise one OSError that says so, whatever the library that writes makes of it."""
+    """Raise one OSError that says so where there is no room for `path`, whatever error the library that writes raises."""
     try:
         yield
     except Exception as error:
@@ -51,9 +51,9 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
 
 
 def inside(folder: Path, name: object) -> Path:
-    """`folder` / `name`, for a name that a file says, which somebody else may have written.
+    """Return `folder` / `name`, for a name that stands in a file of unknown origin.
 
-    Raises ValueError for a name that is none or that leads out of the folder: absolute, with "..", or through a link.
+    Raises ValueError for what is no name and for a name that leads out of the folder: absolute, with "..", or through a link.
     """
     if isinstance(name, str) and name and "\0" not in name:
         parts = PureWindowsPath(name)  # knows both kinds of separators, and drives
@@ -65,9 +65,9 @@ def inside(folder: Path, name: object) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written in `folder`; for who holds its lock, so that nobody is writing there.
+    """Remove what a killed process left half-written in `folder`; for the holder of its lock, so that no other writes there.
 
-    Not below it: a folder that somebody names may hold others of theirs.
+    Not below it: a folder that the user names may hold folders of the user's own.
     """
     for left in folder.glob(".*.tmp"):
         left.unlink()
@@ -91,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_or_set_aside(path: Path) -> dict[str, Any] | None:
-    """`read_json`, where a file that is there and damaged is set aside, with a warning."""
+    """Return what `read_json` returns; a file that is there and damaged is set aside, with a warning."""
     value = read_json(path)
     if value is None and path.exists():
         set_aside(path, "its content does not match its checksum")
@@ -103,13 +103,13 @@ def _checksum(value: dict[str, Any]) -> str:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
+    """Return the sha256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def intact(path: Path, expected: str) -> bool:
-    """Whether `path` is a file with the sha256 `expected`."""
+    """Return whether `path` is a file with the sha256 `expected`."""
     return path.is_file() and digest(path) == expected
 
 

@@ -58,7 +58,7 @@ def read(folders: Sequence[Path]) -> tuple[Documents, Documents, dict[str, Any]]
 
 
 def _text(file: Path, size: int, seen: set[bytes]) -> tuple[str | None, str]:
-    """The text of a file, or None and why it is left out; what was read is added to `seen`."""
+    """Return the text of a file, or None and why it is left out; what was read is added to `seen`."""
     if size > LARGEST:
         return None, "huge"
     try:
@@ -75,7 +75,7 @@ def _text(file: Path, size: int, seen: set[bytes]) -> tuple[str | None, str]:
 
 
 def _installed(folders: Sequence[Path]) -> tuple[dict[str, str], dict[str, dict[str, tuple[Path, int]]]]:
-    """The version of each distribution, and by package its Python files (by relative path: the file, its size), all in order.
+    """Return the version of each distribution, and by package its Python files (relative path: file and size), in order.
 
     Distributions that share a top-level name, as in a namespace, are one package, called by the first of its top-level names.
     """
@@ -95,7 +95,7 @@ def _installed(folders: Sequence[Path]) -> tuple[dict[str, str], dict[str, dict[
 
 
 def _distributions(folder: Path) -> Iterator[tuple[str, str, set[str]]]:
-    """Name, version and top-level names of each distribution in `folder`, in any order."""
+    """Yield name, version and top-level names of each distribution in `folder`, in any order."""
     for each in metadata.distributions(path=[str(folder)]):
         try:
             name, version = each.metadata["Name"], each.version or ""
@@ -108,7 +108,7 @@ def _distributions(folder: Path) -> Iterator[tuple[str, str, set[str]]]:
 
 
 def _python_files(folder: Path, top: str) -> Iterator[tuple[str, tuple[Path, int]]]:
-    """The Python files of one top-level name by path relative to `folder`, with their sizes, in order."""
+    """Yield the Python files of one top-level name by path relative to `folder`, with their sizes, in order."""
     found = [folder / f"{top}.py"]
     for place, _, names in os.walk(folder / top):  # which passes over folders that it may not look into
         found += [Path(place, name) for name in names if name.endswith(".py")]
@@ -122,9 +122,9 @@ def _python_files(folder: Path, top: str) -> Iterator[tuple[str, tuple[Path, int
 
 
 def _held_out(sizes: dict[str, int]) -> list[str]:
-    """Of the packages in an order that says nothing of them those that still fit into a twentieth of all bytes, sorted.
+    """Return the packages that still fit into a twentieth of all bytes, taken in the order of their names' hashes; sorted.
 
-    Where none does it is the smallest; a package alone is not held out.
+    Where none fits it is the smallest; a package alone is not held out.
     """
     room, held_out = sum(sizes.values()) // _HELD_OUT, []
     for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):

@@ -10,17 +10,16 @@ shares with its model is the architecture, the tie, the dtype, the shards, padde
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
+from tying_utils import corpora
 from tying_utils.base import files, paths
-from tying_utils.corpora import store
+from tying_utils.base.folder import VerifiedFolder
+from tying_utils.corpora.corpus import SEPARATOR
 from tying_utils.models import architectures
 from tying_utils.models.families import Model, families
 from tying_utils.training import run_store
@@ -43,7 +42,7 @@ _OWN: dict[str, dict[str, int]] = {
 
 
 def config(model: Model, profile: str = "quick") -> TrainConfig:
-    """What the miniature of `model` is trained on: Python's standard library; each model starts from a seed of its own."""
+    """Return the run of the miniature of `model`, on Python's standard library; each model starts from a seed of its own."""
     own = _OWN.get(model.name, {})
     values: dict[str, Any] = {"vocab_size": 2000, "d_model": 64, **_TRAINING, **own}
     if profile == "smoke":
@@ -53,14 +52,14 @@ def config(model: Model, profile: str = "quick") -> TrainConfig:
 
 
 def keys(wanted: Iterable[Model], profile: str = "quick") -> list[str]:
-    """The key of the run of each model's miniature, as it is configured now."""
+    """Return the key of the run of each model's miniature, as it is configured now."""
     configs = [config(model, profile) for model in wanted]
-    fingerprints = {size: store.load("python", vocab_size=size).fingerprint for size in {c.vocab_size for c in configs}}
+    fingerprints = {size: corpora.load("python", vocab_size=size).fingerprint for size in {c.vocab_size for c in configs}}
     return [run_store.run_key(c, fingerprints[c.vocab_size]) for c in configs]
 
 
 def folders(wanted: Iterable[Model], profile: str = "quick", *, progress: bool = True) -> dict[str, Path]:
-    """Name -> folder of the miniature of each of the `wanted` models, trained and saved where it is missing or damaged.
+    """Return name -> folder of the miniature of each of the `wanted` models, trained and saved where it is missing or damaged.
 
     A miniature whose model's training is followed has a revision for every checkpoint; that of Pythia-1B carries the faults of
     the public series on purpose (see `PLANTED`).
@@ -77,25 +76,19 @@ PLANTED: dict[str, dict[int, int]] = {"Pythia-1B": {1: 0, 2: -1}}
 def _saved(model: Model, run: Run, profile: str) -> Path:
     top = paths.root() / "data" / "miniatures"
     folder = (top / profile if profile == "smoke" else top) / model.source
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        for left in folder.parent.glob(f".{folder.name}.*/"):  # of a killed process
-            shutil.rmtree(left)
-        record = files.read_json(folder / "record.json")
+    held = VerifiedFolder(folder, "record.json", lock=folder.parent / f".{folder.name}.lock")
+    with held.alone():
+        record = held.read()
         if record is None and folder.exists():
             files.set_aside(folder, "its record.json is missing or does not match its checksum")
         elif record is not None and (record["format"], record["run"]) == (FORMAT, run.key):
-            if all(files.intact(files.inside(folder, name), digest) for name, digest in record["files"].items()):
+            if not held.damaged(record["files"]):
                 return folder
             files.set_aside(folder, "a file in it is missing or does not match its checksum")
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            whole = Path(temporary) / "whole"
-            with architectures.without_bars():
-                _write(model, run, whole)
+        with held.remade() as whole, architectures.without_bars():
+            _write(model, run, whole)
             written = {p.relative_to(whole).as_posix(): files.digest(p) for p in sorted(whole.rglob("*")) if p.is_file()}
-            files.write_json(whole / "record.json", {"format": FORMAT, "run": run.key, "files": written})
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier configuration
-            whole.replace(folder)
+            VerifiedFolder(whole, "record.json").commit({"format": FORMAT, "run": run.key, "files": written})
     return folder
 
 
@@ -115,11 +108,11 @@ def _write(model: Model, run: Run, folder: Path) -> None:
 def _tokenizer(run: Run) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token=store.SEPARATOR)
+    return PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token=SEPARATOR)
 
 
 def _save(model: Model, run: Run, step: int, folder: Path) -> None:
-    """The run's model after `step` steps, padded, cast and sharded as the public one is stored."""
+    """Save the run's model after `step` steps, padded, cast and sharded as the public one is stored."""
     whole = run.model(step) if step else run_store.build_model(run.config)
     if model.rows > model.tokens:
         rows = math.ceil((run.config.vocab_size + 1) / _PAD) * _PAD

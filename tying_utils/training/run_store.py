@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tying_utils import models
 from tying_utils.base import files, paths
+from tying_utils.base.folder import VerifiedFolder
 from tying_utils.models.architectures import Tables
 from tying_utils.training.config import TrainConfig
 
@@ -44,12 +44,12 @@ FORMAT = 1
 
 
 def run_key(config: TrainConfig, fingerprint: dict[str, Any]) -> str:
-    """16 hexadecimal digits of sha256 over the configuration, the corpus fingerprint and the format version."""
+    """Return 16 hexadecimal digits of sha256 over the configuration, the corpus fingerprint and the format version."""
     return hashlib.sha256(json.dumps([FORMAT, _keyed(config), fingerprint], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _keyed(config: TrainConfig) -> dict[str, Any]:
-    """The fields that a run is keyed by. A text counts by its content: where it is not the start's, see `corpora.load`."""
+    """Return the fields that a run is keyed by. A text counts by its content, which the fingerprint holds, not by its path."""
     values = {name: value for name, value in config.as_dict().items() if name != "path"}
     for name in ("language", "remedy", "start"):  # a run without one keeps the key that it had before there were any
         if values[name] is None:
@@ -58,13 +58,17 @@ def _keyed(config: TrainConfig) -> dict[str, Any]:
 
 
 def run_folder(config: TrainConfig, fingerprint: dict[str, Any]) -> Path:
-    """Where the run of `config` on that corpus lies, finished or not."""
+    """Return where the run of `config` on that corpus lies, finished or not."""
     name = f"{config.arch}-{'tied' if config.tied else 'untied'}-{run_key(config, fingerprint)}"
     return paths.runs() / name
 
 
+def _verified(folder: Path) -> VerifiedFolder:
+    return VerifiedFolder(folder, "run.json", lock=folder.with_suffix(".lock"))
+
+
 def weight_names(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
-    """The model's parameters by name, a tied table once, under the embedding's name."""
+    """Return the model's parameters by name, a tied table once, under the embedding's name."""
     head: Any = model.get_output_embeddings()
     drop = {id(head.weight)} if models.tables(model).tied else set()
     embedding: Any = model.get_input_embeddings()
@@ -96,32 +100,32 @@ class Run:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Of the corpus it was trained on."""
+        """Return that of the corpus it was trained on."""
         return self.record["corpus"]
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row a step; the columns stand in `training.METRICS`."""
+        """Return a row a step; the columns stand in `training.METRICS`."""
         return pd.read_parquet(self.folder / _metrics_name(self.config.steps))
 
     @property
     def checkpoints(self) -> list[int]:
-        """Steps at which the tables are kept, in order, the first 0 and the last the end of training."""
+        """Return the steps at which the tables are kept, in order, the first 0 and the last the end of training."""
         return self.config.table_steps
 
     @property
     def model_steps(self) -> list[int]:
-        """Steps at which the whole model is kept, in order."""
+        """Return the steps at which the whole model is kept, in order."""
         return self.config.checkpoint_steps
 
     def tables(self, step: int | None = None) -> Tables:
-        """The tables (V, d), float32 on the CPU, after `step` optimizer steps (default: the last)."""
+        """Return the tables (V, d), float32 on the CPU, after `step` optimizer steps (default: the last)."""
         step = self._step(step, self.checkpoints, "tables")
         loaded = load_file(self.folder / _tables_name(step))
         return Tables(loaded["input"], loaded.get("output", loaded["input"]), self.config.tied_after(step))
 
     def model(self, step: int | None = None, *, device: str | torch.device = "cpu") -> PreTrainedModel:
-        """The model after `step` optimizer steps (default: the last), float32, in evaluation mode."""
+        """Return the model after `step` optimizer steps (default: the last), float32, in evaluation mode."""
         step = self._step(step, self.model_steps, "the whole model")
         model = build_model(self.config, step)
         weights = load_file(self.folder / _weights_name(step, self.config.steps))
@@ -142,19 +146,19 @@ class Run:
 
 
 def build_model(config: TrainConfig, step: int = 0) -> PreTrainedModel:
-    """A fresh model of `config`, as training starts from; with as many tables as it has after `step` steps."""
+    """Return a fresh model of `config`, as training starts from; with as many tables as it has after `step` steps."""
     sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
     return models.build(config.arch, tied=config.tied_after(step), seed=config.init_seed, **sizes)
 
 
 def opened(folder: str | Path) -> Run:
-    """The finished run in `folder`, wherever it lies and whoever made it; verified whole, and left as it is.
+    """Return the finished run in `folder`, wherever it lies, verified whole and left as it is.
 
-    Raises ValueError where there is none, where it is unfinished or of another format (with the command that goes on with it or
-    makes it again), and where a file is damaged or lies elsewhere than in the folder.
+    Raises ValueError where there is none, where it is unfinished or of another format (with the command that goes on with it
+    or makes it again), and where a file is damaged or lies elsewhere than in the folder.
     """
     folder = Path(folder)
-    record = files.read_json(folder / "run.json")
+    record = (held := _verified(folder)).read()
     if record is None or not all(isinstance(record.get(name), dict) for name in ("config", "corpus", "files")):
         raise ValueError(
             f"folder: {folder} holds no run.json, or a damaged one; give the folder of a run, as in {paths.runs()}"
@@ -167,76 +171,61 @@ def opened(folder: str | Path) -> Run:
     if record.get("finished") is not True:
         raise ValueError(f"folder: the run in {folder} is not finished; where it is trained, {command} goes on with it")
     config = TrainConfig.from_dict(record["config"])
-    damaged = _damaged(folder, record)
+    damaged = held.damaged(record["files"])
     if damaged or record.get("key") != run_key(config, record["corpus"]):
-        which = ", ".join(file.name for file in damaged) or "run.json"
+        which = ", ".join(damaged) or "run.json"
         raise ValueError(f"folder: {which} in {folder} is missing, or not as it was written; copy the folder anew")
     return Run(folder, config, record)
 
 
 def is_finished(config: TrainConfig, fingerprint: dict[str, Any]) -> bool:
-    """Whether the run of `config` on that corpus says that it is finished; its files are not looked at."""
-    record = files.read_json(run_folder(config, fingerprint) / "run.json")
+    """Return whether the run of `config` on that corpus says that it is finished; its files are not looked at."""
+    record = _verified(run_folder(config, fingerprint)).read()
     return record is not None and record["finished"]
 
 
-def _damaged(folder: Path, record: dict[str, Any]) -> list[Path]:
-    """Of the files that a record names, those that are missing or not as it says. ValueError for a name that leads out."""
-    named = {files.inside(folder, name): expected for name, expected in record["files"].items()}
-    return [file for file, expected in named.items() if not files.intact(file, expected)]
-
-
 def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:
-    """The finished run of `config` on the corpus with `fingerprint`, verified whole; None if there is none.
+    """Return the finished run of `config` on the corpus with `fingerprint`, verified whole; None if there is none.
 
-    A damaged file is named in a warning and set aside, and then there is no finished run any more: training makes it again.
+    A damaged file is named in a warning and set aside, after which the run counts as unfinished: training makes it again.
     """
-    folder = run_folder(config, fingerprint)
-    if not (folder / "run.json").exists():
+    if not (run_folder(config, fingerprint) / "run.json").exists():
         return None
-    with FileLock(folder.with_suffix(".lock")):
-        return Writer(folder, config, fingerprint).finished()
+    with writing(config, fingerprint) as writer:
+        return writer.finished()
 
 
 @contextmanager
 def writing(config: TrainConfig, fingerprint: dict[str, Any]) -> Iterator[Writer]:
     """Hold the run's folder alone: a second process that wants the same run waits, then finds it finished."""
     folder = run_folder(config, fingerprint)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with _verified(folder).alone("tables", "weights", "model"):
         yield Writer(folder, config, fingerprint)
 
 
 class Writer:
-    """Puts files into a run's folder and commits them. Use it through `writing`."""
+    """Put files into a run's folder and commits them. Use it through `writing`."""
 
     def __init__(self, folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -> None:
         self.folder, self.config = folder, config
-        self._fingerprint = fingerprint
+        self._held, self._fingerprint = _verified(folder), fingerprint
         self._files: dict[str, str] = {}
         self.step = 0  # of the last commit; 0 where training starts anew
         self.seconds = 0.0  # of training, up to the last commit
-        for place in (folder, folder / "tables", folder / "weights", folder / "model"):
-            files.sweep(place)
-        for left in folder.glob(".model.*"):
+        for left in folder.glob(".model.*"):  # of a killed process
             shutil.rmtree(left)
-        self._record = self._verified()
+        self._record = self._committed()
 
-    def _verified(self) -> dict[str, Any] | None:
-        """The committed record with every file it names intact; otherwise what is damaged is set aside."""
-        path = self.folder / "run.json"
-        if not path.exists():
-            return None
-        record = files.read_json(path)
+    def _committed(self) -> dict[str, Any] | None:
+        """Return the committed record if every file that it names is intact; otherwise set aside what is damaged."""
+        record = self._held.read()
         if record is None:
-            files.set_aside(self.folder, "its run.json is damaged")
+            if self._held.record.exists():
+                files.set_aside(self.folder, "its run.json is damaged")
             return None
-        damaged = _damaged(self.folder, record)
-        for file in damaged:
-            files.set_aside(file, "it is missing or does not match its checksum")
-        if damaged:
+        if self._held.damaged(record["files"], mend=True):
             # What is left is kept until it is made again; training starts anew, to the same bytes.
-            path.unlink()
+            self._held.record.unlink()
             return None
         self._files = dict(record["files"])
         self.step, self.seconds = record["step"], record["made"]["seconds"]
@@ -247,19 +236,19 @@ class Writer:
         return record
 
     def finished(self) -> Run | None:
-        """The run, if it is finished and intact."""
+        """Return the run, if it is finished and intact."""
         if self._record is None or not self._record["finished"]:
             return None
         return Run(self.folder, self.config, self._record)
 
     @property
     def weights(self) -> Path | None:
-        """The model as it was at the last commit; None where training starts anew."""
+        """Return the file of the model as it was at the last commit; None where training starts anew."""
         return self.folder / _weights_name(self.step, self.config.steps) if self.step else None
 
     @property
     def kept(self) -> str:
-        """In words, what a run that ends here leaves, and what goes on with it."""
+        """Return in words what a run that ends here leaves, and what goes on with it."""
         if not self.step:
             return "nothing of it is kept yet: the same call starts it anew"
         return f"step {self.step} is kept in {self.folder}: the same call goes on from there"
@@ -276,7 +265,7 @@ class Writer:
         metrics: pd.DataFrame,
         made: dict[str, Any],
     ) -> Run | None:
-        """Make everything put so far, the weights, the state to resume from and the metrics count. The run, at its end."""
+        """Commit all that was put so far, the weights, the state to resume from and the metrics. Return the run, at its end."""
         finished = step == self.config.steps
         if finished:
             self._put_model(model)
@@ -284,9 +273,8 @@ class Writer:
             weights = {name: p.detach() for name, p in weight_names(model).items()}
             self._put_tensors(_weights_name(step, self.config.steps), weights)
             self._put_tensors(_resume_name(step), resume)
-        self._files[_metrics_name(step)] = files.write_with(
-            self.folder / _metrics_name(step), lambda p: metrics.to_parquet(p, index=False)
-        )
+        name = _metrics_name(step)
+        self._files[name] = self._held.write(name, lambda path: metrics.to_parquet(path, index=False))
         stale = [_metrics_name(self.step), _resume_name(self.step)] if self.step else []
         for name in stale:
             self._files.pop(name, None)
@@ -300,14 +288,14 @@ class Writer:
             "files": dict(self._files),
             "made": made,
         }
-        files.write_json(self.folder / "run.json", self._record)
+        self._held.commit(self._record)
         for name in stale:  # only now: until the line above they were what a killed run resumes from
             (self.folder / name).unlink(missing_ok=True)
         self.step = step
         return self.finished()
 
     def resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], pd.DataFrame]:
-        """Weights, optimizer state and metrics of the last commit."""
+        """Return weights, optimizer state and metrics of the last commit."""
         return (
             load_file(self.folder / _weights_name(self.step, self.config.steps)),
             load_file(self.folder / _resume_name(self.step)),
@@ -316,7 +304,7 @@ class Writer:
 
     def _put_tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
         held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        self._files[name] = files.write_with(self.folder / name, lambda p: save_file(held, p))
+        self._files[name] = self._held.write(name, lambda path: save_file(held, path))
 
     def _put_model(self, model: PreTrainedModel) -> None:
         target = self.folder / "model"
@@ -331,18 +319,18 @@ class Writer:
 
 
 class Onlooker:
-    """What the ranks hold that train along and write nothing: a `Writer` that keeps nothing and has nothing to resume from."""
+    """Stand in for the `Writer` on the other ranks than the first: nothing is written and there is nothing to resume from."""
 
     step, seconds, weights, kept = 0, 0.0, None, "what rank 0 has written is kept"
 
     def finished(self) -> None:
-        """Rank 0 knows."""
+        """Return None: rank 0 knows."""
 
     def put_tables(self, step: int, tables: Tables) -> None:
-        """Rank 0 does."""
+        """Write nothing: rank 0 does."""
 
     def resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], pd.DataFrame]:
-        """Nothing; rank 0 hands out what it reads."""
+        """Return nothing: rank 0 hands out what it reads."""
         return {}, {}, pd.DataFrame()
 
 
