@@ -30,6 +30,8 @@ import pytest
 from huggingface_hub import constants, file_download, hf_api
 from huggingface_hub.utils import _cache_assets, _cache_manager, _http, close_session
 
+from tying_utils.base import hub as own
+
 LFS = (".safetensors", ".bin")
 FILE = re.compile(r"/(?P<cdn>cdn/)?(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 API = re.compile(r"/api/models/(?P<repo>.+?)(/(?P<what>revision|refs|tree|paths-info)(/(?P<revision>[^/]+)(/(?P<path>.+))?)?)?")
@@ -344,7 +346,7 @@ def pointing_at(hub: LocalHub, cache_dir: Path, token: str | None = None) -> Ite
             patch.setattr(_cache_manager, "HF_HUB_CACHE", constants.HF_HUB_CACHE)
             patch.setattr(_http, "_HUB_ORIGINS", _http._HUB_ORIGINS | {_http._url_origin(hub.url)})
             hasty = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-            for module in (_http, file_download):
+            for module in (_http, file_download, own):
                 patch.setattr(module, "time", hasty)
             close_session()
             yield hub

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tying_utils.base import sources
+from tying_utils.base import hub
 
 _KINDS = {".json": "lines", ".jsonl": "lines", ".txt": "text", ".parquet": "parquet"}
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -146,7 +146,7 @@ def _parts(given: str) -> list[str]:
     if found:
         return found
     try:
-        if _kind(given) == "hub" and sources.checked_id(given.partition("@")[0]):
+        if _kind(given) == "hub" and hub.checked_id(given.partition("@")[0]):
             return [given]
     except ValueError:
         pass
