@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_installed import install
 
-from tying_utils.corpora import Corpus, installed, store, two_role
+from tying_utils.corpora import Corpus, bpe, installed, store, texts, two_role
 
 NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
@@ -173,7 +173,7 @@ def test_the_cache_is_keyed_by_content(home, tmp_path, grammar, monkeypatch):
     other = store.load("text", vocab_size=300, path=file)
     assert other.folder != first.folder
     assert other.fingerprint["sha256"] != first.fingerprint["sha256"]
-    monkeypatch.setattr(store, "_tokenise", refuse)
+    monkeypatch.setattr(bpe, "tokenise", refuse)
     (tmp_path / "elsewhere").mkdir()
     moved = file.rename(tmp_path / "elsewhere" / "a.txt")
     again = store.load("text", vocab_size=300, path=moved)
@@ -205,7 +205,7 @@ def test_both_texts_are_in_the_key(home, text, python, monkeypatch):
     other = dataclasses.replace(python, fingerprint={**python.fingerprint, "sha256": "another text"})
     shas = {corpus.fingerprint["sha256"] for corpus in (own, known, load(other))}
     assert len(shas) == len({corpus.folder for corpus in (own, known, load(other))}) == 3
-    monkeypatch.setattr(store, "_tokenise", refuse)
+    monkeypatch.setattr(bpe, "tokenise", refuse)
     assert load(own).fingerprint == own.fingerprint, "a text in its own tokens is itself"
     assert np.array_equal(load(python).train, known.train)
 
@@ -225,25 +225,6 @@ def test_a_vocabulary_that_does_not_fit_is_named(home, text, python, name, chang
     language = two_role.Settings(classes=4) if name == "two-role" else None
     with pytest.raises(ValueError, match=said):
         store.load(name, **{"path": text, "language": language, "vocabulary": python, **changes})
-
-
-@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "train.bin", "validation.bin"])
-@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "missing"])
-def test_a_damaged_file_is_named_kept_and_made_again(home, text, name, how, damaging, monkeypatch, recwarn):
-    folder = store.load("text", vocab_size=300, path=text).folder
-    whole = contents(folder)
-    damaged = damaging(folder / name, how)
-    assert not recwarn.list
-    corpus = store.load("text", vocab_size=300, path=text)
-    remade = contents(folder)
-    aside = remade.pop(f"{name}.damaged-1", None)
-    assert remade == whole
-    assert aside == damaged
-    if (name, how) != ("corpus.json", "missing"):  # without it there is no cache, so nothing is amiss
-        assert [str(folder / name) in str(warning.message) for warning in recwarn.list] == [True]
-    assert np.asarray(corpus.train).tobytes() == whole["train.bin"]
-    monkeypatch.setattr(store, "_tokenise", refuse)
-    store.load("text", vocab_size=300, path=text)
 
 
 def test_windows_are_spread_and_do_not_overlap(home, text):
@@ -348,7 +329,7 @@ def test_wikitext_is_read_from_a_folder_of_its_name(home, tmp_path, monkeypatch,
     assert documents(corpus, "train") == [parts["wiki.valid.raw"]]
     assert documents(corpus, "validation") == [parts["wiki.test.raw"]]
     assert not any(str(tmp_path) in str(value) for value in corpus.fingerprint.values())
-    monkeypatch.setattr(store, "_tokenise", refuse)
+    monkeypatch.setattr(bpe, "tokenise", refuse)
     moved = folder.rename(tmp_path / "moved")
     again = store.load("wikitext-2", vocab_size=300, path=moved)
     assert (again.fingerprint, again.folder) == (corpus.fingerprint, corpus.folder)
@@ -391,7 +372,7 @@ def test_packages_are_read_from_a_folder_whole_packages_in_one_part(home, tmp_pa
     corpus = store.load("packages", vocab_size=300, path=folder)
     train, validation, facts = installed.read([folder])
     assert facts["held_out"] and len(train) + len(validation) == 75
-    assert store.documents("packages", folder) == (train, validation)
+    assert texts.documents("packages", folder) == (train, validation)
     assert documents(corpus, "train") == [text for _, text in train]
     assert documents(corpus, "validation") == [text for _, text in validation]
     for tokens in (corpus.train, corpus.validation):
@@ -427,7 +408,7 @@ def test_packages_are_keyed_by_content_wherever_they_lie(home, tmp_path, grammar
     first = store.load("packages", vocab_size=300, path=folder)
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_tokenise", refuse)
+        patch.setattr(bpe, "tokenise", refuse)
         patch.chdir(tmp_path)
         for path in (str(folder), "copy", Path("copy/../site")):
             again = store.load("packages", vocab_size=300, path=path)
@@ -439,7 +420,7 @@ def test_packages_are_keyed_by_content_wherever_they_lie(home, tmp_path, grammar
     (copy / "p1" / "a.py").write_text("a = 1\n", encoding="utf-8")
     renamed = Path(shutil.copytree(folder, tmp_path / "renamed"))
     (renamed / "p1-1.1.dist-info" / "METADATA").write_text("Name: p1\nVersion: 1.2\n", encoding="utf-8")
-    store._known_packages.cache_clear()
+    texts._known_packages.cache_clear()
     changed, updated = (store.load("packages", vocab_size=300, path=path) for path in (copy, renamed))
     assert len({first.folder, changed.folder, updated.folder}) == 3
     assert changed.fingerprint["sha256"] != first.fingerprint["sha256"]
@@ -456,7 +437,7 @@ def test_packages_are_read_once_a_process_and_never_under_another_fingerprint(ho
         assert (again.fingerprint, again.folder) == (first.fingerprint, first.folder)
     with pytest.raises(ValueError, match=rf"^path: the packages in {re.escape(str(folder))} have changed .* start it again"):
         store.load("packages", vocab_size=301, path=folder)
-    store._known_packages.cache_clear()
+    texts._known_packages.cache_clear()
     assert store.load("packages", vocab_size=301, path=folder).fingerprint["sha256"] != first.fingerprint["sha256"]
 
 
@@ -472,7 +453,7 @@ def test_a_folder_of_packages_goes_before_the_running_environment(home, tmp_path
     if place == "path":
         wanted = path = environment(tmp_path / "given", grammar, 5)
     corpus = store.load("packages", vocab_size=300, path=path)
-    assert store.documents("packages", path) == installed.read([wanted])[:2]
+    assert texts.documents("packages", path) == installed.read([wanted])[:2]
     count = {"path": 5, "data/texts": 3, "$TYING_TEXTS": 4, "running": 2}[place]
     assert len(corpus.fingerprint["packages"]) == count
     assert not any(str(tmp_path) in str(value) for value in corpus.fingerprint.values())
@@ -499,13 +480,13 @@ def test_too_few_packages_are_named(home, tmp_path, monkeypatch, request, packag
         folder.write_text("no folder", encoding="utf-8")
     elif kind != "missing":
         folder.mkdir()
-    for name, texts in packages.items():
-        install(folder, name, texts)
+    for name, content in packages.items():
+        install(folder, name, content)
     words = rf"'packages' needs two installed packages .* {re.escape(str(folder))} .*{said}.*; install more, or give path="
     with pytest.raises(ValueError, match=rf"^path: {words}"):
         store.load("packages", vocab_size=300, path=folder)
     with pytest.raises(ValueError, match=rf"^path: {words}"):
-        store.documents("packages", folder)
+        texts.documents("packages", folder)
     monkeypatch.setattr(installed, "folders", lambda: (folder,))
     with pytest.raises(ValueError, match=rf"^name: {words}"):
         store.load("packages", vocab_size=300)
@@ -571,6 +552,7 @@ def two_roles(**changes: Any) -> Corpus:
 def test_two_role_tokens_are_samples_of_its_language(home):
     corpus, language = two_roles(), two_role.Language(64, LANGUAGE)
     assert (corpus.name, corpus.vocab_size) == ("two-role", 64)
+    assert set(contents(corpus.folder)) == {"corpus.json", "tokenizer.json", "train.bin", "validation.bin"}
     for tokens, length in ((corpus.train, 2000), (corpus.validation, 100)):
         assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16 and len(tokens) == length
     assert np.array_equal(corpus.train, language.sample(2000, 0))
@@ -613,23 +595,6 @@ def test_two_role_has_a_default_language(home):
     corpus = store.load("two-role", vocab_size=64)
     assert corpus.folder == store.load("two-role", vocab_size=64, language=two_role.Settings()).folder
     assert len(corpus.train) == two_role.Settings().length
-
-
-@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "train.bin", "validation.bin"])
-@pytest.mark.parametrize("how", ["flipped", "missing"])
-def test_a_damaged_two_role_file_is_kept_and_made_again(home, name, how, damaging, monkeypatch, recwarn):
-    folder = two_roles().folder
-    whole = contents(folder)
-    assert set(whole) == {"corpus.json", "tokenizer.json", "train.bin", "validation.bin"}
-    damaged = damaging(folder / name, how)
-    two_roles()
-    remade = contents(folder)
-    assert remade.pop(f"{name}.damaged-1", None) == damaged
-    assert remade == whole
-    if (name, how) != ("corpus.json", "missing"):
-        assert [str(folder / name) in str(warning.message) for warning in recwarn.list] == [True]
-    monkeypatch.setattr(store, "_generate", refuse)
-    two_roles()
 
 
 @pytest.mark.parametrize(

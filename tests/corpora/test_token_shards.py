@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from tying_utils import __main__ as command_line
 from tying_utils import training
 from tying_utils.base import files
-from tying_utils.corpora import store, token_shards
-from tying_utils.corpora.store import Corpus, Shards
+from tying_utils.corpora import bpe, corpus, store, texts, token_shards
+from tying_utils.corpora.corpus import SEPARATOR, Corpus, Shards
 from tying_utils.corpora.text_stream import TextStream
 from tying_utils.corpora.token_shards import prepare
 from tying_utils.study.plan import plan
@@ -90,7 +90,7 @@ def test_documents_are_whole_and_each_in_one_file(whole, documents):
     tokenizer = load(whole).tokenizer
     read = []
     for number, part in enumerate(tokens(whole)):
-        ends = np.flatnonzero(part == tokenizer.token_to_id(store.SEPARATOR))
+        ends = np.flatnonzero(part == tokenizer.token_to_id(SEPARATOR))
         assert ends[-1] == len(part) - 1
         wanted = 1000 if number == 0 else 4500
         assert len(part) >= wanted > ends[-2] or number == 5, "it ends with the document that fills it"
@@ -120,7 +120,7 @@ def test_the_tokens_are_those_of_a_text_corpus(tmp_path, documents):
     for number, text in enumerate(documents):
         (tmp_path / "text" / f"{number:02d}.txt").write_text(text, encoding="utf-8")
     text = store.load("text", vocab_size=300, path=tmp_path / "text")
-    train, validation = store.documents("text", tmp_path / "text")
+    train, validation = texts.documents("text", tmp_path / "text")
     order = [f"{tmp_path}/text/{name}" for name, _ in (*validation, *train)]
     held_out = len(text.validation)
     prepare(tmp_path / "out", order, tokenizer=text.folder / "tokenizer.json", **sizes(validation_tokens=held_out))
@@ -129,8 +129,8 @@ def test_the_tokens_are_those_of_a_text_corpus(tmp_path, documents):
     assert np.array_equal(shards.validation, text.validation)
     assert np.array_equal(shards.counts, text.counts)
     assert np.array_equal(shards.windows("train", 40, 100), text.windows("train", 40, 100))
-    texts = shards.tokenizer.to_str(), text.tokenizer.to_str()
-    assert texts[0] == texts[1] and shards.separator == text.separator
+    learned = shards.tokenizer.to_str(), text.tokenizer.to_str()
+    assert learned[0] == learned[1] and shards.separator == text.separator
 
 
 def test_a_tokenizer_is_learned_on_the_head_of_the_stream(tmp_path, documents, source, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_tokenizer_is_learned_on_the_head_of_the_stream(tmp_path, documents, s
     monkeypatch.setattr(token_shards, "LEARNED_ON", length - 5)
     record = prepare(tmp_path / "out", source, **SIZES)
     assert record["learned_on"] == {"documents": 60, "characters": length}
-    store.learn_bpe(iter(documents[:60]), 300).save(str(tmp_path / "learned.json"))
+    bpe.learn(iter(documents[:60]), 300).save(str(tmp_path / "learned.json"))
     assert (tmp_path / "learned.json").read_bytes() == (tmp_path / "out" / "tokenizer.json").read_bytes()
 
 
@@ -202,7 +202,7 @@ def test_an_interrupted_preparation_ends_as_an_uninterrupted_one(tmp_path, whole
             prepare(tmp_path / "out", source, **SIZES)
     written = []
     write = token_shards._write
-    monkeypatch.setattr(token_shards, "_write", lambda path, *rest: written.append(path.name) or write(path, *rest))
+    monkeypatch.setattr(token_shards, "_write", lambda folder, name, *rest: written.append(name) or write(folder, name, *rest))
     prepare(tmp_path / "out", source, **SIZES)
     assert written == FILES[max(0, stop - 2) :]
     assert contents(tmp_path / "out") == contents(whole)
@@ -240,35 +240,6 @@ def test_a_killed_preparation_ends_as_an_uninterrupted_one(tmp_path, whole, sour
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", FILES[0], FILES[2], FILES[-1]])
-@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
-def test_a_damaged_file_is_named_set_aside_and_made_again(tmp_path, whole, source, name, how, damaging, recwarn):
-    out = tmp_path / "out"
-    prepare(out, source, **SIZES)
-    damaged = damaging(out / name, how)
-    with pytest.raises(
-        ValueError, match=rf"^path: .*{name if name != 'corpus.json' else 'holds no prepared text'}.*tying-utils prepare"
-    ):
-        load(out)
-    assert not recwarn.list
-    prepare(out, source, **SIZES)
-    made = contents(out)
-    assert made.pop(f"{name}.damaged-1", None) == damaged
-    assert made == contents(whole)
-    if (name, how) != ("corpus.json", "missing"):
-        assert [str(out / name) in str(warning.message) for warning in recwarn.list] == [True]
-    load(out)
-
-
-def test_damaged_files_with_whole_ones_between_are_made_again(tmp_path, whole, source):
-    prepare(tmp_path / "out", source, **SIZES)
-    for name in (FILES[1], FILES[3], FILES[4]):
-        (tmp_path / "out" / name).unlink()
-    with pytest.warns(UserWarning, match="it is missing"):
-        prepare(tmp_path / "out", source, **SIZES)
-    assert contents(tmp_path / "out") == contents(whole)
-
-
 def test_a_finished_text_is_kept_and_not_read_again(whole, source, monkeypatch):
     monkeypatch.setattr(TextStream, "documents", lambda *_: pytest.fail("it was read again"))
     before = contents(whole)
@@ -278,7 +249,7 @@ def test_a_finished_text_is_kept_and_not_read_again(whole, source, monkeypatch):
 
 def test_two_preparations_at_once_write_each_file_once(tmp_path, whole, source, monkeypatch):
     written, write = [], token_shards._write
-    monkeypatch.setattr(token_shards, "_write", lambda path, *rest: written.append(path.name) or write(path, *rest))
+    monkeypatch.setattr(token_shards, "_write", lambda folder, name, *rest: written.append(name) or write(folder, name, *rest))
     with ThreadPoolExecutor(2) as pool:
         records = list(pool.map(lambda _: prepare(tmp_path / "out", source, **SIZES), range(2)))
     assert records[0] == records[1] and written == FILES
@@ -380,7 +351,7 @@ def test_shards_are_mapped_not_read(whole):
 
 
 def test_counts_are_taken_piece_by_piece(whole, monkeypatch):
-    monkeypatch.setattr(store, "_COUNTED", 777)
+    monkeypatch.setattr(corpus, "_COUNTED", 777)
     counts = load(whole).counts
     assert (
         counts.dtype == np.int64 and counts.tolist() == np.bincount(np.concatenate(tokens(whole)[1:]), minlength=300).tolist()
@@ -438,7 +409,7 @@ def test_a_folder_that_does_not_serve_is_named_with_the_command(tmp_path, whole,
         with pytest.raises(ValueError, match=r"^path: the folder that `tying-utils prepare` wrote is needed, got"):
             store.load("shards", vocab_size=300, path=path)
     with pytest.raises(ValueError, match=r"^name: 'shards' is no text"):
-        store.documents("shards", whole)
+        texts.documents("shards", whole)
 
 
 def test_shards_are_read_in_the_tokens_that_they_were_prepared_with(whole, source, text, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tying_utils import models
-from tying_utils.corpora import store
+from tying_utils.corpora.corpus import SEPARATOR
 from tying_utils.experiments import downstream, published
 from tying_utils.experiments.downstream import COLUMNS, TABLE_7, differences, evaluate, table
 from tying_utils.measures.perplexity import perplexity
@@ -517,7 +517,7 @@ def test_a_run_is_read_with_its_own_tokenizer(asking, made, home, tiny):
     pd.testing.assert_frame_equal(one, other)
 
     corpus, model = config.load_corpus(), run.model()
-    end = corpus.tokenizer.token_to_id(store.SEPARATOR)
+    end = corpus.tokenizer.token_to_id(SEPARATOR)
     values = one[one["metric"] == "word_perplexity"].set_index("document")["value"]
     read = 0
     for i, document in enumerate(made.documents["pages"]):

@@ -1,7 +1,6 @@
 """The comparisons on miniatures, and the same through a local hub that serves them under the public names."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from local_hub import LocalHub, pointing_at
 from scipy import stats
 
 from tying_utils.base import paths
-from tying_utils.corpora import store, vocabulary
+from tying_utils.corpora import corpus, vocabulary
 from tying_utils.experiments import claims, drawing, figures, public, published
 from tying_utils.experiments.public import TABLES, Public, output_bias, rows
 from tying_utils.measures import alignment, integrity, neighbors
@@ -87,31 +86,6 @@ def test_a_miniature_that_is_followed_has_a_revision_a_checkpoint(measured: Publ
 def test_miniatures_start_apart(measured: Public):
     seeds = [miniatures.config(model).init_seed for family in families().values() for model in family.models]
     assert len(set(seeds)) == len(seeds)
-
-
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [
-        *(("model.safetensors", how) for how in ("flipped", "truncated", "emptied", "missing")),
-        *(("record.json", how) for how in ("flipped", "truncated", "emptied", "missing")),
-        ("tokenizer.json", "flipped"),
-    ],
-)
-def test_a_damaged_miniature_is_named_set_aside_and_made_again(measured: Public, home: Path, damaging, name: str, how: str):
-    def contents(folder: Path) -> dict[str, bytes]:
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-    model = MODELS["GPT-Neo-2.7B"]
-    folder = miniatures.folders([model], "smoke", progress=False)[model.name]
-    whole = contents(folder)
-    damaging(folder / name, how)
-    damaged = contents(folder)
-    with pytest.warns(UserWarning, match=r"gpt-neo-2.7B: (a file in it|its record.json) is missing or does not match"):
-        assert miniatures.folders([model], "smoke", progress=False)[model.name] == folder
-    assert contents(folder) == whole
-    (aside,) = folder.parent.glob("gpt-neo-2.7B.damaged-*")
-    assert contents(aside) == damaged, "what was damaged is kept as it was"
-    shutil.rmtree(aside)
 
 
 # What is measured
@@ -252,7 +226,7 @@ def test_bad_choices_are_named(home: Path):
     with pytest.raises(ValueError, match="name: 'weather' is unknown; choose one of checkpoints, alignment"):
         Public("smoke")["weather"]
     with pytest.raises(ValueError, match="fewer than one window of 64"):
-        store.windows(np.arange(9), 1, 64)
+        corpus.windows(np.arange(9), 1, 64)
 
 
 # The public names, through a hub

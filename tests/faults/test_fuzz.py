@@ -23,7 +23,7 @@ from safetensors.torch import save
 from tying_utils import __main__ as command
 from tying_utils.base import files
 from tying_utils.base.hub import Hub
-from tying_utils.corpora import store, vocabulary
+from tying_utils.corpora import store, texts, vocabulary
 from tying_utils.corpora.text_stream import TextStream
 from tying_utils.models import checkpoints
 from tying_utils.training.config import TrainConfig
@@ -363,7 +363,7 @@ def test_a_folder_of_any_files_is_split_or_refused(tmp_path, count, tally):
                 draw.choice([b"", b"\xef\xbb\xbf", b"text\r\n\x85\xe2\x80\xa8more\n" * 3, draw.randbytes(20), b"\0" * 9])
             )
         with clean([(path.name, path.read_bytes()) for path in folder.iterdir()]):
-            train, validation = store.documents("text", folder)
+            train, validation = texts.documents("text", folder)
             assert train and validation and all(name.encode() is not None for name, _ in (*train, *validation))
     tally["inputs to the readers of text"] += count
 

@@ -1,6 +1,5 @@
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,88 +81,6 @@ def test_record_says_how_it_was_made(made):
     assert run.record["made"]["torch"] == torch.__version__
     assert run.record["made"]["device"] == "cpu"
     assert run.record["made"]["parameters"] == sum(p.numel() for p in run_store.build_model(run.config).parameters())
-
-
-@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "missing"])
-@pytest.mark.parametrize("name", KINDS)
-def test_a_damaged_file_is_named_kept_and_made_again(finished, name, how, damaging, recwarn):
-    whole, config, fingerprint = contents(finished), finished.config, finished.fingerprint
-    damaged = damaging(finished.folder / name, how)
-    assert not named(recwarn)
-
-    assert run_store.find(config, fingerprint) is None
-    aside = {path: path.read_bytes() for path in finished.folder.parent.rglob("*damaged*") if path.is_file()}
-    if name == "run.json":  # without it nothing in the folder can be trusted: the folder is set aside
-        folder = finished.folder.with_name(f"{finished.folder.name}.damaged-1")
-        if how == "missing":
-            assert not named(recwarn) and not folder.exists()  # as if it had never finished
-        else:
-            (said,) = named(recwarn)
-            assert str(finished.folder) in said and "run.json" in said
-            assert (folder / "run.json").read_bytes() == damaged
-            assert (folder / "metrics-000012.parquet").read_bytes() == whole["metrics-000012.parquet"]
-    else:
-        (said,) = named(recwarn)
-        assert str(finished.folder / name) in said
-        assert aside == ({} if how == "missing" else {finished.folder / f"{name}.damaged-1": damaged})
-
-    again = training.train(config, progress=False)
-    assert {path: content for path, content in contents(again).items() if ".damaged-" not in path} == whole
-    assert all(path.exists() and path.read_bytes() == content for path, content in aside.items()), "what was kept is gone"
-    found = run_store.find(config, fingerprint)
-    assert found is not None and found.record == again.record
-    assert len(named(recwarn)) == (0 if (name, how) == ("run.json", "missing") else 1)
-
-
-def test_two_damaged_files_are_both_named(finished, damaging, recwarn):
-    for name in ("tables/step-000001.safetensors", "model/config.json"):
-        damaging(finished.folder / name, "flipped")
-    assert run_store.find(finished.config, finished.fingerprint) is None
-    said = named(recwarn)
-    assert len(said) == 2
-    assert any("tables/step-000001.safetensors" in words for words in said)
-    assert any("model/config.json" in words for words in said)
-
-
-class Interrupted(Exception):
-    pass
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Call it to have training stop after so many steps."""
-    step = training._Trainer._step
-
-    def arrange(last: int) -> None:
-        def stopping(trainer: Any, number: int) -> Any:
-            if number > last:
-                raise Interrupted
-            return step(trainer, number)
-
-        monkeypatch.setattr(training._Trainer, "_step", stopping)
-
-    return arrange
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["run.json", "resume-000005.safetensors", "metrics-000005.parquet", "weights/step-000005.safetensors"],
-)
-@pytest.mark.parametrize("how", ["flipped", "missing"])
-def test_a_damaged_unfinished_run_starts_anew(made, home, tiny, stop_at, name, how, damaging, recwarn):
-    stop_at(7)
-    with pytest.raises(Interrupted):
-        training.train(tiny(), progress=False)
-    run = made[True][1]
-    folder = run_store.run_folder(run.config, run.fingerprint)
-    assert run_store.find(run.config, run.fingerprint) is None
-    assert not named(recwarn)
-    damaging(folder / name, how)
-    stop_at(10**9)
-    again = training.train(tiny(), progress=False)
-    assert {path: content for path, content in contents(again).items() if ".damaged-" not in path} == contents(run)
-    if (name, how) != ("run.json", "missing"):
-        assert len(named(recwarn)) == 1 and name in named(recwarn)[0]
 
 
 def test_there_is_no_run_before_it_is_made(home, tiny, text, recwarn):

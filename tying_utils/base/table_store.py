@@ -1,4 +1,4 @@
-"""Tidy tables on disk: a folder of CSV files and a manifest that says how each was made and what it must hash to."""
+"""Tidy tables on disk: a folder of CSV files and a manifest that says how each was made, and its sha256."""
 
 import platform
 import time
@@ -9,27 +9,23 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
 
-from tying_utils.base import files
+from tying_utils.base.folder import VerifiedFolder
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "tuned-lens", "numpy")
 
 
 class TableStore:
-    """The tables in `folder`. What is damaged is never read: it is named, and set aside where it is to be made again."""
+    """The tables in `folder`. What is damaged is never read: it is named, and set aside by a caller who makes it again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held = VerifiedFolder(folder, "manifest.json")
 
     @property
     def manifest(self) -> dict[str, Any] | None:
         """How the tables were made; None where there are none, or where it is damaged."""
-        return files.read_json(self._manifest)
-
-    @property
-    def _manifest(self) -> Path:
-        return self.folder / "manifest.json"
+        return self._held.read()
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -40,22 +36,15 @@ class TableStore:
     def read(self, name: str, current: Callable[[dict[str, Any]], bool], *, keep: bool) -> tuple[pd.DataFrame, str] | None:
         """A table and where it came from, in words; None if it is not there, not intact, or its entry is not `current`.
 
-        A damaged file is set aside, with a warning, unless it is to be kept (`keep`) for who asks only to read.
+        A damaged file is set aside, with a warning; with `keep`, for a caller who only reads, it stays where it is.
         """
-        manifest = self.manifest if keep else files.read_or_set_aside(self._manifest)
-        entry = (manifest or {}).get("tables", {}).get(name)
-        if entry is None:
-            return None
-        path = self.folder / f"{name}.csv"
-        if not files.intact(path, entry["sha256"]):
-            if not keep:
-                files.set_aside(path, "it is missing or does not match its checksum")
-            return None
-        if not current(entry):
+        file = f"{name}.csv"
+        entry = (self._held.read(mend=not keep) or {}).get("tables", {}).get(name)
+        if entry is None or self._held.damaged({file: entry["sha256"]}, mend=not keep) or not current(entry):
             return None
         made = entry["made"]
-        words = f"read from {path.name}, measured on {made['date']} (Python {made['python']}, {made['device']})"
-        return pd.read_csv(path), words
+        words = f"read from {file}, measured on {made['date']} (Python {made['python']}, {made['device']})"
+        return pd.read_csv(self.folder / file), words
 
     def write(
         self,
@@ -71,12 +60,12 @@ class TableStore:
 
         So a notebook shows the same digits the first time and every time after.
         """
-        path = self.folder / f"{name}.csv"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
-            files.sweep(self.folder)
-            digest = files.write_with(path, lambda p: table.to_csv(p, index=False, float_format="%.6g", lineterminator="\n"))
-            manifest = files.read_or_set_aside(self._manifest) or {}
+        file = f"{name}.csv"
+        with self._held.alone():
+            digest = self._held.write(
+                file, lambda path: table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+            )
+            manifest = self._held.read(mend=True) or {}
             made = {
                 "date": time.strftime("%Y-%m-%d"),
                 "python": platform.python_version(),
@@ -88,5 +77,5 @@ class TableStore:
             tables = manifest.setdefault("tables", {})
             tables[name] = {"sha256": digest, "rows": len(table), **entry, "made": made}
             update(manifest)
-            files.write_json(self._manifest, manifest)
-        return pd.read_csv(path)
+            self._held.commit(manifest)
+        return pd.read_csv(self.folder / file)

@@ -1,120 +1,24 @@
-"""Text to tokens: a corpus by name, split by file, byte-level BPE, memory-mapped, cached by content.
+"""A corpus by name: its text is found, tokenised once and cached by content.
 
-The two-role language (see `two_role`) comes as tokens already, and so does what `token_shards.prepare` wrote. The text of
-installed packages (see `installed`) is split by package.
+The two-role language (see `two_role`) comes as tokens already, and so does what `token_shards.prepare` wrote (see `prepared`).
 """
 
-import dataclasses
-import functools
 import hashlib
 import json
-import platform
-import shlex
-import sysconfig
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from tqdm.auto import tqdm
 
-from tying_utils.base import files, paths
-from tying_utils.corpora import installed, two_role
-from tying_utils.corpora.installed import Documents
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from tying_utils.base import paths
+from tying_utils.base.folder import VerifiedFolder
+from tying_utils.corpora import bpe, prepared, texts, two_role
+from tying_utils.corpora.corpus import SEPARATOR, Corpus, in_tokens_of, token_dtype
 
 # Part of every cache key: raise it when the same text would give other tokens.
 FORMAT = 1
-SEPARATOR = "<|endoftext|>"
 NAMES = ("python", "packages", "two-role", "text", "shards", "wikitext-2", "wikitext-103")
-# Library folders that hold tests or other people's packages, not the standard library's own source.
-_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-_EVERY = 20  # every 20th file is held out, of the two-role language a twentieth
-_AT_ONCE = 32  # files that are tokenised together
-_COUNTED = 1 << 24  # tokens that are counted at a time
-
-
-class Shards:
-    """Memory-mapped token arrays (n_i,) of one dtype that read as one array (n,): len, dtype, tokens[i] and tokens[start:stop].
-
-    A slice within one part is a view of it, one across parts a copy. Raises ValueError for a slice with a step, IndexError for
-    an index beyond the ends.
-    """
-
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self.dtype = parts[0].dtype
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts]).tolist()
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, at: Any) -> Any:
-        if not isinstance(at, slice):
-            index = range(len(self))[at]
-            return self[index : index + 1][0]
-        start, stop, step = at.indices(len(self))
-        if step != 1:
-            raise ValueError(f"step: tokens are read in steps of 1, got {step}; take the slice first")
-        pieces = []
-        for number in range(bisect_right(self._ends, start), bisect_left(self._ends, stop) + 1 if start < stop else 0):
-            begin = self._ends[number] - len(self._parts[number])
-            pieces.append(self._parts[number][max(start - begin, 0) : stop - begin])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [self._parts[0][:0]])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype=dtype)  # all of it in memory
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A tokenised corpus. `train` and `validation` are memory-mapped token arrays (n,), uint16 or uint32.
-
-    `fingerprint` says what the text was: name, files, bytes, sha256 of names and texts, and vocabulary size; for "python" the
-    Python version, for "packages" their versions, which are held out and what is left out; of "two-role" its settings, the
-    bytes of its tokens, sha256 of what decides them, and vocabulary size; of "shards" the training tokens, sha256 of the token
-    files' sha256s, and vocabulary size. A text in the tokens of another corpus has that one's fingerprint as "vocabulary", and
-    a sha256 of both. Every run records it.
-    """
-
-    name: str
-    vocab_size: int
-    train: np.ndarray | Shards
-    validation: np.ndarray
-    fingerprint: dict[str, Any]
-    folder: Path
-    separator: str = SEPARATOR  # the token that ends every document of a text
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The byte-level BPE tokenizer (`tokenizers.Tokenizer`); of "two-role" words that say the roles, as in s03t11.0007."""
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-
-    @cached_property
-    def counts(self) -> np.ndarray:
-        """Occurrences of each token in the training part, (vocab_size,), int64. A part of the text is held at a time."""
-        counts = np.zeros(self.vocab_size, np.int64)
-        for start in range(0, len(self.train), _COUNTED):
-            counts += np.bincount(self.train[start : start + _COUNTED], minlength=self.vocab_size)
-        return counts
-
-    def windows(self, part: str, count: int, length: int) -> np.ndarray:
-        """`count` windows of `length` tokens spread evenly over `part` ("train" or "validation"), (count, length), int64.
-
-        Fewer if the part does not hold so many without overlap. Raises ValueError if it is shorter than one window.
-        """
-        if part not in ("train", "validation"):
-            raise ValueError(f"part: {part!r} is unknown; choose 'train' or 'validation'")
-        tokens = self.train if part == "train" else self.validation
-        return windows(tokens, count, length, of=f"the {part} part of {self.name!r}")
 
 
 def load(
@@ -161,136 +65,15 @@ def load(
             f"{vocabulary.name!r} for {name!r}"
         )
     if name == "shards":
-        return _in_tokens_of(_shards(Path(path or ""), vocab_size), vocabulary)
+        return prepared.load(Path(path or ""), vocab_size, vocabulary)
     if name == "two-role":
         return _two_role(two_role.Language(vocab_size, language or two_role.Settings()))
-    if name == "packages":
-        places = _places(path)
-        facts, read = _known_packages(places), lambda: _packages_again(places)
-    else:
-        both = documents(name, path)
-        facts = {"name": name, **({"python": platform.python_version()} if name == "python" else {}), **_facts(*both)}
-        read = lambda: both  # noqa: E731
+    facts, read = texts.found(name, path)
     fingerprint = {**facts, "vocab_size": vocab_size}
     if vocabulary is None or vocabulary.fingerprint == fingerprint:
-        return _cached(fingerprint, lambda folder: _tokenise(*read(), fingerprint, folder))
-    own = _beside(fingerprint, vocabulary)
-    corpus = _cached(own, lambda folder: _tokenise(*read(), own, folder, vocabulary))
-    return dataclasses.replace(corpus, separator=vocabulary.separator)
-
-
-def _facts(train: Documents, validation: Documents) -> dict[str, Any]:
-    """Of a text: how many files and bytes, and sha256 of names and texts."""
-    content, size = hashlib.sha256(), 0
-    for file_name, text in (*train, ("", ""), *validation):
-        content.update(f"{file_name}\0{len(text)}\0".encode())
-        content.update(raw := text.encode())
-        size += len(raw)
-    return {"files": len(train) + len(validation), "bytes": size, "sha256": content.hexdigest()}
-
-
-Places = tuple[str, tuple[Path, ...]]  # of the text "packages": the argument that says them, and the folders
-
-
-def _places(path: str | Path | None) -> Places:
-    if path is not None:
-        return "path", (Path(path).resolve(),)
-    return "name", _local("packages") or installed.folders()
-
-
-def _packages(places: Places) -> tuple[Documents, Documents, dict[str, Any]]:
-    """What `installed.read` finds, both parts of it with a text. Raises ValueError otherwise."""
-    argument, folders = places
-    train, validation, facts = installed.read(folders)
-    if not all(any(text.strip() for _, text in part) for part in (train, validation)):
-        raise ValueError(
-            f"{argument}: 'packages' needs two installed packages with Python files, one of them to hold out; in "
-            f"{', '.join(map(str, folders))} there are {len(facts['packages'])} distributions with {len(train)} files to train "
-            f"on and {len(validation)} held out; install more, or give path=, another site-packages folder"
-        )
-    return train, validation, facts
-
-
-@functools.cache  # of hundreds of MB, and every run asks for it
-def _known_packages(places: Places) -> dict[str, Any]:
-    return _facts_of_packages(*_packages(places))
-
-
-def _facts_of_packages(train: Documents, validation: Documents, facts: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "packages", **facts, **_facts(train, validation)}
-
-
-def _packages_again(places: Places) -> tuple[Documents, Documents]:
-    """Both parts, as `_known_packages` has seen them; ValueError if a package has come, gone or changed since."""
-    read = _packages(places)
-    if _facts_of_packages(*read) != _known_packages(places):
-        argument, folders = places
-        raise ValueError(
-            f"{argument}: the packages in {', '.join(map(str, folders))} have changed since this process read them; start it "
-            "again, or give path=, a copy of them"
-        )
-    return read[:2]
-
-
-def _local(name: str) -> tuple[Path, ...]:
-    """The folder called `name` among the local texts; nothing where there is none."""
-    return (folder.resolve(),) if (folder := paths.texts() / name).is_dir() else ()
-
-
-def _beside(fingerprint: dict[str, Any], vocabulary: Corpus) -> dict[str, Any]:
-    """`fingerprint` of a text, with that of the corpus whose tokens it is in."""
-    both = hashlib.sha256(f"{fingerprint['sha256']} {vocabulary.fingerprint['sha256']}".encode())
-    return {**fingerprint, "sha256": both.hexdigest(), "vocabulary": vocabulary.fingerprint}
-
-
-def _in_tokens_of(shards: Corpus, vocabulary: Corpus | None) -> Corpus:
-    """The `shards`, if they were prepared with the tokenizer of `vocabulary`; ValueError if with another."""
-    if vocabulary is None or vocabulary.fingerprint == shards.fingerprint:
-        return shards
-    if vocabulary.tokenizer.to_str() != shards.tokenizer.to_str():
-        raise ValueError(
-            f"vocabulary: the shards in {shards.folder} are no tokens of {vocabulary.name!r}; prepare them with "
-            f"`--tokenizer {vocabulary.folder / 'tokenizer.json'}`"
-        )
-    return dataclasses.replace(shards, fingerprint=_beside(shards.fingerprint, vocabulary))
-
-
-def windows(tokens: np.ndarray | Shards, count: int, length: int, *, of: str = "the text") -> np.ndarray:
-    """Up to `count` windows of `length` tokens spread evenly over `tokens` (n,), without overlap: (count, length), int64.
-
-    Raises ValueError if there are fewer tokens than one window; `of` says there whose they are.
-    """
-    whole = len(tokens) // length
-    if whole < 1:
-        raise ValueError(
-            f"length: {of} holds {len(tokens)} tokens, fewer than one window of {length}; use more text or shorter windows"
-        )
-    picked = np.linspace(0, whole - 1, min(count, whole)).round().astype(int)
-    return np.stack([tokens[i * length : (i + 1) * length] for i in picked]).astype(np.int64)
-
-
-def documents(name: str, path: str | Path | None = None) -> tuple[Documents, Documents]:
-    """The (file name, text) pairs of a text's training and validation part, as `load` splits them before it tokenises.
-
-    Raises ValueError for a name that is no text's, and for a text that is missing, empty or not UTF-8.
-    """
-    texts = [known for known in NAMES if known not in ("two-role", "shards")]
-    if name not in texts:
-        raise ValueError(f"name: {name!r} is no text; choose one of {', '.join(texts)}")
-    if path is None and name.startswith("wikitext"):
-        path = next(iter(_local(name)), None)
-    if name == "packages":
-        return _packages(_places(path))[:2]
-    if name == "python":
-        train, validation = _split(_standard_library(Path(sysconfig.get_paths()["stdlib"])))
-    elif path is not None:
-        train, validation = _split(list(_read(Path(path))))
-    else:
-        train, validation = _wikitext(name)
-    for part, pairs in (("training", train), ("validation", validation)):
-        if not any(text.strip() for _, text in pairs):
-            raise ValueError(f"{'path' if path else 'name'}: the {part} part of {path or name} is empty; give more text")
-    return train, validation
+        return _cached(fingerprint, lambda folder: bpe.tokenise(folder, name, read(), vocab_size, None))
+    fingerprint = in_tokens_of(vocabulary, fingerprint)
+    return _cached(fingerprint, lambda folder: bpe.tokenise(folder, name, read(), vocab_size, vocabulary), vocabulary.separator)
 
 
 def check(
@@ -318,162 +101,22 @@ def check(
         raise ValueError(f"path: the path of a file or a folder of UTF-8 text is needed, got {path!r}")
 
 
-def _cached(fingerprint: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Corpus:
-    """The corpus with `fingerprint`; `make` writes it into a folder and returns its record where it is not there yet, whole."""
-    key = hashlib.sha256(json.dumps([FORMAT, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
-    folder = paths.corpora() / f"{fingerprint['name']}-{fingerprint['vocab_size']}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        files.sweep(folder)
-        record = files.read_or_set_aside(folder / "corpus.json")
-        if record is not None:
-            held = {files.inside(folder, file_name): expected for file_name, expected in record["files"].items()}
-            for file, expected in held.items():
-                if not files.intact(file, expected):
-                    files.set_aside(file, "it is missing or does not match its checksum")
-                    record = None
-        if record is None:
-            record = make(folder)
-    dtype = np.dtype(record["dtype"])
-    return Corpus(
-        name=fingerprint["name"],
-        vocab_size=fingerprint["vocab_size"],
-        train=np.memmap(folder / "train.bin", dtype=dtype, mode="r"),
-        validation=np.memmap(folder / "validation.bin", dtype=dtype, mode="r"),
-        fingerprint=fingerprint,
-        folder=folder,
-    )
-
-
-def learn_bpe(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """A byte-level BPE of `vocab_size` tokens, `SEPARATOR` among them, learned on `texts`, which are read once.
-
-    Raises ValueError if the texts support fewer tokens.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[SEPARATOR],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() < vocab_size:
-        raise ValueError(
-            f"vocab_size: the text supports {tokenizer.get_vocab_size()} tokens, fewer than {vocab_size}; "
-            "ask for that many or give more text"
-        )
-    return tokenizer
-
-
-def _tokenise(
-    train: Documents, validation: Documents, fingerprint: dict[str, Any], folder: Path, vocabulary: Corpus | None = None
-) -> dict[str, Any]:
+def _cached(
+    fingerprint: dict[str, Any], make: Callable[[VerifiedFolder], dict[str, str]], separator: str = SEPARATOR
+) -> Corpus:
+    """Return the corpus with `fingerprint`; where it is not there, whole, `make` writes its files and returns their sha256s."""
     name, vocab_size = fingerprint["name"], fingerprint["vocab_size"]
-    if vocabulary is None:
-        tokenizer = learn_bpe((text for _, text in tqdm(train, f"learning BPE on {name}", leave=False)), vocab_size)
-    else:
-        tokenizer = vocabulary.tokenizer
-    dtype = token_dtype(vocab_size)
-    separator: Any = tokenizer.token_to_id(vocabulary.separator if vocabulary else SEPARATOR)
-    written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
-    for file_name, documents in (("train.bin", train), ("validation.bin", validation)):
-
-        def write(path: Path, documents: Documents = documents) -> None:
-            # Piece by piece: as Python integers the tokens of a large text would not fit in memory.
-            with (
-                path.open("wb") as file,
-                tqdm(total=len(documents), desc=f"tokenising {name}", unit="file", leave=False) as bar,
-            ):
-                for start in range(0, len(documents), _AT_ONCE):
-                    batch = [text for _, text in documents[start : start + _AT_ONCE]]
-                    for encoding in tokenizer.encode_batch_fast(batch):
-                        np.asarray([*encoding.ids, separator], dtype=dtype).tofile(file)
-                    bar.update(len(batch))
-
-        written[file_name] = files.write_with(folder / file_name, write)
-    return _record(fingerprint, dtype, written, folder)
-
-
-def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """uint16 where it holds every token of a vocabulary, else uint32."""
-    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-
-
-def _record(fingerprint: dict[str, Any], dtype: np.dtype[Any], written: dict[str, str], folder: Path) -> dict[str, Any]:
-    record = {"fingerprint": fingerprint, "dtype": dtype.name, "files": written}
-    files.write_json(folder / "corpus.json", record)
-    return record
-
-
-def _shards(folder: Path, vocab_size: int) -> Corpus:
-    record = files.read_json(folder / "corpus.json")
-    where = shlex.quote(str(folder))
-    if record is None or "arguments" not in record:
-        raise ValueError(
-            f"path: {folder} holds no prepared text, or its corpus.json is damaged; "
-            f"`tying-utils prepare --out {where} --text SOURCE --vocab-size {vocab_size}` makes it"
-        )
-    command = f"`tying-utils prepare --out {where} {record['arguments']}`"
-    if not record["finished"]:
-        raise ValueError(f"path: the text in {folder} is not prepared to its end; {command} goes on with it")
-    if record["vocab_size"] != vocab_size:
-        raise ValueError(
-            f"vocab_size: {folder} was prepared for {record['vocab_size']} tokens, got {vocab_size}; ask for "
-            f"{record['vocab_size']}, or prepare the text anew"
-        )
-    held: dict[str, Any] = record["files"]
-    for name in held:
-        files.inside(folder, name)
-    fingerprint = {
-        "name": "shards",
-        "tokens": record["tokens"]["train"],
-        "sha256": hashlib.sha256("".join(entry["sha256"] for entry in held.values()).encode()).hexdigest(),
-        "vocab_size": vocab_size,
-    }
-    dtype = np.dtype(record["dtype"]).newbyteorder("<")
-    expected = {name: (entry["tokens"] * dtype.itemsize, entry["sha256"]) for name, entry in held.items()}
-    tokenizer = folder / "tokenizer.json", record["tokenizer"]
-    damaged = _damaged(folder, expected, fingerprint) or ([] if files.intact(*tokenizer) else ["tokenizer.json"])
-    if damaged:
-        raise ValueError(
-            f"path: {', '.join(damaged)} in {folder}: missing or not as corpus.json says; {command} sets damaged files aside "
-            "and makes them again"
-        )
-    validation, *train = (np.memmap(folder / name, dtype=dtype, mode="r") for name in held)
-    return Corpus(
-        name="shards",
-        vocab_size=vocab_size,
-        train=train[0] if len(train) == 1 else Shards(train),
-        validation=validation,
-        fingerprint=fingerprint,
-        folder=folder,
-        separator=record["separator"],
+    key = hashlib.sha256(json.dumps([FORMAT, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+    folder = VerifiedFolder(paths.corpora() / f"{name}-{vocab_size}-{key}", "corpus.json")
+    with folder.alone():
+        record = folder.read(mend=True)
+        if record is None or folder.damaged(record["files"], mend=True):
+            record = {"fingerprint": fingerprint, "dtype": token_dtype(vocab_size).name, "files": make(folder)}
+            folder.commit(record)
+    train, validation = (
+        np.memmap(folder.path / f"{part}.bin", dtype=np.dtype(record["dtype"]), mode="r") for part in ("train", "validation")
     )
-
-
-def _damaged(folder: Path, expected: dict[str, tuple[int, str]], fingerprint: dict[str, Any]) -> list[str]:
-    """The names of files in `folder` that are missing or have not the size and sha256 expected (see `load`)."""
-    memory = paths.corpora() / f"shards-{fingerprint['vocab_size']}-{fingerprint['sha256'][:16]}.json"
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(memory.with_suffix(".lock")):  # of the ranks that open one text together, one reads it
-        known = files.read_or_set_aside(memory) or {}
-        found = {}
-        for name, (size, checksum) in tqdm(expected.items(), "verifying shards", unit="file", leave=False, delay=1):
-            path = (folder / name).resolve()
-            if not path.is_file() or (status := path.stat()).st_size != size:
-                continue
-            seen = [size, status.st_mtime_ns, checksum]
-            if known.get(str(path)) == seen or files.digest(path) == checksum:
-                found[name] = str(path), seen
-        now = {**known, **dict(found.values())}
-        if now != known:
-            files.write_json(memory, now)
-    return [name for name in expected if name not in found]
+    return Corpus(name, vocab_size, train, validation, fingerprint, folder.path, separator)
 
 
 def _two_role(language: two_role.Language) -> Corpus:
@@ -488,92 +131,22 @@ def _two_role(language: two_role.Language) -> Corpus:
         "sha256": content.hexdigest(),
         "vocab_size": language.vocab_size,
     }
-    return _cached(fingerprint, lambda folder: _generate(language, fingerprint, folder))
+    return _cached(fingerprint, lambda folder: _generate(language, folder))
 
 
 def _lengths(settings: two_role.Settings) -> dict[str, int]:
-    return {"train.bin": settings.length, "validation.bin": settings.length // _EVERY}
+    """Return the tokens of each part; a twentieth as many as are trained on is validation."""
+    return {"train.bin": settings.length, "validation.bin": settings.length // 20}
 
 
-def _generate(language: two_role.Language, fingerprint: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _generate(language: two_role.Language, folder: VerifiedFolder) -> dict[str, str]:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     roles = zip(language.source.tolist(), language.target.tolist(), strict=True)
     words = {f"s{source:02d}t{target:02d}.{token:04d}": token for token, (source, target) in enumerate(roles)}
     tokenizer = Tokenizer(models.WordLevel(words))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    written = {"tokenizer.json": files.write_with(folder / "tokenizer.json", lambda p: tokenizer.save(str(p)))}
-    dtype = token_dtype(language.vocab_size)
-    for seed, (file_name, length) in enumerate(_lengths(language.settings).items()):
-        tokens = language.sample(length, seed).astype(dtype)
-        written[file_name] = files.write_with(folder / file_name, tokens.tofile)
-    return _record(fingerprint, dtype, written, folder)
-
-
-@functools.cache  # every run asks for it, and an interpreter's own library does not change under it
-def _standard_library(library: Path) -> Documents:
-    """The standard library's Python files by relative path, in one order on every machine; undecodable ones left out."""
-    documents = []
-    for file in sorted(library.rglob("*.py"), key=lambda p: p.relative_to(library).as_posix()):
-        relative = file.relative_to(library)
-        if _LEFT_OUT.isdisjoint(relative.parts):
-            try:
-                documents.append((relative.as_posix(), file.read_text(encoding="utf-8")))
-            except UnicodeDecodeError:
-                continue  # a few files declare another encoding
-    return documents
-
-
-def _read(path: Path) -> Iterator[tuple[str, str]]:
-    if not path.exists():
-        raise ValueError(f"path: {path} does not exist; give a file or a folder of UTF-8 text")
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    found = [p for p in found if p == path or not any(part.startswith(".") for part in p.relative_to(path).parts)]
-    if not found:
-        raise ValueError(f"path: {path} holds no file; give a file or a folder of UTF-8 text")
-    for file in found:
-        try:
-            name = file.name if file == path else file.relative_to(path).as_posix()
-            # A name may hold bytes that are no text; contents may not.
-            yield name.encode(errors="backslashreplace").decode(), file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"path: {file} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it"
-            ) from error
-
-
-def _split(documents: Documents) -> tuple[Documents, Documents]:
-    """Whole documents into a training and a validation part (see `load`)."""
-    named: dict[str, Documents] = {"train": [], "valid": [], "test": []}
-    for name, text in documents:
-        pieces = Path(name).name.lower().replace("validation", "valid").split(".")
-        for part in named:
-            if part in pieces and pieces[-1] != "py":
-                named[part].append((name, text))
-    parts = [named[part] for part in ("train", "valid", "test") if named[part]]
-    if len(parts) >= 2:
-        return parts[0], parts[1]
-    if len(documents) == 1:
-        name, text = documents[0]
-        lines = text.splitlines(keepends=True)
-        cut = len(lines) - max(1, len(lines) // _EVERY)
-        return [(name, "".join(lines[:cut]))], [(name, "".join(lines[cut:]))]
-    held_out = {i for i in range(len(documents)) if i % _EVERY == _EVERY - 1} or {len(documents) - 1}
-    return (
-        [document for i, document in enumerate(documents) if i not in held_out],
-        [document for i, document in enumerate(documents) if i in held_out],
-    )
-
-
-def _wikitext(name: str) -> tuple[Documents, Documents]:
-    from datasets import load_dataset
-
-    try:
-        data = load_dataset("Salesforce/wikitext", f"{name}-raw-v1")
-    except Exception as error:  # whatever the hub client raises without a network
-        raise ValueError(
-            f"name: {name!r} could not be fetched from the Hugging Face hub ({type(error).__name__}); "
-            f"give path=, a folder with its train, valid and test text, or put that folder at {paths.texts() / name} "
-            "($TYING_TEXTS moves it)"
-        ) from error
-    return tuple([(part, "".join(data[part]["text"]))] for part in ("train", "validation"))  # type: ignore[return-value]
+    written = {"tokenizer.json": folder.write("tokenizer.json", lambda path: tokenizer.save(str(path)))}
+    for seed, (name, length) in enumerate(_lengths(language.settings).items()):
+        written[name] = folder.write(name, language.sample(length, seed).astype(token_dtype(language.vocab_size)).tofile)
+    return written

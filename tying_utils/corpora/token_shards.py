@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tying_utils.base import files
 from tying_utils.base.checks import positive
-from tying_utils.corpora import store, vocabulary
+from tying_utils.base.folder import VerifiedFolder
+from tying_utils.corpora import bpe, store, vocabulary
+from tying_utils.corpora.corpus import SEPARATOR, token_dtype
 from tying_utils.corpora.text_stream import START, Position, TextStream
 
 if TYPE_CHECKING:
@@ -81,12 +81,10 @@ def prepare(
         "arguments": shlex.join(word for name, value in words for word in (f"--{name.replace('_', '-')}", str(value))),
         "parts": hashlib.sha256("\n".join(stream.parts).encode()).hexdigest(),
         "vocab_size": vocab_size,
-        "dtype": store.token_dtype(vocab_size).name,
+        "dtype": token_dtype(vocab_size).name,
     }
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        files.sweep(folder)
+    folder = VerifiedFolder(Path(out), "corpus.json")
+    with folder.alone():
         record = _begun(folder, asked)
         own = _tokenizer(folder, record, tokenizer, stream)
         total = None if tokens is None else tokens + validation_tokens
@@ -95,38 +93,38 @@ def prepare(
     return record
 
 
-def _begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """The record of the preparation that was begun in `folder`, or of a new one."""
-    record = files.read_or_set_aside(folder / "corpus.json")
+def _begun(folder: VerifiedFolder, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of the preparation that was begun in `folder`, or of a new one."""
+    record = folder.read(mend=True)
     if record is None:
         return {**asked, "tokenizer": None, "separator": None, "learned_on": None, "files": {}, "tokens": {}, "finished": False}
     if (began := record.get("arguments")) != asked["arguments"]:
-        raise ValueError(f"out: {folder} was begun with {began}, now it is {asked['arguments']}; give another folder, or those")
+        raise ValueError(
+            f"out: {folder.path} was begun with {began}, now it is {asked['arguments']}; give another folder, or those"
+        )
     if record["parts"] != asked["parts"]:
-        raise ValueError(f"text: it names other files than when {folder} was begun; give another folder, or restore them")
+        raise ValueError(f"text: it names other files than when {folder.path} was begun; give another folder, or restore them")
     return record
 
 
-def _tokenizer(folder: Path, record: dict[str, Any], given: str | Path | None, stream: TextStream) -> Tokenizer:
-    """The folder's tokenizer, made where it is not there yet or damaged."""
+def _tokenizer(folder: VerifiedFolder, record: dict[str, Any], given: str | Path | None, stream: TextStream) -> Tokenizer:
+    """Return the folder's tokenizer, made where it is not there yet or damaged."""
     from tokenizers import Tokenizer
 
-    path, before, vocab_size = folder / "tokenizer.json", record["tokenizer"], record["vocab_size"]
-    if before is None or not files.intact(path, before):
-        if before is not None:
-            files.set_aside(path, "it is missing or does not match its checksum")
+    path, before, vocab_size = folder.path / "tokenizer.json", record["tokenizer"], record["vocab_size"]
+    if before is None or folder.damaged({path.name: before}, mend=True):
         if given is None:
             learned = {"documents": 0, "characters": 0}
-            tokenizer = store.learn_bpe(_head(stream, learned), vocab_size)
-            about = {"separator": store.SEPARATOR, "learned_on": learned}
+            tokenizer = bpe.learn(_head(stream, learned), vocab_size)
+            about = {"separator": SEPARATOR, "learned_on": learned}
         else:
             tokenizer = _given(given, vocab_size)
             about = {"separator": _separator(given, tokenizer), "learned_on": None}
-        checksum = files.write_with(path, lambda temporary: tokenizer.save(str(temporary)))
+        checksum = folder.write(path.name, lambda temporary: tokenizer.save(str(temporary)))
         if before not in (None, checksum):
             raise _changed(path)
         record.update(about, tokenizer=checksum)
-        files.write_json(folder / "corpus.json", record)
+        folder.commit(record)
     return Tokenizer.from_file(str(path))
 
 
@@ -158,11 +156,11 @@ def _given(source: str | Path, vocab_size: int) -> Tokenizer:
 
 
 def _separator(source: str | Path, tokenizer: Tokenizer) -> str:
-    for token in (store.SEPARATOR, vocabulary.eos_token(source)):
+    for token in (SEPARATOR, vocabulary.eos_token(source)):
         if token is not None and tokenizer.token_to_id(token) is not None:
             return token
     raise ValueError(
-        f"tokenizer: {source} has no {store.SEPARATOR} to end documents with, nor does a tokenizer_config.json beside name "
+        f"tokenizer: {source} has no {SEPARATOR} to end documents with, nor does a tokenizer_config.json beside name "
         "an eos_token that it has; name one there"
     )
 
@@ -178,30 +176,32 @@ def _encoded(stream: TextStream, position: Position, tokenizer: Tokenizer, recor
 
 
 def _fill(
-    folder: Path, record: dict[str, Any], encoded: Callable[[Position], Encoded], wanted: dict[str, float], bar: tqdm[Any]
+    folder: VerifiedFolder,
+    record: dict[str, Any],
+    encoded: Callable[[Position], Encoded],
+    wanted: dict[str, float],
+    bar: tqdm[Any],
 ) -> None:
     """Write the token files that are missing or damaged, and each into the record once it is whole."""
     held, position, stream, left = record["files"], START, None, wanted["tokens"]
     for number in itertools.count(-1):
         name = "validation.bin" if number < 0 else f"train-{number:05d}.bin"
-        path, known = folder / name, held.get(name)
+        known = held.get(name)
         if left <= 0 or (record["finished"] and known is None):
             break
-        if known is not None and files.intact(path, known["sha256"]):
+        if known is not None and not folder.damaged({name: known["sha256"]}, mend=True):
             stream = None  # it goes on behind this file
             bar.update(known["tokens"])
         else:
-            if known is not None:
-                files.set_aside(path, "it is missing or does not match its checksum")
             stream = stream or encoded(position)
             size = wanted["validation_tokens"] if number < 0 else min(wanted["shard_tokens"], left)
             if (first := next(stream, None)) is None and known is None:
                 break
-            made = _write(path, itertools.chain([first] if first else [], stream), size, bar)
+            made = _write(folder, name, itertools.chain([first] if first else [], stream), size, bar)
             if known not in (None, made):
-                raise _changed(path)
+                raise _changed(folder.path / name)
             held[name] = made
-            files.write_json(folder / "corpus.json", record)
+            folder.commit(record)
         position = held[name]["end"]
         left -= held[name]["tokens"] if number >= 0 else 0
     counts = [entry["tokens"] for entry in held.values()]
@@ -212,10 +212,10 @@ def _fill(
         )
     if not record["finished"]:
         record.update(tokens={"train": sum(counts[1:]), "validation": counts[0]}, finished=True)
-        files.write_json(folder / "corpus.json", record)
+        folder.commit(record)
 
 
-def _write(path: Path, encoded: Encoded, size: float, bar: tqdm[Any]) -> dict[str, Any]:
+def _write(folder: VerifiedFolder, name: str, encoded: Encoded, size: float, bar: tqdm[Any]) -> dict[str, Any]:
     """Write documents until there are `size` tokens or no more documents."""
     made: dict[str, Any] = {"sha256": None, "tokens": 0, "documents": 0, "end": None}
 
@@ -228,7 +228,7 @@ def _write(path: Path, encoded: Encoded, size: float, bar: tqdm[Any]) -> dict[st
                 if made["tokens"] >= size:
                     break
 
-    made["sha256"] = files.write_with(path, write)
+    made["sha256"] = folder.write(name, write)
     return made
 
 

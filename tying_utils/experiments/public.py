@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from tying_utils.base import paths
 from tying_utils.base.table_store import TableStore
-from tying_utils.corpora import store, vocabulary
+from tying_utils.corpora import texts, vocabulary
+from tying_utils.corpora.corpus import windows
 from tying_utils.experiments import claims, published, shares
 from tying_utils.measures import alignment, drift, frequency, integrity, lens, neighbors, perplexity, spectral, statistics
 from tying_utils.models import architectures as models
@@ -228,7 +229,7 @@ class Public:
 
     @cached_property
     def _texts(self) -> tuple[list[str], list[str]]:
-        parts = store.documents(self.effort.text)
+        parts = texts.documents(self.effort.text)
         return _leading(parts[0], self.effort.characters), _leading(parts[1], self.effort.characters)
 
     def tokens(self, model: Model) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +240,7 @@ class Public:
         return self._tokens[model.name]
 
 
-def _leading(documents: store.Documents, characters: int) -> list[str]:
+def _leading(documents: texts.Documents, characters: int) -> list[str]:
     """The texts, each cut at the share that leaves about so many characters in all."""
     share = min(1.0, characters / sum(len(text) for _, text in documents))
     return [text[: math.ceil(share * len(text))] for _, text in documents]
@@ -462,7 +463,7 @@ def _lens_curves(public: Public, model: Model) -> dict[str, Any]:
     """Lens KL by layer under each indexing."""
     effort = public.effort
     counts = effort.lens_windows, effort.evaluation_windows
-    learned, held_out = (store.windows(*part, effort.context) for part in zip(public.tokens(model), counts, strict=True))
+    learned, held_out = (windows(*part, effort.context) for part in zip(public.tokens(model), counts, strict=True))
     with _whole(public, model) as whole:
         tuned = lens.train_lens(whole, learned, progress=public.progress, **effort.lens)
         return {indexing: lens.kl_by_layer(whole, tuned, held_out, indexing=indexing) for indexing in ("matched", "published")}
@@ -474,9 +475,9 @@ def _perplexity(public: Public, bar: Any) -> pd.DataFrame:
     for family in public.families.values():
         for model in (family.tied, family.untied):
             with _whole(public, model) as whole:
-                windows = store.windows(public.tokens(model)[1], public.effort.evaluation_windows, public.effort.context)
-                score = perplexity.perplexity(whole, windows, progress=False)
-            read = vocabulary.tokenizer(public.source(model)).decode_batch(windows[:, 1:].tolist(), skip_special_tokens=False)
+                held_out = windows(public.tokens(model)[1], public.effort.evaluation_windows, public.effort.context)
+                score = perplexity.perplexity(whole, held_out, progress=False)
+            read = vocabulary.tokenizer(public.source(model)).decode_batch(held_out[:, 1:].tolist(), skip_special_tokens=False)
             size = sum(len(text.encode()) for text in read)
             labels = {"family": family.name, "model": model.name, "tied": model.tied}
             nats = {"loss": score.loss, "low": score.interval.low, "high": score.interval.high}

@@ -10,17 +10,16 @@ shares with its model is the architecture, the tie, the dtype, the shards, padde
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
+from tying_utils import corpora
 from tying_utils.base import files, paths
-from tying_utils.corpora import store
+from tying_utils.base.folder import VerifiedFolder
+from tying_utils.corpora.corpus import SEPARATOR
 from tying_utils.models import architectures
 from tying_utils.models.families import Model, families
 from tying_utils.training import run_store
@@ -55,7 +54,7 @@ def config(model: Model, profile: str = "quick") -> TrainConfig:
 def keys(wanted: Iterable[Model], profile: str = "quick") -> list[str]:
     """The key of the run of each model's miniature, as it is configured now."""
     configs = [config(model, profile) for model in wanted]
-    fingerprints = {size: store.load("python", vocab_size=size).fingerprint for size in {c.vocab_size for c in configs}}
+    fingerprints = {size: corpora.load("python", vocab_size=size).fingerprint for size in {c.vocab_size for c in configs}}
     return [run_store.run_key(c, fingerprints[c.vocab_size]) for c in configs]
 
 
@@ -77,25 +76,19 @@ PLANTED: dict[str, dict[int, int]] = {"Pythia-1B": {1: 0, 2: -1}}
 def _saved(model: Model, run: Run, profile: str) -> Path:
     top = paths.root() / "data" / "miniatures"
     folder = (top / profile if profile == "smoke" else top) / model.source
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        for left in folder.parent.glob(f".{folder.name}.*/"):  # of a killed process
-            shutil.rmtree(left)
-        record = files.read_json(folder / "record.json")
+    held = VerifiedFolder(folder, "record.json", lock=folder.parent / f".{folder.name}.lock")
+    with held.alone():
+        record = held.read()
         if record is None and folder.exists():
             files.set_aside(folder, "its record.json is missing or does not match its checksum")
         elif record is not None and (record["format"], record["run"]) == (FORMAT, run.key):
-            if all(files.intact(files.inside(folder, name), digest) for name, digest in record["files"].items()):
+            if not held.damaged(record["files"]):
                 return folder
             files.set_aside(folder, "a file in it is missing or does not match its checksum")
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            whole = Path(temporary) / "whole"
-            with architectures.without_bars():
-                _write(model, run, whole)
+        with held.remade() as whole, architectures.without_bars():
+            _write(model, run, whole)
             written = {p.relative_to(whole).as_posix(): files.digest(p) for p in sorted(whole.rglob("*")) if p.is_file()}
-            files.write_json(whole / "record.json", {"format": FORMAT, "run": run.key, "files": written})
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier configuration
-            whole.replace(folder)
+            VerifiedFolder(whole, "record.json").commit({"format": FORMAT, "run": run.key, "files": written})
     return folder
 
 
@@ -115,7 +108,7 @@ def _write(model: Model, run: Run, folder: Path) -> None:
 def _tokenizer(run: Run) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token=store.SEPARATOR)
+    return PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token=SEPARATOR)
 
 
 def _save(model: Model, run: Run, step: int, folder: Path) -> None:

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tying_utils import models
 from tying_utils.base import files, paths
+from tying_utils.base.folder import VerifiedFolder
 from tying_utils.models.architectures import Tables
 from tying_utils.training.config import TrainConfig
 
@@ -61,6 +61,10 @@ def run_folder(config: TrainConfig, fingerprint: dict[str, Any]) -> Path:
     """Where the run of `config` on that corpus lies, finished or not."""
     name = f"{config.arch}-{'tied' if config.tied else 'untied'}-{run_key(config, fingerprint)}"
     return paths.runs() / name
+
+
+def _verified(folder: Path) -> VerifiedFolder:
+    return VerifiedFolder(folder, "run.json", lock=folder.with_suffix(".lock"))
 
 
 def weight_names(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
@@ -154,7 +158,7 @@ def opened(folder: str | Path) -> Run:
     makes it again), and where a file is damaged or lies elsewhere than in the folder.
     """
     folder = Path(folder)
-    record = files.read_json(folder / "run.json")
+    record = (held := _verified(folder)).read()
     if record is None or not all(isinstance(record.get(name), dict) for name in ("config", "corpus", "files")):
         raise ValueError(
             f"folder: {folder} holds no run.json, or a damaged one; give the folder of a run, as in {paths.runs()}"
@@ -167,23 +171,17 @@ def opened(folder: str | Path) -> Run:
     if record.get("finished") is not True:
         raise ValueError(f"folder: the run in {folder} is not finished; where it is trained, {command} goes on with it")
     config = TrainConfig.from_dict(record["config"])
-    damaged = _damaged(folder, record)
+    damaged = held.damaged(record["files"])
     if damaged or record.get("key") != run_key(config, record["corpus"]):
-        which = ", ".join(file.name for file in damaged) or "run.json"
+        which = ", ".join(damaged) or "run.json"
         raise ValueError(f"folder: {which} in {folder} is missing, or not as it was written; copy the folder anew")
     return Run(folder, config, record)
 
 
 def is_finished(config: TrainConfig, fingerprint: dict[str, Any]) -> bool:
     """Whether the run of `config` on that corpus says that it is finished; its files are not looked at."""
-    record = files.read_json(run_folder(config, fingerprint) / "run.json")
+    record = _verified(run_folder(config, fingerprint)).read()
     return record is not None and record["finished"]
-
-
-def _damaged(folder: Path, record: dict[str, Any]) -> list[Path]:
-    """Of the files that a record names, those that are missing or not as it says. ValueError for a name that leads out."""
-    named = {files.inside(folder, name): expected for name, expected in record["files"].items()}
-    return [file for file, expected in named.items() if not files.intact(file, expected)]
 
 
 def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:
@@ -191,19 +189,17 @@ def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:
 
     A damaged file is named in a warning and set aside, and then there is no finished run any more: training makes it again.
     """
-    folder = run_folder(config, fingerprint)
-    if not (folder / "run.json").exists():
+    if not (run_folder(config, fingerprint) / "run.json").exists():
         return None
-    with FileLock(folder.with_suffix(".lock")):
-        return Writer(folder, config, fingerprint).finished()
+    with writing(config, fingerprint) as writer:
+        return writer.finished()
 
 
 @contextmanager
 def writing(config: TrainConfig, fingerprint: dict[str, Any]) -> Iterator[Writer]:
     """Hold the run's folder alone: a second process that wants the same run waits, then finds it finished."""
     folder = run_folder(config, fingerprint)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with _verified(folder).alone("tables", "weights", "model"):
         yield Writer(folder, config, fingerprint)
 
 
@@ -212,31 +208,24 @@ class Writer:
 
     def __init__(self, folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -> None:
         self.folder, self.config = folder, config
-        self._fingerprint = fingerprint
+        self._held, self._fingerprint = _verified(folder), fingerprint
         self._files: dict[str, str] = {}
         self.step = 0  # of the last commit; 0 where training starts anew
         self.seconds = 0.0  # of training, up to the last commit
-        for place in (folder, folder / "tables", folder / "weights", folder / "model"):
-            files.sweep(place)
-        for left in folder.glob(".model.*"):
+        for left in folder.glob(".model.*"):  # of a killed process
             shutil.rmtree(left)
-        self._record = self._verified()
+        self._record = self._committed()
 
-    def _verified(self) -> dict[str, Any] | None:
+    def _committed(self) -> dict[str, Any] | None:
         """The committed record with every file it names intact; otherwise what is damaged is set aside."""
-        path = self.folder / "run.json"
-        if not path.exists():
-            return None
-        record = files.read_json(path)
+        record = self._held.read()
         if record is None:
-            files.set_aside(self.folder, "its run.json is damaged")
+            if self._held.record.exists():
+                files.set_aside(self.folder, "its run.json is damaged")
             return None
-        damaged = _damaged(self.folder, record)
-        for file in damaged:
-            files.set_aside(file, "it is missing or does not match its checksum")
-        if damaged:
+        if self._held.damaged(record["files"], mend=True):
             # What is left is kept until it is made again; training starts anew, to the same bytes.
-            path.unlink()
+            self._held.record.unlink()
             return None
         self._files = dict(record["files"])
         self.step, self.seconds = record["step"], record["made"]["seconds"]
@@ -284,9 +273,8 @@ class Writer:
             weights = {name: p.detach() for name, p in weight_names(model).items()}
             self._put_tensors(_weights_name(step, self.config.steps), weights)
             self._put_tensors(_resume_name(step), resume)
-        self._files[_metrics_name(step)] = files.write_with(
-            self.folder / _metrics_name(step), lambda p: metrics.to_parquet(p, index=False)
-        )
+        name = _metrics_name(step)
+        self._files[name] = self._held.write(name, lambda path: metrics.to_parquet(path, index=False))
         stale = [_metrics_name(self.step), _resume_name(self.step)] if self.step else []
         for name in stale:
             self._files.pop(name, None)
@@ -300,7 +288,7 @@ class Writer:
             "files": dict(self._files),
             "made": made,
         }
-        files.write_json(self.folder / "run.json", self._record)
+        self._held.commit(self._record)
         for name in stale:  # only now: until the line above they were what a killed run resumes from
             (self.folder / name).unlink(missing_ok=True)
         self.step = step
@@ -316,7 +304,7 @@ class Writer:
 
     def _put_tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
         held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        self._files[name] = files.write_with(self.folder / name, lambda p: save_file(held, p))
+        self._files[name] = self._held.write(name, lambda path: save_file(held, path))
 
     def _put_model(self, model: PreTrainedModel) -> None:
         target = self.folder / "model"
