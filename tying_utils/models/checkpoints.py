@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from tying_utils.base import files, hub
+from tying_utils.base.folder import VerifiedFolder
 from tying_utils.base.hub import Folder, Hub, Source
 from tying_utils.measures.integrity import same_bytes
 from tying_utils.models.architectures import Tables
@@ -82,7 +82,7 @@ def read_tables(
     cache = _Cache(hub.checked_id(source), revision or "main", names)
     if not refresh and (held := cache.tables(mend=False)) is not None:
         return held
-    with FileLock(cache.refs.with_name(".lock")):
+    with cache.refs.alone():
         if not refresh and (held := cache.tables(mend=True)) is not None:  # another process was faster
             return held
         return cache.fill(Hub(cache.repo, revision), progress)
@@ -133,15 +133,15 @@ def _opened(path: Path, name: str = "table") -> Tensor:
 
 
 class _Cache:
-    """The tables that were read of one hub id, by commit: input.safetensors, output.safetensors and record.json, the
-    commit point, in huggingface_hub's assets cache; and refs.json, which commit each branch was."""
+    """The tables that were read of one hub id, in huggingface_hub's assets cache: a folder a commit, with a file a table and
+    record.json; and the folder refs, whose refs.json says which commit each branch was."""
 
     def __init__(self, repo: str, revision: str, names: tuple[str, str] | None) -> None:
         self.repo, self.revision, self.names = repo, revision, names
         self.asked = list(names) if names else None  # as JSON gives it back
-        self.refs = self.folder("refs") / "refs.json"
+        self.refs = VerifiedFolder(self._path("refs"), "refs.json")
 
-    def folder(self, commit: str) -> Path:
+    def _path(self, commit: str) -> Path:
         from huggingface_hub import cached_assets_path, constants
 
         return Path(cached_assets_path("tying_utils", self.repo, commit, assets_dir=constants.HF_ASSETS_CACHE))
@@ -149,16 +149,17 @@ class _Cache:
     def tables(self, *, mend: bool) -> CheckpointTables | None:
         """Return what is held, verified; None if it is not, or no longer, whole. The holder of the lock may `mend`: set aside
         what is damaged."""
-        commit = (_read(self.refs, mend) or {}).get(self.revision, self.revision)
+        commit = (self.refs.read(mend=mend) or {}).get(self.revision, self.revision)
         if not re.fullmatch("[0-9a-f]{40}", commit):
             return None
-        record = self._record(self.folder(commit), mend)
-        return self._made(commit, record, self._held(commit, record), 0) if record and record["whole"] else None
+        folder = VerifiedFolder(self._path(commit), "record.json")
+        record = self._record(folder, mend)
+        return self._made(commit, record, _held(folder, record), 0) if record and record["whole"] else None
 
     def fill(self, where: Hub, progress: bool) -> CheckpointTables:
         """Read what is missing of the commit, a table at a time: an interrupted reading goes on with the next."""
-        folder = self.folder(where.commit)
-        files.sweep(folder)
+        folder = VerifiedFolder(self._path(where.commit), "record.json")
+        files.sweep(folder.path)
         layout = find(where, self.names)
         new = {"format": FORMAT, "asked": self.asked, "parts": {}, "sha256": {}, "whole": False}
         record = self._record(folder, mend=True) or new
@@ -168,19 +169,15 @@ class _Cache:
         with tqdm(total=size, desc=f"tables of {where}", disable=not (progress and size), **shown) as bar:
             for part, one in missing.items():
                 name = f"{part}.safetensors"
-                write = partial(_write, one=one, where=where, advance=bar.update)
-                record["sha256"][name] = files.write_with(folder / name, write)
+                record["sha256"][name] = folder.write(name, partial(_write, one=one, where=where, advance=bar.update))
                 record["parts"][part] = name
-                files.write_json(folder / "record.json", record)
-        held = self._held(where.commit, record)
+                folder.commit(record)
+        held = _held(folder, record)
         tied = _tied(held, layout, where)
         record |= {"tied": tied, "names": list(layout.names), "whole": True, "commit": where.commit, "repo": self.repo}
-        files.write_json(folder / "record.json", record)
-        files.write_json(self.refs, {**(files.read_json(self.refs) or {}), self.revision: where.commit})
+        folder.commit(record)
+        self.refs.commit({**(self.refs.read() or {}), self.revision: where.commit})
         return self._made(where.commit, record, held, where.bytes_read)
-
-    def _held(self, commit: str, record: dict[str, Any]) -> dict[str, Tensor]:
-        return {part: _opened(self.folder(commit) / name) for part, name in record["parts"].items()}
 
     def _made(self, commit: str, record: dict[str, Any], held: dict[str, Tensor], bytes_read: int) -> CheckpointTables:
         one, other = record["names"]
@@ -189,25 +186,21 @@ class _Cache:
             held["input"], output, record["tied"], self.repo, self.revision, commit, (one, other), bytes_read
         )
 
-    def _record(self, folder: Path, mend: bool) -> dict[str, Any] | None:
+    def _record(self, folder: VerifiedFolder, mend: bool) -> dict[str, Any] | None:
         """Return the record of a commit's folder, of the files in it that are intact."""
-        record = _read(folder / "record.json", mend)
+        record = folder.read(mend=mend)
         if record is None or record["format"] != FORMAT or record["asked"] != self.asked:
             return None
         parts: dict[str, str] = record["parts"]
-        damaged = [part for part, name in parts.items() if not files.intact(files.inside(folder, name), record["sha256"][name])]
-        for part in damaged:
-            name = parts.pop(part)
-            record["whole"] = False
+        if damaged := folder.damaged({name: record["sha256"][name] for name in parts.values()}, mend=mend):
+            record |= {"parts": {part: name for part, name in parts.items() if name not in damaged}, "whole": False}
             if mend:
-                files.set_aside(folder / name, "it is missing or does not match its checksum")
-        if damaged and mend:
-            files.write_json(folder / "record.json", record)
+                folder.commit(record)
         return record
 
 
-def _read(path: Path, mend: bool) -> dict[str, Any] | None:
-    return files.read_or_set_aside(path) if mend else files.read_json(path)
+def _held(folder: VerifiedFolder, record: dict[str, Any]) -> dict[str, Tensor]:
+    return {part: _opened(folder.path / name) for part, name in record["parts"].items()}
 
 
 def _write(path: Path, one: Stored, where: Hub, advance: Callable[[int], object]) -> None:
