@@ -235,7 +235,7 @@ def _lacking(where: Source, name: str) -> str:
 
 
 def at(source: str | Path, revision: str | None = None) -> Source:
-    """The checkpoint at `source`: a local folder (then `revision` is a folder in it) or a model on the hub, by its id.
+    """Return the checkpoint at `source`: a local folder (then `revision` is a folder in it) or a model on the hub, by its id.
 
     Raises ValueError for a revision that is not there and for what is neither a folder nor an id; else as `Hub`.
     """
@@ -243,7 +243,7 @@ def at(source: str | Path, revision: str | None = None) -> Source:
 
 
 def local(source: str | Path, revision: str | None = None) -> Folder | None:
-    """The folder `source`, or its folder `revision`; None if there is no folder `source`. ValueError if it lacks `revision`."""
+    """Return the folder `source`, or its folder `revision`; None if `source` is none. Raises ValueError if it lacks `revision`."""
     if not (folder := Path(source).expanduser()).is_dir():
         return None
     if revision is not None and not (folder / revision).is_dir():
@@ -256,7 +256,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def checked_id(source: str | Path) -> str:
-    """`source`, if it has the form of a model id. Raises ValueError otherwise."""
+    """Return `source` if it has the form of a model id; raises ValueError otherwise."""
     part = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
     if isinstance(source, Path) or not re.fullmatch(rf"(?:{part}/)?{part}", source):
         raise ValueError(f"source: {str(source)!r} is neither a folder nor a model id like 'allenai/OLMo-1B-hf'")
@@ -264,7 +264,7 @@ def checked_id(source: str | Path) -> str:
 
 
 def branches(source: str | Path) -> list[str]:
-    """Names of the revisions of `source`: branches on the hub, folders in a local folder. Raises as `at`."""
+    """Return the names of the revisions of `source`: branches on the hub, folders in a local folder. Raises as `at`."""
     if (where := local(source)) is not None:
         return _folders(where.folder)
     from huggingface_hub import HfApi, constants

@@ -18,7 +18,7 @@ _SPACES = {"Ġ": "byte-level BPE", "▁": "SentencePiece", "##": "WordPiece"}
 
 
 def read(source: str | Path, revision: str | None = None) -> Vocabulary:
-    """The tokens of the tokenizer at `source`, added ones included, by row; rows of no token are not in it.
+    """Read the tokens of the tokenizer at `source`, added ones included, by row; rows of no token are not in it.
 
     source and revision as in `checkpoints.read_tables`, from huggingface_hub's cache where it is there. Reads
     tokenizer.json, or else vocab.json. Raises ValueError if neither is there or cannot be read, and otherwise as `hub.at`.
@@ -36,7 +36,7 @@ def read(source: str | Path, revision: str | None = None) -> Vocabulary:
 
 
 def tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
-    """The tokenizer in the tokenizer.json at `source`, or in the file `source`. Arguments and errors as in `read`."""
+    """Read the tokenizer in the tokenizer.json at `source`, or in the file `source`. Arguments and errors as in `read`."""
     if (file := Path(source).expanduser()).is_file():
         return _tokenizer(file)
     where = hub.at(source, revision)
@@ -46,7 +46,7 @@ def tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
 
 
 def eos_token(source: str | Path) -> str | None:
-    """The eos_token that tokenizer_config.json names, at `source` or beside the file `source`; None where none does."""
+    """Read the eos_token that tokenizer_config.json names, at `source` or beside the file `source`; None where none does."""
     file = Path(source).expanduser()
     where = hub.Folder(file.parent) if file.is_file() else hub.at(source)
     if not where.has("tokenizer_config.json"):
@@ -66,7 +66,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def real_rows(vocabulary: Mapping[str, int], rows: int) -> np.ndarray:
-    """The rows of a table of `rows` that are a token's, in order, int64: the others only pad it and were never trained.
+    """Return the rows of a table of `rows` that are a token's, in order, int64: the others only pad it and were never trained.
 
     Raises ValueError if a token has no row.
     """
@@ -77,7 +77,7 @@ def real_rows(vocabulary: Mapping[str, int], rows: int) -> np.ndarray:
 
 
 def join(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the tokens that both vocabularies have, by token string: two int64 arrays of one length, in the order of `a`.
+    """Return the rows of the tokens that both vocabularies have, by token string: two int64 arrays, in the order of `a`.
 
     Raises ValueError if they write a space differently (as "Ġ" and "▁"), where equal strings are not equal tokens, and if they
     share no token.
@@ -92,13 +92,13 @@ def join(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[np.ndarray, np.nda
 
 
 def _kind(vocabulary: Mapping[str, int]) -> str | None:
-    """What kind of tokenizer writes such tokens, by the mark that most of them start with; None where none has one."""
+    """Tell what kind of tokenizer writes such tokens, by the mark that most of them start with; None where none has one."""
     counts = {kind: sum(token.startswith(mark) for token in vocabulary) for mark, kind in _SPACES.items()}
     kind = max(counts, key=counts.__getitem__)
     return kind if counts[kind] else None
 
 
 def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
-    """The tokens of `texts`, one after another without marks between them, int64."""
+    """Return the tokens of `texts`, one after another without marks between them, int64."""
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
     return np.fromiter((token for part in ids for token in part), np.int64)

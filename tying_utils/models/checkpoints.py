@@ -62,7 +62,7 @@ def read_tables(
     refresh: bool = False,
     progress: bool = True,
 ) -> CheckpointTables:
-    """The input and output tables of a causal language model, from the hub or a local folder, and nothing else of it.
+    """Read the input and output tables of a causal language model, from the hub or a local folder, and nothing else of it.
 
     source: a hub id, or a folder as transformers saves it; float32, float16 or bfloat16 safetensors, single or sharded. A
     checkpoint that has only PyTorch's .bin files is read whole (with weights_only=True, memory-mapped), with a warning.
@@ -89,7 +89,7 @@ def read_tables(
 
 
 def steps(source: str | Path) -> dict[int, str]:
-    """Training step -> revision, in order, of a model whose revisions are called as in step1000 or step1000-tokens2B.
+    """Return training step -> revision, in order, of a model whose revisions are called as in step1000 or step1000-tokens2B.
 
     source as in `read_tables`. Raises ValueError if it has none, else as there.
     """

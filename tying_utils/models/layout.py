@@ -90,7 +90,7 @@ def find(where: Source, names: tuple[str, str] | None = None) -> Layout:
 
 
 def _indexed(where: Source, name: str) -> dict[str, str]:
-    """tensor -> file, as an index says; every file lies beside it."""
+    """Return tensor -> file, as an index says; every file lies beside it."""
     found = read_json(where, name).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
         raise ValueError(f"source: {name} of {where} holds no weight_map from tensors to files; copy it anew")
@@ -106,7 +106,7 @@ def _indexed(where: Source, name: str) -> dict[str, str]:
 def _held(
     tensors: Mapping[str, str], names: tuple[str, str] | None, config: Mapping[str, Any], where: Source
 ) -> dict[str, str]:
-    """Names of the input and, if it is stored, the output table among `tensors`."""
+    """Return the names of the input and, if it is stored, the output table among `tensors`."""
     outside = [t for t in tensors if not any(part.isdigit() for part in t.split("."))]  # of any numbered layer
     some = ", ".join(outside[:12]) or "none outside of its layers"
     if names is not None:
