@@ -243,7 +243,7 @@ def at(source: str | Path, revision: str | None = None) -> Source:
 
 
 def local(source: str | Path, revision: str | None = None) -> Folder | None:
-    """Return the folder `source`, or its folder `revision`; None if `source` is none. Raises ValueError if it lacks `revision`."""
+    """Return the folder `source`, or its folder `revision`; None if `source` is none. ValueError if it lacks `revision`."""
     if not (folder := Path(source).expanduser()).is_dir():
         return None
     if revision is not None and not (folder / revision).is_dir():

@@ -57,7 +57,7 @@ class TextStream:
             state = None
 
     def _rows(self, part: str, state: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield a part's rows from `state` on, each with the state after it: the bytes of a line or a whole text, else columns."""
+        """Yield a part's rows from `state` on, each with the state after it: bytes of a line or a whole text, else columns."""
         from datasets import load_dataset
         from datasets.download.streaming_download_manager import StreamingDownloadManager, xopen
 
