@@ -30,9 +30,11 @@ import pytest
 from huggingface_hub import constants, file_download, hf_api
 from huggingface_hub.utils import _cache_assets, _cache_manager, _http, close_session
 
+from tying_utils.base import hub as own
+
 LFS = (".safetensors", ".bin")
 FILE = re.compile(r"/(?P<cdn>cdn/)?(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-API = re.compile(r"/api/models/(?P<repo>.+?)(/(?P<what>revision|refs|tree|paths-info)(/(?P<revision>[^/]+)(/(?P<path>.+))?)?)?")
+API = re.compile(r"/api/models/(?P<repo>.+?)(/(?P<what>revision|refs|tree)(/(?P<revision>[^/]+)(/(?P<path>.+))?)?)?")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 CHUNK = 1 << 16
 
@@ -178,7 +180,6 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def do_GET(self) -> None:
-        form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode())
         url = urlsplit(self.path)
         found = FILE.fullmatch(url.path) or API.fullmatch(url.path)
         parts = {name: unquote(part) for name, part in found.groupdict().items() if part} if found else {}
@@ -195,11 +196,11 @@ class _Handler(BaseHTTPRequestHandler):
             if file is not None:
                 self.answer_file(file, parts)
             else:
-                self.answer_api(parts, {**parse_qs(url.query), **form})
+                self.answer_api(parts, parse_qs(url.query))
         except _Refusal as refusal:
             self.answer(refusal.status, json.dumps({"error": str(refusal)}).encode(), refusal.headers)
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_GET
 
     def lookup(self, parts: dict[str, str], closed: bool) -> tuple[Repo, str, Path]:
         """The repository, commit and folder that a path names; refused as the hub refuses what is not there or is closed."""
@@ -265,8 +266,6 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer_json(about | {"private": False, "disabled": False, "gated": "manual" if repo.gated else False})
         folders = {str(above) for entry in entries for above in PurePosixPath(entry["path"]).parents if above.name}
         entries += [{"type": "directory", "oid": hashlib.sha1(n.encode()).hexdigest(), "size": 0, "path": n} for n in folders]
-        if what == "paths-info":
-            return self.answer_json([entry for entry in entries if entry["path"] in query.get("paths", [])])
         if path and path not in folders:
             raise _Refusal(404, "EntryNotFound", f"{path} does not exist on {parts.get('revision')}")
         depth = None if query.get("recursive") == ["true"] else 1
@@ -344,7 +343,7 @@ def pointing_at(hub: LocalHub, cache_dir: Path, token: str | None = None) -> Ite
             patch.setattr(_cache_manager, "HF_HUB_CACHE", constants.HF_HUB_CACHE)
             patch.setattr(_http, "_HUB_ORIGINS", _http._HUB_ORIGINS | {_http._url_origin(hub.url)})
             hasty = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-            for module in (_http, file_download):
+            for module in (_http, file_download, own):
                 patch.setattr(module, "time", hasty)
             close_session()
             yield hub

@@ -21,7 +21,6 @@ from huggingface_hub import (
     list_repo_refs,
     list_repo_tree,
     model_info,
-    snapshot_download,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
@@ -133,19 +132,11 @@ def test_what_the_api_tells_of_a_repository(hub: LocalHub) -> None:
     assert {entry.path for entry in list_repo_tree(REPO, "extra", recursive=True)} == {"extra/deep", "extra/deep/notes.txt"}
     with pytest.raises(RemoteEntryNotFoundError):
         list(list_repo_tree(REPO, "absent"))
-    paths = HfApi().get_paths_info(REPO, ["model.safetensors", "extra", "absent"])
-    assert [path.path for path in paths] == ["model.safetensors", "extra"]
+    entries = {entry.path: entry for entry in list_repo_tree(REPO)}
     for file in ("config.json", "model.safetensors"):
-        metadata = get_hf_file_metadata(hf_hub_url(REPO, file))
-        [entry] = HfApi().get_paths_info(REPO, file)
+        metadata, entry = get_hf_file_metadata(hf_hub_url(REPO, file)), entries[file]
         assert metadata.commit_hash == info.sha and metadata.size == entry.size  # type: ignore[union-attr]
         assert metadata.etag == (entry.lfs.sha256 if entry.lfs else entry.blob_id)  # type: ignore[union-attr]
-
-
-def test_a_snapshot(hub: LocalHub, folder: Path) -> None:
-    snapshot = Path(snapshot_download(REPO, allow_patterns=["*.json", "extra/*"]))
-    assert (snapshot / "extra" / "deep" / "notes.txt").read_text() == "notes"
-    assert not (snapshot / "model.safetensors").exists()
 
 
 def test_what_is_not_there_raises_the_errors_of_huggingface_hub(hub: LocalHub) -> None:

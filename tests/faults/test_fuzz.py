@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from tying_utils import __main__ as command
-from tying_utils.base import files, sources
-from tying_utils.base.sources import Hub
+from tying_utils.base import files
+from tying_utils.base.hub import Hub
 from tying_utils.corpora import store, texts, vocabulary
 from tying_utils.corpora.text_stream import TextStream
 from tying_utils.models import checkpoints
@@ -212,7 +212,7 @@ def test_a_range_is_handed_on_exactly_or_refused_whatever_the_server_answers(tmp
     import huggingface_hub.utils
 
     draw, asked = random.Random(count), SimpleNamespace()
-    monkeypatch.setattr(sources, "_wait", lambda failures: 0.0)
+    monkeypatch.setattr("tying_utils.base.hub.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(huggingface_hub.utils, "hf_raise_for_status", lambda response: None)
     monkeypatch.setattr(huggingface_hub.utils, "build_hf_headers", lambda: {})
 
@@ -229,7 +229,7 @@ def test_a_range_is_handed_on_exactly_or_refused_whatever_the_server_answers(tmp
     monkeypatch.setattr(Hub, "local", lambda self, name: None)
     monkeypatch.setattr(Hub, "size", lambda self, name: len(CONTENT))
     monkeypatch.setattr(Hub, "whole", lambda self, name: whole)
-    monkeypatch.setattr(sources.warnings, "warn", lambda *_, **__: None)
+    monkeypatch.setattr("tying_utils.base.hub.warnings.warn", lambda *_, **__: None)
     done = 0
     for _ in range(count):
         start, stop = sorted((draw.randrange(len(CONTENT)), draw.randrange(len(CONTENT) + 1)))

@@ -25,7 +25,7 @@ from local_hub import Fault, LocalHub, environment, pointing_at
 
 from tying_utils import __main__ as command
 from tying_utils import corpora, models
-from tying_utils.base import files, sources
+from tying_utils.base import files
 from tying_utils.corpora import vocabulary
 from tying_utils.experiments import public
 from tying_utils.models import checkpoints
@@ -294,7 +294,7 @@ def test_a_miniature_that_names_files_elsewhere_is_refused(home, finished, victi
 
 @pytest.mark.parametrize("name", [*OUT, 3, None, {"a": 1}], ids=repr)
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_an_index_that_names_files_elsewhere_is_refused(tmp_path, name, kind, monkeypatch):
+def test_an_index_that_names_files_elsewhere_is_refused(tmp_path, name, kind):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"vocab_size": 300, "architectures": ["OlmoForCausalLM"]}))
@@ -302,7 +302,6 @@ def test_an_index_that_names_files_elsewhere_is_refused(tmp_path, name, kind, mo
     (folder / f"{kind}.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"^source: .*(is not to be trusted: .* leads out|holds no weight_map)"):
         checkpoints.read_tables(folder)
-    monkeypatch.setattr(sources, "_wait", lambda failures: 0.0)
     with LocalHub() as hub, pointing_at(hub, tmp_path / "cache"):
         hub.add("org/model", folder)
         with pytest.raises(ValueError, match=r"^source: .*(is not to be trusted: .* leads out|holds no weight_map)"):
@@ -311,8 +310,7 @@ def test_an_index_that_names_files_elsewhere_is_refused(tmp_path, name, kind, mo
 
 
 @outside
-def test_a_cached_table_that_is_said_to_lie_elsewhere_is_refused(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(sources, "_wait", lambda failures: 0.0)
+def test_a_cached_table_that_is_said_to_lie_elsewhere_is_refused(tmp_path, name):
     folder = tmp_path / "model"
     models.build(tied=True, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
     with LocalHub() as hub, pointing_at(hub, tmp_path / "cache"):
@@ -364,8 +362,7 @@ FAULTS: dict[str, Callable[[LocalHub], object]] = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_token_is_in_no_error_log_or_file(fault, tmp_path, home, monkeypatch, spoken):
-    monkeypatch.setattr(sources, "_wait", lambda failures: 0.0)
+def test_the_token_is_in_no_error_log_or_file(fault, tmp_path, home, spoken):
     folder = tmp_path / "model"
     models.build(tied=True, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
     said = []

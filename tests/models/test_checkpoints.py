@@ -14,7 +14,7 @@ from local_hub import Fault, LocalHub, environment, pointing_at
 from safetensors.torch import load_file, save_file
 
 from tying_utils import models
-from tying_utils.base import sources
+from tying_utils.base.hub import Unreachable
 from tying_utils.measures.integrity import same_bytes
 from tying_utils.models import checkpoints
 from tying_utils.models.checkpoints import read_tables, steps
@@ -58,11 +58,9 @@ def from_pretrained(folder):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_wait", lambda failures: 0.0)
+def hub(tmp_path):
     with LocalHub() as hub, pointing_at(hub, tmp_path / "cache"):
         yield hub
-        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -134,25 +132,6 @@ def test_a_branch_that_moved_is_found_on_refresh(tmp_path, hub):
     assert read_tables("org/model", first).tied
 
 
-def test_a_damaged_cache_is_named_and_read_anew(wide, hub, tmp_path):
-    hub.add("org/model", wide)
-    tables = read_tables("org/model")
-    expected = tables.output.clone()
-    (held,) = (tmp_path / "cache").rglob("output.safetensors")
-    content = bytearray(held.read_bytes())
-    content[-1] ^= 1
-    held.write_bytes(content)
-    hub.reset()
-    with pytest.warns(UserWarning, match="output.safetensors.*does not match"):
-        again = read_tables("org/model")
-    assert same_bytes(again.output, expected)
-    assert 0 < hub.served < 0.6 * own_size(tables)  # the input table was whole
-    (record,) = (tmp_path / "cache").rglob("record.json")
-    record.write_text(record.read_text().replace('"whole": true', '"whole": 1'))
-    with pytest.warns(UserWarning, match="record.json"):
-        assert same_bytes(read_tables("org/model").output, expected)
-
-
 @pytest.mark.parametrize("name", ["input.safetensors", "output.safetensors", "record.json", "refs.json"])
 @pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "missing"])
 def test_every_damaged_file_of_the_cache_is_named_set_aside_and_read_anew(untied, hub, tmp_path, damaging, recwarn, name, how):
@@ -161,7 +140,10 @@ def test_every_damaged_file_of_the_cache_is_named_set_aside_and_read_anew(untied
     gc.collect()  # what is mapped is not to be cut short
     (file,) = (tmp_path / "cache").rglob(name)
     damaged = damaging(file, how)
+    hub.reset()
     again = read_tables("org/model")
+    # Beside the header, the tables that are not whole: both where no record says that they are.
+    assert len([request for request in hub.requests if request.range]) == {"refs.json": 1, "record.json": 3}.get(name, 2)
     assert all(same_bytes(getattr(again, part), table) for part, table in expected.items())
     asides = list(file.parent.glob("*.damaged-*"))
     assert [aside.read_bytes() for aside in asides] == ([] if how == "missing" else [damaged])
@@ -206,19 +188,6 @@ def test_sharded_bin_checkpoints(tmp_path):
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
     with pytest.warns(UserWarning, match="are read"):
         assert_equal(read_tables(folder), expected)
-
-
-def test_a_pickle_that_is_more_than_tensors_runs_no_code(tmp_path):
-    folder = saved(tmp_path / "model", tied=False)
-    (folder / "model.safetensors").unlink()
-
-    class Evil:
-        def __reduce__(self):
-            return (print, ("run",))
-
-    torch.save({"lm_head.weight": Evil()}, folder / "pytorch_model.bin")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="holds more than tensors"):
-        read_tables(folder)
 
 
 def test_the_tie_is_read_from_the_checkpoint(tmp_path):
@@ -298,7 +267,7 @@ def test_a_server_that_ignores_ranges_makes_the_whole_file_come(skip, untied, hu
 @pytest.mark.parametrize("fault", [Fault(wrong_range=(8, 0)), Fault(wrong_range=(-1, 0), skip=1), Fault(drop_after=0, skip=1)])
 def test_a_server_that_goes_on_failing_leaves_no_half_file(fault, untied, hub, tmp_path):
     faulty(hub, untied, fault)
-    with pytest.raises(sources.Unreachable, match="try again later"):
+    with pytest.raises(Unreachable, match="try again later"):
         read_tables("org/model")
     assert not list((tmp_path / "cache" / "assets").rglob("*.safetensors*"))
     hub.faults.clear()
@@ -354,20 +323,30 @@ def test_a_header_that_lies_is_refused(lie, untied, hub, tmp_path):
     assert not list((tmp_path / "cache" / "assets").rglob("*put.safetensors"))
 
 
-@pytest.mark.parametrize("content", [b"", b"12345", struct.pack("<Q", 1 << 60) + b"{}", struct.pack("<Q", 4) + b"nope"])
-def test_a_file_that_is_no_safetensors_is_refused(content, untied, tmp_path):
-    folder = shutil.copytree(untied, tmp_path / "model")
-    (folder / "model.safetensors").write_bytes(content)
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda content: b"",
+        lambda content: b"12345",
+        lambda content: struct.pack("<Q", 1 << 60) + b"{}",
+        lambda content: struct.pack("<Q", 4) + b"nope",
+        lambda content: content[:-1],
+    ],
+)
+def test_a_file_that_is_no_whole_safetensors_is_refused(spoilt, untied, tmp_path):
+    path = shutil.copytree(untied, tmp_path / "model") / "model.safetensors"
+    path.write_bytes(spoilt(path.read_bytes()))
     with pytest.raises(ValueError, match="is damaged: its header"):
-        read_tables(folder)
+        read_tables(path.parent)
 
 
-def test_a_file_cut_short_is_refused(untied, tmp_path):
-    folder = shutil.copytree(untied, tmp_path / "model")
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="is damaged"):
-        read_tables(folder)
+def test_a_header_of_many_megabytes_is_not_read(untied, tmp_path):
+    path = shutil.copytree(untied, tmp_path / "model") / "model.safetensors"
+    with path.open("r+b") as file:
+        file.write(struct.pack("<Q", 200_000_000))
+        file.truncate(300_000_000)
+    with pytest.raises(ValueError, match="is damaged: its header claims 200000000 bytes of a file of 300000000"):
+        read_tables(path.parent)
 
 
 def test_an_index_that_lies_is_refused(tmp_path):
@@ -417,7 +396,7 @@ def test_what_is_not_there_is_said_in_one_sentence(untied, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert_equal(read_tables("org/closed"), from_pretrained(untied))
     hub.stop()
-    with pytest.raises(sources.Unreachable, match="cannot be reached for org/other .*give a local folder"):
+    with pytest.raises(Unreachable, match="cannot be reached for org/other .*give a local folder"):
         read_tables("org/other")
 
 
@@ -445,7 +424,12 @@ def test_a_snapshot_of_the_hub_library_is_used_and_serves_without_a_network(unti
 
 @pytest.mark.parametrize("offline", [False, True])
 def test_without_a_network_a_snapshot_will_do(offline, untied, tmp_path):
-    script = "from tying_utils.checkpoints import read_tables; t = read_tables('org/model'); print(t.bytes_read, t.tied)"
+    script = """
+from tying_utils.checkpoints import read_tables
+t = read_tables('org/model')
+print(t.bytes_read, t.tied)
+read_tables('org/other')
+"""
     with LocalHub() as hub:
         hub.add("org/model", untied)
         with pointing_at(hub, tmp_path):
@@ -456,8 +440,6 @@ def test_without_a_network_a_snapshot_will_do(offline, untied, tmp_path):
     command = [sys.executable, "-c", script]
     shown = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120)
     assert shown.stdout.split() == ["0", "False"], shown.stderr
-    command[-1] = script.replace("org/model", "org/other")
-    shown = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120)
     assert "Unreachable: source: " in shown.stderr
     assert ("HF_HUB_OFFLINE is set" if offline else "cannot be reached") in shown.stderr
 

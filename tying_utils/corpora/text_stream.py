@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tying_utils.base import sources
+from tying_utils.base import hub
 
 _KINDS = {".json": "lines", ".jsonl": "lines", ".txt": "text", ".parquet": "parquet"}
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -45,7 +45,7 @@ class TextStream:
             raise ValueError(f"text: at least one file, URL or dataset is needed, got {list(texts)!r}")
 
     def documents(self, position: Position = START) -> Iterator[tuple[str, Position]]:
-        """Each document from `position` on, and the position after it; empty ones are left out.
+        """Yield each document from `position` on, and the position after it; empty ones are left out.
 
         Raises ValueError for what cannot be read, is not UTF-8 or no JSON object a line, and for rows without text in `column`.
         """
@@ -57,7 +57,7 @@ class TextStream:
             state = None
 
     def _rows(self, part: str, state: Any) -> Iterator[tuple[Any, Any]]:
-        """Rows of a part from `state` on, each with the state after it: the bytes of a line or a whole text, else columns."""
+        """Yield a part's rows from `state` on, each with the state after it: bytes of a line or a whole text, else columns."""
         from datasets import load_dataset
         from datasets.download.streaming_download_manager import StreamingDownloadManager, xopen
 
@@ -85,7 +85,7 @@ class TextStream:
             ) from error
 
     def _text(self, part: str, row: Any) -> str:
-        """The document in a row, empty if there is none."""
+        """Return the document in a row, empty if there is none."""
         try:
             if _kind(part) == "text":
                 return row.decode()
@@ -109,7 +109,7 @@ class TextStream:
 
 
 def _lines(file: Any) -> Iterator[bytes]:
-    """Lines, read in large pieces: of a remote file only `read` tries again when the connection drops."""
+    """Yield lines, read in large pieces: of a remote file only `read` tries again when the connection drops."""
     rest = b""
     while chunk := file.read(_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -124,7 +124,7 @@ def _kind(part: str) -> str:
 
 
 def _parts(given: str) -> list[str]:
-    """The files, URLs and ids that `given` names, in order."""
+    """Return the files, URLs and ids that `given` names, in order."""
     path = Path(given).expanduser()
     if given.startswith("@"):
         try:
@@ -146,7 +146,7 @@ def _parts(given: str) -> list[str]:
     if found:
         return found
     try:
-        if _kind(given) == "hub" and sources.checked_id(given.partition("@")[0]):
+        if _kind(given) == "hub" and hub.checked_id(given.partition("@")[0]):
             return [given]
     except ValueError:
         pass

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tying_utils.base import sources
+from tying_utils.base import hub
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,52 +18,42 @@ _SPACES = {"Ġ": "byte-level BPE", "▁": "SentencePiece", "##": "WordPiece"}
 
 
 def read(source: str | Path, revision: str | None = None) -> Vocabulary:
-    """The tokens of the tokenizer at `source`, added ones included, by row; rows of no token are not in it.
+    """Read the tokens of the tokenizer at `source`, added ones included, by row; rows of no token are not in it.
 
     source and revision as in `checkpoints.read_tables`, from huggingface_hub's cache where it is there. Reads
-    tokenizer.json, or else vocab.json. Raises ValueError if neither is there or cannot be read, and otherwise as `sources.at`.
+    tokenizer.json, or else vocab.json. Raises ValueError if neither is there or cannot be read, and otherwise as `hub.at`.
     """
-    where = sources.at(source, revision)
+    where = hub.at(source, revision)
     if where.has("tokenizer.json"):
         return _tokenizer(where.whole("tokenizer.json")).get_vocab(with_added_tokens=True)
     if where.has("vocab.json"):
         names = ["vocab.json", *(["added_tokens.json"] if where.has("added_tokens.json") else [])]
-        found = {token: row for name in names for token, row in _json(where.whole(name)).items()}
+        found = {token: row for name in names for token, row in hub.read_json(where, name).items()}
         if bad := [token for token, row in found.items() if type(row) is not int]:
-            raise ValueError(f"source: {where.whole('vocab.json')} gives {bad[0]!r} no row; copy it anew")
+            raise ValueError(f"source: vocab.json of {where} gives {bad[0]!r} no row; copy it anew")
         return found
     raise ValueError(f"source: {where} holds neither tokenizer.json nor vocab.json; which rows are tokens cannot be told")
 
 
 def tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
-    """The tokenizer in the tokenizer.json at `source`, or in the file `source`. Arguments and errors as in `read`."""
+    """Read the tokenizer in the tokenizer.json at `source`, or in the file `source`. Arguments and errors as in `read`."""
     if (file := Path(source).expanduser()).is_file():
         return _tokenizer(file)
-    where = sources.at(source, revision)
+    where = hub.at(source, revision)
     if not where.has("tokenizer.json"):
         raise ValueError(f"source: {where} holds no tokenizer.json; save it with tokenizer.save_pretrained")
     return _tokenizer(where.whole("tokenizer.json"))
 
 
 def eos_token(source: str | Path) -> str | None:
-    """The eos_token that tokenizer_config.json names, at `source` or beside the file `source`; None where none does."""
+    """Read the eos_token that tokenizer_config.json names, at `source` or beside the file `source`; None where none does."""
     file = Path(source).expanduser()
-    where = sources.Folder(file.parent) if file.is_file() else sources.at(source)
+    where = hub.Folder(file.parent) if file.is_file() else hub.at(source)
     if not where.has("tokenizer_config.json"):
         return None
-    named = _json(where.whole("tokenizer_config.json")).get("eos_token")
+    named = hub.read_json(where, "tokenizer_config.json").get("eos_token")
     named = named.get("content") if isinstance(named, dict) else named
     return named if isinstance(named, str) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"source: {path} is not JSON ({error}); copy it anew") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"source: {path} is no JSON object; copy it anew")
-    return value
 
 
 def _tokenizer(path: Path) -> Tokenizer:
@@ -77,7 +66,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def real_rows(vocabulary: Mapping[str, int], rows: int) -> np.ndarray:
-    """The rows of a table of `rows` that are a token's, in order, int64: the others only pad it and were never trained.
+    """Return the rows of a table of `rows` that are a token's, in order, int64: the others only pad it and were never trained.
 
     Raises ValueError if a token has no row.
     """
@@ -88,7 +77,7 @@ def real_rows(vocabulary: Mapping[str, int], rows: int) -> np.ndarray:
 
 
 def join(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the tokens that both vocabularies have, by token string: two int64 arrays of one length, in the order of `a`.
+    """Return the rows of the tokens that both vocabularies have, by token string: two int64 arrays, in the order of `a`.
 
     Raises ValueError if they write a space differently (as "Ġ" and "▁"), where equal strings are not equal tokens, and if they
     share no token.
@@ -103,13 +92,13 @@ def join(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[np.ndarray, np.nda
 
 
 def _kind(vocabulary: Mapping[str, int]) -> str | None:
-    """What kind of tokenizer writes such tokens, by the mark that most of them start with; None where none has one."""
+    """Tell what kind of tokenizer writes such tokens, by the mark that most of them start with; None where none has one."""
     counts = {kind: sum(token.startswith(mark) for token in vocabulary) for mark, kind in _SPACES.items()}
     kind = max(counts, key=counts.__getitem__)
     return kind if counts[kind] else None
 
 
 def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
-    """The tokens of `texts`, one after another without marks between them, int64."""
+    """Return the tokens of `texts`, one after another without marks between them, int64."""
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
     return np.fromiter((token for part in ids for token in part), np.int64)

@@ -52,7 +52,7 @@ class Family:
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """Each of them once, the tied one first."""
+        """Return each of them once, the tied one first."""
         return tuple(dict.fromkeys((self.tied, self.untied, *self.evolution)))
 
 
@@ -61,14 +61,7 @@ def _sizes(d: int, layers: int, heads: int, d_ff: int, rows: int, tokens: int = 
 
 
 def _olmo(name: str, d: int, layers: int, d_ff: int, tied: bool, **more: Any) -> Model:
-    sizes: dict[str, Any] = {
-        "d_model": d,
-        "n_layers": layers,
-        "n_heads": d // 128,
-        "d_ff": d_ff,
-        "rows": 50304,
-        "tokens": 50280,
-    }
+    sizes = _sizes(d, layers, d // 128, d_ff, 50304, 50280)
     return Model(name=name, source=f"allenai/{name}-hf", arch="olmo", tied=tied, **sizes, **more)
 
 
@@ -79,7 +72,7 @@ def _olmo2(name: str, source: str, d: int, layers: int, heads: int, d_ff: int, k
 
 
 def _pythia(size: str, d: int, layers: int, heads: int, rows: int = 50304) -> Model:
-    sizes: dict[str, Any] = {"d_model": d, "n_layers": layers, "n_heads": heads, "d_ff": 4 * d, "rows": rows, "tokens": 50277}
+    sizes = _sizes(d, layers, heads, 4 * d, rows, 50277)
     stored: dict[str, Any] = {"dtype": "float16", "shards": d > 2560}
     return Model(
         name=f"Pythia-{size}", source=f"EleutherAI/pythia-{size.lower()}", arch="gpt_neox", tied=False, **sizes, **stored
@@ -107,12 +100,7 @@ MODELS: dict[str, Model] = {
             source="EleutherAI/gpt-neo-2.7B",
             arch="gpt_neo",
             tied=True,
-            rows=50257,
-            tokens=50257,
-            d_model=2560,
-            n_layers=32,
-            n_heads=20,
-            d_ff=10240,
+            **_sizes(2560, 32, 20, 10240, 50257, 50257),
         ),
         _pythia("70M", 512, 6, 8),
         _pythia("160M", 768, 12, 12),
@@ -140,7 +128,7 @@ _FAMILIES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 
 def families() -> dict[str, Family]:
-    """The paper's pairs of a tied and an untied model by name, with the models whose training it follows."""
+    """Return the paper's pairs of a tied and an untied model by name, with the models whose training it follows."""
     return {
         name: Family(name, MODELS[tied], MODELS[untied], tuple(MODELS[followed] for followed in evolution))
         for name, tied, untied, evolution in _FAMILIES

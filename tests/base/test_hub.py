@@ -1,10 +1,10 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from local_hub import Fault, LocalHub, pointing_at
 
-from tying_utils.base import sources
-from tying_utils.base.sources import Folder, Hub, at, branches, checked_id
+from tying_utils.base.hub import Folder, Hub, Unreachable, at, branches, checked_id
 
 CONTENT = bytes(range(256)) * 40
 
@@ -19,8 +19,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(sources, "_wait", lambda failures: 0.0)
+def hub(tmp_path, folder):
     with LocalHub() as hub, pointing_at(hub, tmp_path / "cache"):
         hub.add("org/model", folder)
         yield hub
@@ -48,6 +47,17 @@ def test_a_drop_goes_on_where_it_stopped(drop, hub):
     assert taken(where, 5, 9000) == CONTENT[5:9000]
     assert where.bytes_read == 8995
     assert [request.range for request in hub.requests if request.range][1] == f"bytes={5 + drop}-8999"
+
+
+def test_waits_grow_to_eight_seconds_and_end_when_nothing_comes(hub, monkeypatch):
+    waits = []
+    monkeypatch.setattr("tying_utils.base.hub.time", SimpleNamespace(sleep=waits.append))
+    hub.faults["weights.safetensors"] = Fault(drop_after=0, skip=1)
+    hub.faults[".safetensors"] = Fault(drop_after=3000, times=1)
+    with pytest.raises(Unreachable, match="org/model cannot be read: .*; try again later"):
+        taken(Hub("org/model"), 5, 9000)
+    assert waits == [1, 2, 4, 8, 8, 8]
+    assert [request.range for request in hub.requests if request.range] == ["bytes=5-8999"] + 6 * ["bytes=3005-8999"]
 
 
 def test_ranges_that_end_midway_give_each_byte_once(hub):
@@ -94,9 +104,5 @@ def test_a_server_that_is_no_hub_is_said_to_be_none(hub, folder, monkeypatch):
     real = huggingface_hub.get_hf_file_metadata
     without = lambda url, **options: type(real(url, **options))(None, "etag", url, 2, None)  # noqa: E731
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", without)
-    with pytest.raises(sources.Unreachable, match="is not answered as a hub answers; check HF_ENDPOINT"):
+    with pytest.raises(Unreachable, match="is not answered as a hub answers; check HF_ENDPOINT"):
         Hub("org/model")
-
-
-def test_waiting_grows_and_stays_short():
-    assert [sources._wait(n) for n in (0, 1, 2, 3, 9)] == [1, 2, 4, 8, 8]

@@ -1,0 +1,213 @@
+"""Which tensors of a checkpoint are its token tables, and where they lie: from its configuration, its index and the headers.
+
+A safetensors header is read with own code: safetensors itself needs the whole file on disk, and huggingface_hub's parser
+fetches three times as much and compares no offset with the file's size (base/hub.py has the numbers).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tying_utils.base import files
+from tying_utils.base.hub import Folder, Source, read_json
+
+# Names of the tables in the checkpoints of transformers' causal language models, by their last parts.
+INPUT_NAMES = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings")
+OUTPUT_NAMES = ("lm_head", "embed_out", "output")
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_HEADER = 1 << 15  # bytes that a first look takes; most headers are shorter
+_LONGEST = 100_000_000  # bytes of a header, as safetensors itself allows
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as it is stored: dtype by its name in safetensors, bytes [start, stop) in a file, or `tensor` of a .bin file."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    span: tuple[int, int] = (0, 0)
+    tensor: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tables of a checkpoint: "input" and, where it is stored, "output" -> the tensor's name, and how it is stored."""
+
+    held: dict[str, str]
+    stored: dict[str, Stored]
+    config: dict[str, Any]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.held["input"], self.held.get("output", self.held["input"])
+
+
+def find(where: Source, names: tuple[str, str] | None = None) -> Layout:
+    """Return where the tables of the checkpoint at `where` lie; `names` and errors as in `checkpoints.read_tables`."""
+    if not where.has("config.json"):
+        raise ValueError(f"source: {where} holds no config.json; a transformers checkpoint is needed")
+    config = read_json(where, "config.json")
+    if not isinstance(rows := config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size"), int):
+        raise ValueError(f"source: the config.json of {where} gives no vocab_size; it is no language model, or add the number")
+    for kind, read in (("model.safetensors", _header), ("pytorch_model.bin", _pickled)):
+        if where.has(kind):
+            known = {kind: read(where, kind)}
+            tensors = dict.fromkeys(known[kind], kind)
+        elif where.has(f"{kind}.index.json"):
+            known, tensors = {}, _indexed(where, f"{kind}.index.json")
+        else:
+            continue
+        held, stored = _held(tensors, names, config, where), {}
+        for part, name in held.items():
+            file = tensors[name]
+            if file not in known:
+                known[file] = read(where, file)
+            if name not in known[file]:
+                raise ValueError(f"source: the index of {where} places {name} in {file}, which does not hold it; copy it anew")
+            one = known[file][name]
+            _check(part, name, one, rows, where)
+            # Copied out of a .bin file, which is let go.
+            stored[part] = one if one.tensor is None else replace(one, tensor=one.tensor.detach().clone())
+        if len({one.shape for one in stored.values()}) > 1:
+            one, other = stored["input"].shape, stored["output"].shape
+            raise ValueError(f"source: the input table of {where} is {one}, its output table {other}")
+        return Layout(held, stored, config)
+    raise ValueError(
+        f"source: {where} holds neither model.safetensors nor pytorch_model.bin, single or sharded; a folder as transformers' "
+        "save_pretrained writes it is needed"
+    )
+
+
+def _indexed(where: Source, name: str) -> dict[str, str]:
+    """Return tensor -> file, as an index says; every file lies beside it."""
+    found = read_json(where, name).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise ValueError(f"source: {name} of {where} holds no weight_map from tensors to files; copy it anew")
+    folder = where.folder if isinstance(where, Folder) else Path(where.repo)
+    for file in set(found.values()):
+        try:
+            files.inside(folder, file)
+        except ValueError as error:
+            raise ValueError(f"source: {name} of {where} is not to be trusted: {error}") from error
+    return found
+
+
+def _held(
+    tensors: Mapping[str, str], names: tuple[str, str] | None, config: Mapping[str, Any], where: Source
+) -> dict[str, str]:
+    """Return the names of the input and, if it is stored, the output table among `tensors`."""
+    outside = [t for t in tensors if not any(part.isdigit() for part in t.split("."))]  # of any numbered layer
+    some = ", ".join(outside[:12]) or "none outside of its layers"
+    if names is not None:
+        for name in names:
+            if name not in tensors:
+                raise ValueError(f"names: {where} holds no tensor {name!r}; it holds {some}")
+        return {"input": names[0], **({"output": names[1]} if names[1] != names[0] else {})}
+    inputs, outputs = (
+        [t for t in outside if f".{t}".endswith(tuple(f".{name}.weight" for name in known))]
+        for known in (INPUT_NAMES, OUTPUT_NAMES)
+    )
+    if len(inputs) != 1 or len(outputs) > 1:
+        found = ", ".join(inputs + outputs) or "none of those known"
+        raise ValueError(
+            f"source: {where} holds {found} where one input table and at most one output table were looked for; say which with "
+            f"names=(input, output) of {some}"
+        )
+    if outputs:
+        return {"input": inputs[0], "output": outputs[0]}
+    # Packed weights go by other names than "weight": their absence must not pass for a tie.
+    if packed := [t for t in outside if t.split(".")[-2:-1] in [[n] for n in OUTPUT_NAMES] and not t.endswith(".bias")]:
+        raise ValueError(
+            f"source: the output table of {where} is quantised ({packed[0]}); use the model's unquantised checkpoint"
+        )
+    kinds = config.get("architectures") or []
+    if not any(kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds):
+        kind = ", ".join(kinds) or "a model of no stated architecture"
+        raise ValueError(f"source: {where} holds no output table ({kind}); a causal language model is needed")
+    return {"input": inputs[0]}
+
+
+def _check(part: str, name: str, one: Stored, rows: int, where: Source) -> None:
+    if one.dtype not in DTYPES:
+        raise ValueError(
+            f"source: the {part} table {name} of {where} is stored as {one.dtype}, quantised or not a floating dtype of "
+            f"{', '.join(DTYPES)}; use the model's unquantised checkpoint"
+        )
+    if len(one.shape) != 2 or one.shape[0] != rows:
+        raise ValueError(
+            f"source: the {part} table {name} of {where} has the shape {one.shape}, config.json promises {rows} rows; "
+            "one of them belongs to another model"
+        )
+
+
+def _header(where: Source, name: str) -> dict[str, Stored]:
+    """Return the tensors of a safetensors file by its header, which is checked against itself and the file's size."""
+    size, head = where.size(name), bytearray()
+    where.take(name, 0, min(_HEADER, size), head.extend)
+    length = int.from_bytes(head[:8], "little")
+    wrong = f"source: {name} of {where} is damaged"
+    if size < 8 or not 2 <= length <= min(size - 8, _LONGEST):
+        raise ValueError(f"{wrong}: its header claims {length} bytes of a file of {size}; copy it anew")
+    if len(head) < 8 + length:
+        where.take(name, len(head), 8 + length, head.extend)
+    try:
+        entries = json.loads(bytes(head[8 : 8 + length]))
+        entries.pop("__metadata__", None)
+        found = {}
+        for key, entry in entries.items():
+            (start, stop), shape = entry["data_offsets"], entry["shape"]
+            if not (isinstance(entry["dtype"], str) and all(type(n) is int and n >= 0 for n in (start, stop, *shape))):
+                raise ValueError(f"no tensor is described by {entry}")
+            found[key] = Stored(name, entry["dtype"], tuple(shape), (8 + length + start, 8 + length + stop))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        short = str(error)[:200]
+        raise ValueError(f"{wrong}: its header cannot be read ({type(error).__name__}: {short}); copy it anew") from error
+    end = 8 + length
+    for key, one in sorted(found.items(), key=lambda item: (item[1].span, item[0])):
+        start, stop = one.span
+        expected = math.prod(one.shape) * _BYTES[one.dtype] if one.dtype in _BYTES else stop - start
+        if start != end or stop < start or stop - start != expected:
+            raise ValueError(
+                f"{wrong}: its header places {key} ({one.dtype}, {one.shape}) at bytes {start} to {stop}, after {end}; "
+                "copy it anew"
+            )
+        end = stop
+    if end != size:
+        raise ValueError(f"{wrong}: its header describes {end} bytes, it holds {size}; copy it anew")
+    return found
+
+
+def _pickled(where: Source, name: str) -> dict[str, Stored]:
+    """Return the tensors of a .bin file, which is read whole; no code in it is run."""
+    size = where.size(name)
+    warnings.warn(f"{where}: it holds no safetensors; all {size / 1e9:.2f} GB of {name} are read", stacklevel=2)
+    path = where.whole(name)
+    if isinstance(where, Folder):
+        where.bytes_read += size
+    try:
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written before PyTorch 1.6: such a file cannot be mapped
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: _unpickled(name, value) for key, value in loaded.items()}
+    except Exception as error:
+        short = str(error).splitlines()[0][:200]
+        raise ValueError(f"source: {path} is damaged or holds more than tensors ({short}); use another checkpoint") from error
+
+
+def _unpickled(file: str, value: object) -> Stored:
+    if not isinstance(value, Tensor):
+        return Stored(file, type(value).__name__, ())
+    dtype = next((stored for stored, dtype in DTYPES.items() if dtype == value.dtype), str(value.dtype))
+    return Stored(file, dtype, tuple(value.shape), tensor=value)
