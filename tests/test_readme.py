@@ -1,6 +1,7 @@
 """README's recipe for the reader's own model is run as it stands; METHODS' table of remedies is the code's.
 
-Numbers that stand in prose, in README, METHODS and the notebooks, are computed again from the committed tables.
+Numbers that stand in prose, in README, METHODS and the notebooks, are computed again from the committed tables; links between
+the documents lead somewhere.
 """
 
 import json
@@ -238,17 +239,46 @@ def computed() -> Iterator[dict[str, Any]]:
         yield numbers(Results("laptop", only_read=True))
 
 
+def source(path: Path) -> str:
+    """Return the Markdown of a document, or of a notebook's cells in words."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
 def prose(document: str) -> str:
-    """Return the text of a document, or of a notebook's cells in words, on one line and with one sign for minus."""
-    if document.endswith(".md"):
-        text = (ROOT / document).read_text(encoding="utf-8")
-    else:
-        cells = json.loads((ROOT / "notebooks" / f"{document}.ipynb").read_text(encoding="utf-8"))["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return " ".join(text.replace("−", "-").split())
+    """Return the text of a document or notebook on one line and with one sign for minus."""
+    path = ROOT / document if document.endswith(".md") else ROOT / "notebooks" / f"{document}.ipynb"
+    return " ".join(source(path).replace("−", "-").split())
 
 
 @pytest.mark.parametrize(("document", "sentence"), [(name, words) for name, said in SENTENCES.items() for words in said])
 def test_numbers_in_prose_are_those_of_the_committed_tables(document: str, sentence: str, computed: dict[str, Any]) -> None:
     said = sentence.format(**computed)
     assert said in prose(document), f"{document} does not say: {said}"
+
+
+def anchors(path: Path) -> set[str]:
+    """Return what GitHub calls the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", source(path), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *(ROOT / "notebooks").glob("*.ipynb")])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", source(path)):
+        place, _, heading = link.partition("#")
+        if "://" not in place:
+            aim = path.parent / place if place else path
+            assert aim.exists(), f"{link} leads to no file"
+            assert not heading or heading in anchors(aim), f"{link} leads to no heading"
+
+
+@pytest.mark.parametrize("document", ["README.md", "METHODS.md", "SECURITY.md"])
+def test_tests_that_documents_name_are_there(document: str) -> None:
+    for name in re.findall(r"tests/[\w/]+\.py", source(ROOT / document)):
+        assert (ROOT / name).is_file(), name
