@@ -201,7 +201,7 @@ SENTENCES = {
     "01_embedding_alignment": [HOW_LONG],
     "02_gradient_dominance": [
         HOW_LONG,
-        "tied less untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
+        "tied minus untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
         "{share_gap[two-role]:.3f ci} in the two-role language",
     ],
     "03_tuned_lens": [HOW_LONG],
@@ -209,7 +209,7 @@ SENTENCES = {
         HOW_LONG,
         "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
         "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
-        "in the two-role language only {worse} can be told from it",
+        "in the two-role language only {worse} can be distinguished from it",
     ],
     "06_ground_truth": [
         "saw {rate[two-role]:.1f} tokens per weight here ({steps[two-role]} steps; {rate[python]:.2f} on text)",
