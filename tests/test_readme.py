@@ -1,7 +1,7 @@
 """README's recipe for the reader's own model is run as it stands; METHODS' table of remedies is the code's.
 
 Numbers that stand in prose, in README, METHODS and the notebooks, are computed again from the committed tables; links between
-the documents lead somewhere.
+the documents lead somewhere, and the house is as CONTRIBUTING draws it.
 """
 
 import json
@@ -265,7 +265,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *(ROOT / "notebooks").glob("*.ipynb")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"])
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -278,7 +278,21 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
             assert not heading or heading in anchors(aim), f"{link} leads to no heading"
 
 
-@pytest.mark.parametrize("document", ["README.md", "METHODS.md", "SECURITY.md"])
-def test_tests_that_documents_name_are_there(document: str) -> None:
-    for name in re.findall(r"tests/[\w/]+\.py", source(ROOT / document)):
-        assert (ROOT / name).is_file(), name
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_that_documents_name_are_there(path: Path) -> None:
+    names = re.findall(r"(?:tests|tying_utils)/[\w/]+\.py", source(path))
+    assert not [name for name in names if "NAME" not in name and not (ROOT / name).is_file()]
+
+
+def test_contributing_lists_the_rooms_and_each_imports_only_rooms_above_it() -> None:
+    rooms = re.findall(r"^      (\w+)/ ", source(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
+    package = ROOT / "tying_utils"
+    assert set(rooms) == {path.parent.name for path in package.glob("*/__init__.py")}
+    for path in package.glob("*/*.py"):
+        above = rooms[: rooms.index(path.parent.name) + 1]
+        imported = re.findall(
+            r"^\s*(?:from tying_utils import|(?:from|import) tying_utils\.) ?(\w+)",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+        assert set(imported) <= set(above), path
