@@ -123,14 +123,13 @@ def equal_ratios(results: Results) -> str:
 def remedies(results: Results) -> str:
     """Return what every remedy changes against the tied arm of its corpus and shape, and what it costs."""
     found, keys, rows = outcomes.outcomes(results), ["corpus", "shape", "arm"], []
-    costs = found.drop_duplicates(keys).set_index(keys)
-    for row in spread(
-        outcomes.changes(found), keys, "measure", lambda row: span(row["change"], row["low"], row["high"], "+.3f")
-    ):
-        added, time = costs.loc[row[:3], ["added", "step_ratio"]]
+    costs = {tuple(row[key] for key in keys): row for row in found.drop_duplicates(keys).to_dict("records")}
+    changes = spread(outcomes.changes(found), keys, "measure", lambda row: span(row["change"], row["low"], row["high"], "+.3f"))
+    for row in changes:
+        added, time = (costs[row[:3]][name] for name in ("added", "step_ratio"))
         rows.append((*row, f"{added:+,.0f}", "" if pd.isna(time) else f"{time:.2f}"))
-    changes = "Bias | Loss, nats | Lens KL of early layers, bits"
-    return table(f"Corpus | Compared at | Arm | {changes} | Weights added | Step time", rows)
+    measures = "Bias | Loss, nats | Lens KL of early layers, bits"
+    return table(f"Corpus | Compared at | Arm | {measures} | Weights added | Step time", rows)
 
 
 def sizes(results: Results) -> str:
@@ -156,14 +155,15 @@ def architectures(results: Results) -> str:
 def grid(results: Results) -> str:
     """Return C1 to C5 over widths and vocabularies: how many places say what, the range of the means, and the trends."""
     frame, rows = effects.effects(results, "grid"), []
-    trends = effects.trends(frame).set_index(["effect", "per"])
+    trends = {
+        (row["effect"], row["per"]): f"{row['it']} {span(row['estimate'], row['low'], row['high'], '+.3f')}"
+        for row in effects.trends(frame).to_dict("records")
+    }
     for (claim, effect), part in effects.judged(frame).groupby(["claim", "effect"], sort=False):
         counts = ", ".join(f"{word} at {count}" for word, count in part["verdict"].value_counts().items())
-        cells = [f"{counts} of {len(part)}", f"{part['estimate'].min():.3f} to {part['estimate'].max():.3f}"]
-        for axis in ("d_model", "vocab_size"):
-            it, *ends = trends.loc[(effect, f"doubling of {axis}"), ["it", "estimate", "low", "high"]]
-            cells.append(f"{it} {span(*ends, '+.3f')}")
-        rows.append((claim, effect, *cells))
+        means = f"{part['estimate'].min():.3f} to {part['estimate'].max():.3f}"
+        slopes = (trends[effect, f"doubling of {axis}"] for axis in ("d_model", "vocab_size"))
+        rows.append((claim, effect, f"{counts} of {len(part)}", means, *slopes))
     return table("Claim | Effect | Places | Means | Each doubling of d | Each doubling of V", rows)
 
 
