@@ -1,5 +1,6 @@
 """What the tests share: a home of their own for every file they write, a small text, and a small training condition."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,33 @@ from tying_utils.training.config import TrainConfig
 from tying_utils.training.run_store import Run
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the workers that xdist starts, and for what the tests start
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
+
+# The files that take longest: they are begun first, so that no worker is left alone with one of them at the end.
+LONGEST = ("test_notebooks", "test_training", "test_card_command", "test_kills")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-notebooks", action="store_true", help="train on the smoke profile in every notebook, not in three")
+
+
+def pytest_configure() -> None:
+    """Give each worker of xdist a core of its own: what it starts stays there, and runs that train do so one by one."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one worker, where its fixtures are made once, but for those that a mark puts elsewhere."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 SUBJECTS = ("the old sailor", "a young painter", "my neighbour", "the quiet clerk", "every gardener", "no astronomer")
 VERBS = ("repairs", "remembers", "carries", "describes", "forgets", "admires", "measures", "borrows")

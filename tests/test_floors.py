@@ -74,9 +74,23 @@ def test_drawing_committed_tables_loads_none_either():
     assert not loaded(code) & {*HEAVY, *ABOVE}
 
 
-@pytest.mark.parametrize("name", ["names", "checks"])
-def test_the_ground_loads_no_torch(name):
-    assert "torch" not in loaded(f"import tying_utils.base.{name}")
+def test_the_ground_loads_no_torch():
+    assert "torch" not in loaded("import tying_utils.base.names, tying_utils.base.checks")
+
+
+def test_training_measuring_and_evaluating_load_what_they_need_when_they_need_it():
+    code = "import tying_utils.training, tying_utils.measures.lens, tying_utils.measures.residual\n"
+    found = loaded(f"{code}import tying_utils.checkpoints, tying_utils.experiments.downstream")
+    assert "tying_utils.measures.lens" in found
+    assert not found & {
+        "transformers",
+        "huggingface_hub",
+        "tuned_lens",
+        "transformer_lens",
+        "lm_eval",
+        "evaluate",
+        "matplotlib",
+    }
 
 
 @pytest.mark.parametrize("room", ROOMS)
