@@ -1,11 +1,12 @@
 """What tables of a study and tables of public checkpoints hold of a measure: rows with the labels that they are given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from tying_utils.measures import alignment, frequency, lens, neighbors, probe
 
@@ -61,3 +62,30 @@ def lens_curves(labels: Labels, model: Any, tuned: Any, held_out: np.ndarray) ->
 def curve(labels: Labels, bits: Sequence[float] | np.ndarray) -> pd.DataFrame:
     """Return a curve of a lens over layers, a row a layer, 0 the input."""
     return pd.DataFrame({**labels, "layer": np.arange(len(bits)), "kl_bits": np.asarray(bits)})
+
+
+def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Return `function` of each item, in order."""
+    return [function(item) for item in items]
+
+
+def tabulated(
+    one: Callable[[Any], pd.DataFrame],
+    items: Sequence[Any],
+    bar: "tqdm[Any]",
+    how: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = in_turn,
+) -> pd.DataFrame:
+    """Return the rows that `one` makes of each item, below one another; the bar counts items."""
+
+    def ticked(item: Any) -> pd.DataFrame:
+        rows = one(item)
+        bar.update()
+        return rows
+
+    bar.reset(len(items))
+    return pd.concat(how(ticked, items), ignore_index=True)
+
+
+def labelled(labels: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `rows` with `labels` as the first columns."""
+    return pd.DataFrame({**labels, **rows})

@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 
 from tying_utils.corpora.two_role import Language
 from tying_utils.measures import neighbors
+from tying_utils.study.columns import tabulated
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Trained, side_by_side, tabulated
+from tying_utils.study.trained import Trained, side_by_side
 
 
 def roles(run: Trained) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from tying_utils.base.names import TIED
 from tying_utils.measures import lens, lens_budget, residual
 from tying_utils.study import columns
+from tying_utils.study.columns import labelled, tabulated
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Trained, labelled, models_side_by_side, tabulated
+from tying_utils.study.trained import Trained, models_side_by_side
 from tying_utils.training.trainer import choose_hardware, steps_of
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from tying_utils.study.columns import labelled, tabulated
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Measure, Trained, labelled, tabulated
+from tying_utils.study.trained import Measure, Trained
 
 
 def losses(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:

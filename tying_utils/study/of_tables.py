@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 from tying_utils.base.names import TIED
 from tying_utils.measures import alignment, drift, neighbors
 from tying_utils.study import columns
+from tying_utils.study.columns import in_turn, labelled, tabulated
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Measure, Trained, in_turn, labelled, references, side_by_side, tabulated
+from tying_utils.study.trained import Measure, Trained, references, side_by_side
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tying_utils.base.names import PLACE
 from tying_utils.corpora.store import Corpus
 from tying_utils.corpora.two_role import Language
 from tying_utils.study.arms import Arm
+from tying_utils.study.columns import in_turn
 from tying_utils.study.profile import Profile
 from tying_utils.training.run_store import Run
 
@@ -86,11 +87,6 @@ def references(runs: Sequence[Trained]) -> tuple[dict[tuple[Any, ...], Trained],
     return found, [run for run in runs if found[run.place] is not run]
 
 
-def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Return `function` of each item, in order."""
-    return [function(item) for item in items]
-
-
 def side_by_side(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Return the same, computed on the CPU in as many threads as it has cores, each computing on one."""
     threads = torch.get_num_threads()
@@ -115,25 +111,3 @@ def models_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], de
             raise ValueError(f"{error} (arm {item.arm.name!r}, seed {item.seed})") from error
 
     return side_by_side(one, items) if device.type == "cpu" else in_turn(one, items)
-
-
-def tabulated(
-    one: Callable[[Any], pd.DataFrame],
-    items: Sequence[Any],
-    bar: tqdm[Any],
-    how: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = in_turn,
-) -> pd.DataFrame:
-    """Return the rows that `one` makes of each item, below one another; the bar counts items."""
-
-    def ticked(item: Any) -> pd.DataFrame:
-        rows = one(item)
-        bar.update()
-        return rows
-
-    bar.reset(len(items))
-    return pd.concat(how(ticked, items), ignore_index=True)
-
-
-def labelled(labels: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
-    """Return `rows` with `labels` as the first columns."""
-    return pd.DataFrame({**labels, **rows})

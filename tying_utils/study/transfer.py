@@ -20,8 +20,9 @@ from tying_utils.corpora.store import Corpus
 from tying_utils.measures import perplexity, probe
 from tying_utils.study import columns
 from tying_utils.study.arms import Arm
+from tying_utils.study.columns import tabulated
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Trained, models_side_by_side, side_by_side, tabulated
+from tying_utils.study.trained import Trained, models_side_by_side, side_by_side
 from tying_utils.training.trainer import choose_hardware
 
 CATEGORIES = ("keyword", "identifier part", "whitespace", "number", "punctuation")
