@@ -41,11 +41,9 @@ def test_the_paper_profile_is_the_published_configuration():
 
 def on_meta(arm: str, vocab_size: int) -> Any:
     config = PAPER.config(arm, 0)
-    sizes = {name: getattr(config, name) for name in ("d_model", "n_layers", "n_heads", "context")}
+    sizes = config.sizes | {"vocab_size": vocab_size}
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            architectures.configured(config.arch, tied=config.tied, vocab_size=vocab_size, **sizes)
-        )
+        return AutoModelForCausalLM.from_config(architectures.configured(config.arch, tied=config.tied, **sizes))
 
 
 @pytest.mark.parametrize(

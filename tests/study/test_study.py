@@ -206,5 +206,4 @@ def test_equal_parameters_are_equal(profile: str) -> None:
 
 
 def parameters(config: TrainConfig) -> int:
-    sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
-    return sum(p.numel() for p in models.build(config.arch, tied=config.tied, **sizes).parameters())
+    return sum(p.numel() for p in models.build(config.arch, tied=config.tied, **config.sizes).parameters())

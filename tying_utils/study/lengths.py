@@ -101,13 +101,18 @@ D128 = LongProfile(
     **_PACKAGES,
 )
 _ROLES = profiles.get("laptop", TWO_ROLE)
-_SHAPE = ("vocab_size", "d_model", "n_layers", "n_heads", "context", "batch_size", "learning_rate")
+_OWN = _ROLES.config(TIED, 0)
 ROLES = LongProfile(
     name="two-role",
     purpose="the language whose right answer is known",
     corpus=TWO_ROLE,
     seeds=_ROLES.seeds,
-    training={name: _ROLES.training[name] for name in _SHAPE} | {"language": Settings(length=4_000_000)},  # one for all lengths
+    training={
+        **_OWN.sizes,
+        "batch_size": _OWN.batch_size,
+        "learning_rate": _OWN.learning_rate,
+        "language": Settings(length=4_000_000),  # one text for all lengths
+    },
     equal=_ROLES.equal,
 )
 PROFILES, ON_PACKAGES = (D64, ROLES, D128), (D64, D128)

@@ -66,7 +66,7 @@ def _neighbors_of(pair: _Pair, profile: Profile) -> pd.DataFrame:
 
 
 align, align_orthogonal = _aligned("identity", "orthogonal", "linear"), _aligned("orthogonal")
-share_neighbors = _compared(_neighbors_of)
+overlap_neighbors = _compared(_neighbors_of)
 spread_cosines = _compared(lambda pair, _: columns.cosines(pair.labels, pair.source, pair.target), in_turn)
 
 

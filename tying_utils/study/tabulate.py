@@ -23,7 +23,7 @@ def _labelled(measure: Measure, columns: tuple[str, ...]) -> Measure:
 
 MEASURES: dict[str, Measure] = {
     "alignment": of_tables.align,
-    "neighbors": of_tables.share_neighbors,
+    "neighbors": of_tables.overlap_neighbors,
     "cosines": of_tables.spread_cosines,
     "control_alignment": of_tables.align,
     "losses": of_runs.losses,
@@ -33,7 +33,7 @@ MEASURES: dict[str, Measure] = {
     "lens_budget": of_models.lens_budgets,
     "residual": of_models.residual_stream,
     "scaling_alignment": of_tables.align,
-    "scaling_neighbors": of_tables.share_neighbors,
+    "scaling_neighbors": of_tables.overlap_neighbors,
     "scaling_losses": of_runs.losses,
     "scaling_lens": of_models.lenses,
     "drift": of_tables.move,
