@@ -45,6 +45,7 @@ ABOVE = tuple(
         "training.trainer",
         "training.run_store",
         "study.tabulate",
+        "study.trained",
         "study.transfer",
         "study.miniatures",
         "explorer.live",
