@@ -10,7 +10,8 @@ from synthetic_sweep import INPUT, OUTPUT, SEEDS, STEPS, synthetic_sweep
 from synthetic_tables import synthetic
 
 from tying_utils.base.names import PYTHON, TWO_ROLE
-from tying_utils.experiments import claims
+from tying_utils.experiments.alignment import output_bias
+from tying_utils.experiments.tables import with_scaling
 from tying_utils.explorer import Explore, explore, sliders
 from tying_utils.study import sweep
 from tying_utils.study.profiles import SCALES
@@ -176,9 +177,9 @@ def test_the_slider_of_a_study_shows_its_own_numbers_and_picture() -> None:
 
 def test_state_is_the_mean_over_seeds_of_the_tables() -> None:
     tables = synthetic()
-    losses = claims.with_scaling(tables, "losses").query("arm == 'input x5'")["validation_loss"]
+    losses = with_scaling(tables, "losses").query("arm == 'input x5'")["validation_loss"]
     assert sliders.state(tables, 5.0)["validation loss, nats"] == pytest.approx(losses.mean())
-    bias = claims.output_bias(tables["alignment"].query("kind == 'orthogonal'"))
+    bias = output_bias(tables["alignment"].query("kind == 'orthogonal'"))
     assert sliders.state(tables, 1.0)["output bias"] == pytest.approx(bias.query("arm == 'tied'")["output_bias"].mean())
 
 

@@ -18,9 +18,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tying_utils.base.names import TIED, UNTIED, scaled
-from tying_utils.experiments import claims, drawing
-from tying_utils.experiments.claims import Tables
-from tying_utils.experiments.drawing import BLACK, DASHED, GREY, LOOKS, W_WITH, Look
+from tying_utils.experiments import style
+from tying_utils.experiments.scaling import alignment_by_scale, by_scale
+from tying_utils.experiments.style import BLACK, DASHED, GREY, LOOKS, PURPLE, ROLE_LOOKS, W_WITH, Look
+from tying_utils.experiments.tables import Tables, tuned, with_scaling
+from tying_utils.experiments.tuned_lens import lens_curves
 from tying_utils.study.sweep import Scales, Sweep
 
 DPI = 150
@@ -85,14 +87,14 @@ class SweepView:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        with drawing.styled():
+        with style.styled():
             self._build()
 
     def _build(self) -> None:
         sweep = self.sweep
         loss = "Loss over the floor" if sweep.has_floor else "Validation loss"
         titles = "Alignment of W", "Output path's share", "Tuned lens, after training", f"{loss}, after training"
-        figure, axes = drawing.panels(7.4, 5.0, *titles, rows=2)
+        figure, axes = style.panels(7.4, 5.0, *titles, rows=2)
         a, b, c, d = axes
         self.band = a.fill_between(sweep.steps, 0, 0, color=GREY, alpha=0.25, linewidth=0)
         self.alignment = {name: _Bundle(a, sweep.steps, look) for name, look in W_WITH.items()}
@@ -105,7 +107,7 @@ class SweepView:
         self.steps = [ax.axvline(0, color=GREY, linewidth=5, alpha=0.3) for ax in (a, b)]
         self.chosen = d.axvline(1, color=GREY, linewidth=5, alpha=0.3)
         self.title = figure.supxlabel("input scale 1", fontsize="medium", fontweight="bold")
-        drawing.level(b, 0.5)
+        style.level(b, 0.5)
         self._fix_axes(*axes)
         looks = [*W_WITH.values(), Look("chance", GREY), *paths.values(), LOOKS[TIED], LOOKS[UNTIED]]
         figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=4)
@@ -125,12 +127,12 @@ class SweepView:
         low, high = _range(sweep.alignment(pair, name) for pair in sweep.conditions for name in W_WITH)
         a.set(ylabel="alignment (orthogonal, uncorrected)", ylim=(min(0, low), 1.05 * high))
         b.set(ylabel="output share of the norm", ylim=(0, 1))
-        drawing.layers(c, "input", "output", sweep.lens(None).shape[1] - 1)
+        style.layers(c, "input", "output", sweep.lens(None).shape[1] - 1)
         _, high = _range(sweep.lens(pair) for pair in (None, *sweep.conditions))
         c.set(ylabel="lens KL (bits per token)", ylim=(-0.03 * high, 1.05 * high))
         d.set_xscale("log")
         name = "loss over the floor" if sweep.has_floor else "loss"
-        drawing.scale_axis(d, sweep.input_scales, f"{name} (nats per token)")
+        style.scale_axis(d, sweep.input_scales, f"{name} (nats per token)")
         low, high = _range(sweep.loss(pair) for pair in (None, *sweep.conditions))
         room = 0.05 * (high - low)
         d.set(xlim=(sweep.input_scales[0] / 1.5, 1.5 * sweep.input_scales[-1]), ylim=(low - room, high + room))
@@ -169,24 +171,24 @@ class ScaleView:
     """A study's input scales beside each other: alignment, lens KL by layer, loss; the chosen one stands out."""
 
     def __init__(self, tables: Tables) -> None:
-        self.scales = sorted(claims.with_scaling(tables, "losses")["input_scale"].unique())
-        lens = claims.with_scaling(tables, "lens").query("lens == 'tuned' and indexing == 'matched'")
+        self.scales = sorted(with_scaling(tables, "losses")["input_scale"].unique())
+        lens = tuned(with_scaling(tables, "lens"))
         self._lens = lens.pivot_table(index=["arm", "seed"], columns="layer", values="kl_bits")
-        with drawing.styled():
+        with style.styled():
             self._build(tables, lens)
 
     def _build(self, tables: Tables, lens: pd.DataFrame) -> None:
-        figure, (left, middle, right) = drawing.panels(6.9, 2.7, "Alignment of W", "Tuned lens", "Validation loss", rows=1)
-        drawing.alignment_by_scale(left, claims.with_scaling(tables, "alignment"))
-        drawing.lens_curves(middle, lens, (UNTIED, TIED))
+        figure, (left, middle, right) = style.panels(6.9, 2.7, "Alignment of W", "Tuned lens", "Validation loss", rows=1)
+        alignment_by_scale(left, with_scaling(tables, "alignment"))
+        lens_curves(middle, lens, (UNTIED, TIED))
         middle.set_ylim(0, 1.1 * lens["kl_bits"].max())
-        drawing.by_scale(right, claims.with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
-        chosen = Look("chosen scale", drawing.PURPLE, "v")
+        by_scale(right, with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
+        chosen = Look("chosen scale", PURPLE, "v")
         self.curve = _Bundle(middle, sorted(lens["layer"].unique()), chosen)
         self.marks = [ax.axvline(1, color=chosen.colour, linewidth=5, alpha=0.3) for ax in (left, right)]
         self.title = middle.title
         looks = [*W_WITH.values(), LOOKS[UNTIED], LOOKS[TIED], chosen]
-        drawing.finish(figure, lens, looks)
+        style.finish(figure, lens, looks)
         self._stage = Stage(figure, [*self.marks, *self.curve.artists, self.title])
 
     def show(self, scale: float) -> bytes:
@@ -217,8 +219,8 @@ class LiveView:
         self._build()
 
     def _build(self) -> None:
-        with drawing.styled():
-            figure, (left, middle, right) = drawing.panels(
+        with style.styled():
+            figure, (left, middle, right) = style.panels(
                 7.4, 2.9, "Training", "Which role the table shows", "Loss over the floor"
             )
             self.curve = left.plot([], [], color=BLACK)[0]
@@ -228,7 +230,7 @@ class LiveView:
             left.set(xlim=(0, self.steps), ylim=(self.floor - room, self.start + 2 * room))
             left.set(xlabel="step (optimizer)", ylabel="training loss (nats per token)")
             ratios, losses = [1.0], [0.0]
-            roles = drawing.ROLE_LOOKS
+            roles = ROLE_LOOKS
             if self.sweep:
                 swept = self.sweep.conditions
                 ratios = [a / b for a, b in swept]
@@ -237,7 +239,7 @@ class LiveView:
                     purity = [self.sweep.purity(pair, role).mean() for pair in swept]
                     middle.plot(ratios, purity, look.marker, color=look.colour, alpha=0.4)
                 right.plot(ratios, losses, LOOKS[TIED].marker, color=BLACK, alpha=0.4)
-                drawing.level(middle, self.sweep.purity_chance)
+                style.level(middle, self.sweep.purity_chance)
                 right.axhline(self.sweep.loss(None).mean(), color=LOOKS[UNTIED].colour, linestyle=DASHED)
             here = {"markersize": 9, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none", "marker": "*"}
             self.here = {role: middle.plot([], [], color=look.colour, **here)[0] for role, look in roles.items()}
@@ -298,7 +300,7 @@ def stacked(pictures: Sequence[bytes]) -> bytes:
 
 def words(text: str) -> bytes:
     """PNG that says `text`."""
-    with drawing.styled():
+    with style.styled():
         figure = Figure(figsize=(7.4, 1.0))
         figure.text(0.5, 0.5, textwrap.fill(text, 90), ha="center", va="center")
         return Stage(figure, []).png()

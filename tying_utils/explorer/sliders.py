@@ -16,8 +16,8 @@ import numpy as np
 
 from tying_utils.base import checks
 from tying_utils.base.names import scaled
-from tying_utils.experiments import claims
-from tying_utils.experiments.claims import Tables
+from tying_utils.experiments.alignment import output_bias
+from tying_utils.experiments.tables import Tables, tuned, with_scaling
 from tying_utils.explorer import panels
 from tying_utils.explorer.panels import ScaleView, SweepView
 from tying_utils.study import sweep
@@ -258,9 +258,9 @@ class ScaleSlider(Shown):
 def state(tables: Tables, scale: float) -> dict[str, float]:
     """What the slider says of one input scale, means over seeds: output bias, lens KL at the input, validation loss."""
     arm = scaled(scale)
-    bias = claims.output_bias(claims.with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
-    lens = claims.with_scaling(tables, "lens").query("lens == 'tuned' and indexing == 'matched' and layer == 0")
-    losses = claims.with_scaling(tables, "losses")
+    bias = output_bias(with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
+    lens = tuned(with_scaling(tables, "lens"), 0)
+    losses = with_scaling(tables, "losses")
     return {
         "output bias": bias.loc[bias["arm"] == arm, "output_bias"].mean(),
         "lens KL at the input, bits": lens.loc[lens["arm"] == arm, "kl_bits"].mean(),

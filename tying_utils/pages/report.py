@@ -9,8 +9,12 @@ import pandas as pd
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.base.table_store import TableStore
-from tying_utils.experiments import claims, effects, outcomes
+from tying_utils.experiments import alignment, claims, gradients
+from tying_utils.experiments import places as effects
+from tying_utils.experiments import remedies as outcomes
 from tying_utils.experiments.public import Public, output_bias
+from tying_utils.experiments.sizes import loss_gaps
+from tying_utils.experiments.tables import tied_less_untied, tuned
 from tying_utils.measures import statistics
 from tying_utils.study.study import Results
 from tying_utils.study.sweep import Sweep
@@ -32,12 +36,12 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(results: Results, statistics: Collection[str] | None = None) -> str:
+def _verdicts(results: Results, ids: Collection[str] | None = None) -> str:
     table = claims.verdicts(results)
     corpora = list(table["corpus"].unique())
     rows = []
     for (claim, statistic), part in table.groupby(["claim", "statistic"], sort=False):
-        if statistics is None or statistic in statistics:
+        if ids is None or part["id"].iloc[0] in ids:
             own = part.set_index("corpus")
             cells = [_judged(own.loc[corpus]) if corpus in own.index else "" for corpus in corpora]
             rows.append((str(claim), str(statistic), *cells, str(part["published"].iloc[0])))
@@ -50,7 +54,7 @@ def _judged(row: pd.Series) -> str:
 
 def verdicts(results: Results) -> str:
     """Of every claim the statistics that stand for it: verdict, mean and 95 % interval by corpus, and the published value."""
-    shown = {*claims.HEADLINES, "output bias, linear, held-out tokens"}
+    shown = {*claims.HEADLINES, "output_bias_linear_held_out"}
     return _verdicts(results, shown)
 
 
@@ -105,7 +109,7 @@ def chance(results: Results) -> str:
 def sizes(results: Results) -> str:
     """C5: the tables' share of all parameters, and the loss of tied less untied models, by size."""
     rows = []
-    gaps = claims.loss_gaps(results["sizes"])
+    gaps = loss_gaps(results["sizes"])
     for (corpus, _, width, layers), part in gaps.groupby(["corpus", "parameters", "d_model", "n_layers"], sort=False):
         one = part.iloc[0]
         shape = f"d {width}, {layers} layers", f"{one['parameters'] / 1e6:.2f} M", f"{one['share']:.3f}"
@@ -165,7 +169,7 @@ def conventions(results: Results) -> str:
         ("as published (activation gradient of the input)", "published_output_share"),
         ("Adam update", "output_update_share"),
     ):
-        parts = (claims.share_over(results.studies[PYTHON]["gradients"], *span, column) for span in ((0, 0.1), (0.9, 1)))
+        parts = (gradients.share_over(results.studies[PYTHON]["gradients"], *span, column) for span in ((0, 0.1), (0.9, 1)))
         rows.append((label, *(_value(part) for part in parts)))
     return _table(("Output share of the tied table", "first tenth of training", "last tenth"), rows)
 
@@ -173,9 +177,8 @@ def conventions(results: Results) -> str:
 def lens_indexing(results: Results) -> str:
     """The tied-untied gap by layer, read right and one layer off."""
     rows = []
-    tuned = results.studies[PYTHON]["lens"].query("lens == 'tuned'")
-    for layer, part in tuned.groupby("layer"):
-        gaps = [claims.tied_less_untied(part[part["indexing"] == indexing], "kl_bits") for indexing in ("matched", "published")]
+    for layer, part in results.studies[PYTHON]["lens"].groupby("layer"):
+        gaps = [tied_less_untied(tuned(part, indexing=indexing), "kl_bits") for indexing in ("matched", "published")]
         rows.append(("input" if layer == 0 else str(layer), *(_value(gap) for gap in gaps)))
     return _table(("Point", "tied − untied, bits, matched", "the same, read as published"), rows)
 
@@ -183,11 +186,11 @@ def lens_indexing(results: Results) -> str:
 def lens_budget(results: Results) -> str:
     """The tied-untied gap at the input by how long the lens was trained."""
     rows = [
-        (f"identity, {steps} steps", _value(claims.tied_less_untied(part, "kl_bits")))
+        (f"identity, {steps} steps", _value(tied_less_untied(part, "kl_bits")))
         for steps, part in results.studies[PYTHON]["lens_budget"].query("layer == 0").groupby("steps")
     ]
-    converged = results.studies[PYTHON]["lens"].query("lens == 'tuned' and indexing == 'matched' and layer == 0")
-    rows.append(("least squares, then polished", _value(claims.tied_less_untied(converged, "kl_bits"))))
+    converged = tuned(results.studies[PYTHON]["lens"], 0)
+    rows.append(("least squares, then polished", _value(tied_less_untied(converged, "kl_bits"))))
     return _table(("Lens: start and training", "tied − untied at the input, bits"), rows)
 
 
@@ -263,7 +266,7 @@ def card(_: Results) -> str:
         size = f"d {one['d_model']}, {one['n_layers']} layers, {one['tokens_per_weight']:.2g} tokens per weight"
         lines.append(f"- Validation loss ({size}, {losses['seed'].nunique()} seeds): {'; '.join(arms)}.")
     if "alignment" in tables:
-        bias = claims.output_bias(tables["alignment"]).groupby("arm", sort=False)["output_bias"]
+        bias = alignment.output_bias(tables["alignment"]).groupby("arm", sort=False)["output_bias"]
         lines.append(f"- Output bias, corrected: {'; '.join(f'{arm} {_value(values)}' for arm, values in bias)}.")
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import offset_copy
 
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
+from tying_utils.experiments.tables import Tables
 from tying_utils.measures import statistics
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
@@ -68,7 +69,7 @@ CORPORA = {
 }
 CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
 
-Draw = Callable[[Any], Figure]
+Draw = Callable[[Tables], Figure]
 
 
 @dataclass(frozen=True)
@@ -133,18 +134,12 @@ def finish(figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str
     return small_print(figure, f"{seeds}. {note}")
 
 
-def small_print(figure: Figure, words: str) -> Figure:
-    """The `words` below the panels."""
+def small_print(figure: Figure, words: str, *, tight: bool = False) -> Figure:
+    """Write `words` below the panels, with matplotlib's own distance of lines where `tight`, and return the figure."""
     lines = textwrap.fill(words, round(22 * figure.get_figwidth()))
-    figure.supxlabel(lines, x=0.01, ha="left", color="#555555", linespacing=1.3)
+    spacing: dict[str, Any] = {} if tight else {"linespacing": 1.3}
+    figure.supxlabel(lines, x=0.01, ha="left", color="#555555", **spacing)
     return figure
-
-
-def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """The rows of `frame` whose columns hold `values`."""
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -256,31 +251,3 @@ def reference(ax: Axes, values: pd.Series, look: Look) -> None:
     ax.axhline(interval.mean, color=look.colour, linestyle=look.line)
     if len(values) > 2:
         ax.axhspan(interval.low, interval.high, color=look.colour, alpha=0.12, linewidth=0)
-
-
-def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
-    """Lens KL by layer of each of `arms`."""
-    curves, looks = where(lens, lens=kind, indexing=indexing), scale_looks(lens)
-    for arm in arms:
-        curve(ax, where(curves, arm=arm), "layer", "kl_bits", looks[arm], bars=True)
-    layers(ax, "input", "output", lens["layer"].max())
-    ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
-
-
-def alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
-    """Corrected alignment of W with E and with U against the input scale."""
-    ax.set_xscale("log")
-    for source, look in W_WITH.items():
-        rows = where(alignment, kind="orthogonal", target="tied", source=source)
-        curve(ax, rows, "input_scale", "corrected", look, bars=True)
-    level(ax, 0)
-    scale_axis(ax, rows["input_scale"], "alignment, chance-corrected")
-
-
-def by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
-    """The tied arms against their scale; the untied one, which has none, as level lines."""
-    ax.set_xscale("log")
-    reference(ax, where(table, arm=UNTIED)[column], LOOKS[UNTIED])
-    tied = table[table["arm"] != UNTIED]
-    curve(ax, tied, "input_scale", column, LOOKS[TIED], bars=True)
-    scale_axis(ax, tied["input_scale"], ylabel)
