@@ -42,11 +42,7 @@ def growth(tables: Tables) -> Figure:
         if place >= len(panels) - len(whats):
             ax.set_xlabel("size / smallest size")
     looks = [look for name, look in AXES.items() if name in set(table["axis"])]
-    figure.legend(
-        handles=[look.handle() for look in (*looks, Look("in proportion", GREY, line=DOTTED))],
-        loc="outside upper center",
-        ncols=5,
-    )
+    style.legend(figure, [*looks, Look("in proportion", GREY, line=DOTTED)], columns=5)
     first = table[table["factor"] == 1].drop_duplicates("what").to_dict("records")
     smallest = [f"{row['what']} {', '.join(f'{axis} {row[axis]:g}' for axis in AXES if row[axis] > 0)}" for row in first]
     machine = f"{table['device'].iloc[0]}, {table['threads'].iloc[0]} threads"

@@ -34,7 +34,7 @@ FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERI
 
 
 def draw(name: str, tables: Tables) -> Figure:
-    """The figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
+    """Draw the figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
     if name not in FIGURES:
         raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(FIGURES)}")
     function = FIGURES[name].function
@@ -45,7 +45,7 @@ def draw(name: str, tables: Tables) -> Figure:
 
 
 def folder(name: str, profile: str, corpus: str | None) -> Path:
-    """Where the figure `name`, drawn from `corpus`, is kept: figures/<profile>; below it if it is at home in another corpus."""
+    """Return where the figure `name` of `corpus` is kept: figures/<profile>, or below it if another corpus is its home."""
     home = FIGURES[name].corpus
     return paths.figures(profile) if corpus in (None, home) else paths.figures(profile) / corpus
 
@@ -72,7 +72,7 @@ def write(figure: Figure, folder: Path, name: str, checksums: Mapping[str, str])
 
 
 def source(path: Path) -> dict[str, str]:
-    """The sha256 of each table that a saved PNG was drawn from, by corpus/name; empty if it names none or cannot be read."""
+    """Return the sha256 of each table that a saved PNG was drawn from, by corpus/name; {} if it names none or is unreadable."""
     from PIL import Image
 
     try:

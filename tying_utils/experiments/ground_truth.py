@@ -71,8 +71,7 @@ def language(tables: Tables) -> Figure:
     right.set(xscale="log", yscale="log", xlabel="rank of the token (by weight)", ylabel="probability")
     right.plot(unigrams["rank"], unigrams["unigram"], ".", color=GREY, markersize=2.5)
     right.plot(unigrams["rank"], unigrams["weight"], color=BLACK)
-    looks = [Look("weight p (Zipf)", BLACK), Look("stationary probability", GREY, ".", "none")]
-    figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=2)
+    style.legend(figure, [Look("weight p (Zipf)", BLACK), Look("stationary probability", GREY, ".", "none")])
     return figure
 
 

@@ -62,7 +62,7 @@ def verdicts(tables: Tables) -> Figure:
         ax.set(ylim=(0.6 - len(corpora), 0.6), yticks=[])
         ax.margins(x=0.25)
         ax.grid(visible=False, axis="y")
-    figure.legend(handles=[CORPORA[corpus].handle() for corpus in corpora], loc="outside upper center", ncols=len(corpora))
+    style.legend(figure, [CORPORA[corpus] for corpus in corpora])
     words = f"Mean and 95 % t interval over n = {table['seeds'].max()} seeds. Dotted: no effect (of a share: one half). "
     words += "C3, C5: tied less untied. Losses in nats, bits and nats a token."
     return style.small_print(figure, words, tight=True)

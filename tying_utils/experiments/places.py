@@ -246,7 +246,7 @@ def _words(name: str, width: int) -> str:
 
 
 def _forest(frame: pd.DataFrame, names: Iterable[str], by: str, looks: dict[Any, Look], height: float) -> Figure:
-    """A panel an effect and a row a place, its marks by the column `by`; a line stands where there is no effect."""
+    """Draw a panel an effect and a row a place, its marks by the column `by`; a line stands where there is no effect."""
     names, places = [*names], list(dict.fromkeys(frame["place"]))
     figure, panels = style.panels(TWO_COLUMNS, height, *(EFFECTS[name].claim for name in names), rows=2)
     series = [key for key in looks if key in set(frame[by])]

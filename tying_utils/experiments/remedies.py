@@ -218,7 +218,7 @@ def pareto(tables: Tables) -> Figure:
 
 
 def _arm(ax: Axes, rows: pd.DataFrame, look: Look, size: float) -> None:
-    """A small dot a seed, and the mean."""
+    """Draw a small dot a seed, and the mean."""
     common: dict[str, Any] = {"color": look.colour, "linestyle": "none"}
     ax.plot(rows["bias"], rows["loss"], ".", markersize=2.5, alpha=0.4, **common)
     ax.plot(rows["bias"].mean(), rows["loss"].mean(), marker=look.marker, markersize=size, markeredgecolor="white",
@@ -226,7 +226,7 @@ def _arm(ax: Axes, rows: pd.DataFrame, look: Look, size: float) -> None:
 
 
 def _number(ax: Axes, means: pd.DataFrame, numbers: dict[str, str]) -> None:
-    """The number of each remedy where nothing else stands: beside its mean, or further out at the end of a thin line."""
+    """Write the number of each remedy where nothing else stands: beside its mean, or further out at the end of a thin line."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     point = figure.dpi / 72
@@ -293,7 +293,7 @@ def change(tables: Tables) -> Figure:
 
 
 def _differences(ax: Axes, own: pd.DataFrame, change: pd.DataFrame, arms: list[str], shift: float, look: Look) -> None:
-    """A small dot a seed, the mean change, and its interval."""
+    """Draw a small dot a seed, the mean change, and its interval."""
     by_seed = own.pivot(index="seed", columns="arm", values=str(change["measure"].iloc[0]))
     for row in change.to_dict("records"):
         y = arms.index(row["arm"]) + shift

@@ -134,7 +134,7 @@ def sweep_map(tables: Tables) -> Figure:
             for name, values in levels.items():
                 if values.min() < 0 < values.max():
                     ax.contour(values, levels=[0], colors=lines[name].colour, linestyles=[lines[name].line], linewidths=1.5)
-    figure.legend(handles=[look.handle() for look in lines.values()], loc="outside upper center", ncols=2)
+    style.legend(figure, lines.values())
     words = (
         f"Cells: means of n = {tables['sweep_losses']['seed'].nunique()} seeds. Towards the lower right the input path weighs "
     )
@@ -143,12 +143,12 @@ def sweep_map(tables: Tables) -> Figure:
 
 
 def _grid(swept: Sweep, values: Callable[[tuple[float, float]], np.ndarray]) -> np.ndarray:
-    """Means over seeds, a row an output scale and a column an input scale."""
+    """Return means over seeds, a row an output scale and a column an input scale."""
     return np.array([[values((a, b)).mean() for a in swept.input_scales] for b in swept.output_scales])
 
 
 def _heat(ax: Axes, swept: Sweep, values: np.ndarray, colours: str, limits: tuple[float, float], label: str) -> None:
-    """A heat map whose cells say their value too."""
+    """Draw a heat map whose cells say their value too."""
     image = ax.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto")
     ax.get_figure(root=True).colorbar(image, ax=ax, label=label)  # type: ignore[union-attr]
     for (row, column), value in np.ndenumerate(values):

@@ -110,7 +110,7 @@ class SweepView:
         style.level(b, 0.5)
         self._fix_axes(*axes)
         looks = [*W_WITH.values(), Look("chance", GREY), *paths.values(), LOOKS[TIED], LOOKS[UNTIED]]
-        figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=4)
+        style.legend(figure, looks, columns=4)
         bundles = [*self.alignment.values(), self.share, self.update, *self.lens.values(), self.loss]
         moving = [self.band, *self.steps, self.chosen, self.level, self.title]
         self._stage = Stage(figure, [*moving, *(artist for bundle in bundles for artist in bundle.artists)])
@@ -252,7 +252,7 @@ class LiveView:
             right.set(ylabel="nats per token", ylim=(min(0.0, *losses), 1.1 * max(0.1, *losses)))
             looks = [*roles.values(), LOOKS[TIED], Look("untied", LOOKS[UNTIED].colour, line=DASHED)]
             looks = [*(replace(look, line="none") for look in looks[:3]), looks[3], Look("trained here", GREY, "*", "none")]
-            figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=len(looks))
+            style.legend(figure, looks)
         self._limits = middle.get_xlim(), right.get_ylim()
         self._stage = Stage(figure, [self.curve, *self.here.values()])
 
