@@ -7,14 +7,10 @@ from typing import Any
 import ipywidgets as widgets
 import pytest
 from synthetic_sweep import INPUT, OUTPUT, SEEDS, STEPS, synthetic_sweep
-from synthetic_tables import synthetic
 
 from tying_utils.base.names import PYTHON, TWO_ROLE
-from tying_utils.experiments.alignment import output_bias
-from tying_utils.experiments.tables import with_scaling
 from tying_utils.explorer import Explore, explore, sliders
 from tying_utils.study import sweep
-from tying_utils.study.profiles import SCALES
 from tying_utils.study.sweep import Sweep
 
 VIEW, PNG = "application/vnd.jupyter.widget-view+json", "image/png"
@@ -134,9 +130,8 @@ def test_a_notebook_gets_the_widget_and_a_still_picture(explorer_: Explore, monk
 
 def test_without_ipywidgets_there_are_still_panels(swept: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    for shown in (explore(corpus=TWO_ROLE), sliders.scale_slider(synthetic())):
-        bundle, _ = shown._repr_mimebundle_()
-        assert VIEW not in bundle and bundle[PNG].startswith(b"\x89PNG")
+    bundle, _ = explore(corpus=TWO_ROLE)._repr_mimebundle_()
+    assert VIEW not in bundle and bundle[PNG].startswith(b"\x89PNG")
 
 
 def test_a_missing_sweep_is_named_with_the_command_that_makes_it(home: Any) -> None:
@@ -160,27 +155,6 @@ def test_a_missing_sweep_is_named_with_the_command_that_makes_it(home: Any) -> N
 def test_bad_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         explore(**arguments)
-
-
-def test_the_slider_of_a_study_shows_its_own_numbers_and_picture() -> None:
-    shown = sliders.scale_slider(synthetic())
-    assert shown.widget and shown.slider.value == 1.0
-    assert [label for label, _ in shown.slider.options] == [f"{scale:g}" for scale in SCALES]
-    words, pictures = set(), set()
-    for scale in SCALES:
-        shown.slider.value = scale
-        assert f"input scale {scale:g}: " in shown.state.value
-        words.add(shown.state.value)
-        pictures.add(bytes(shown.screen.value))
-    assert len(words) == len(pictures) == len(SCALES)
-
-
-def test_state_is_the_mean_over_seeds_of_the_tables() -> None:
-    tables = synthetic()
-    losses = with_scaling(tables, "losses").query("arm == 'input x5'")["validation_loss"]
-    assert sliders.state(tables, 5.0)["validation loss, nats"] == pytest.approx(losses.mean())
-    bias = output_bias(tables["alignment"].query("kind == 'orthogonal'"))
-    assert sliders.state(tables, 1.0)["output bias"] == pytest.approx(bias.query("arm == 'tied'")["output_bias"].mean())
 
 
 def test_the_committed_sweeps_can_be_explored() -> None:

@@ -8,12 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from synthetic_sweep import SEEDS, STEPS, synthetic_sweep
-from synthetic_tables import synthetic
 
 from tying_utils.base.names import PYTHON, TWO_ROLE
 from tying_utils.explorer import panels
-from tying_utils.explorer.panels import LiveView, ScaleView, Stage, SweepView
-from tying_utils.study.profiles import SCALES
+from tying_utils.explorer.panels import LiveView, Stage, SweepView
 
 
 def pixels(picture: bytes) -> np.ndarray:
@@ -77,14 +75,6 @@ def test_one_seed_is_drawn_alone_and_the_mean_with_its_seeds() -> None:
     view.show(scales, STEPS[-1])
     np.testing.assert_allclose(np.array(points(curve.mean))[:, 1], view.sweep.alignment(scales, "output").mean(0))
     assert len(curve.seeds.get_segments()) == len(SEEDS)
-
-
-def test_scale_panels_mark_the_scale() -> None:
-    view = ScaleView(synthetic())
-    assert view.scales == list(SCALES)
-    pictures = {view.show(scale) for scale in SCALES}
-    assert len(pictures) == len(SCALES)
-    assert all(points(mark)[0][0] == SCALES[-1] for mark in view.marks)
 
 
 @pytest.mark.parametrize("swept", [None, synthetic_sweep()])

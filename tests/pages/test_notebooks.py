@@ -71,9 +71,9 @@ def test_figures_and_the_slider_are_shown(executed: tuple[Path, Path]) -> None:
         assert len(shown) >= published > 0, book.name
     widgets = [
         out
-        for cell in cells(executed[1] / "04_gradient_scaling.ipynb", "code")
+        for cell in cells(executed[1] / "07_scale_explorer.ipynb", "code")
         for out in cell.outputs
-        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "scale_slider" in cell.source
+        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "explore(" in cell.source
     ]
     assert len(widgets) == 1
 

@@ -68,7 +68,7 @@ def sweep_evidence(tables: Tables) -> Evidence:
     yield ratio, slopes(bias, "output_bias", bias["input_scale"] / bias["output_scale"])
 
 
-def alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
+def _alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
     """Draw the corrected alignment of W with E and with U against the input scale."""
     ax.set_xscale("log")
     for source, look in W_WITH.items():
@@ -78,7 +78,7 @@ def alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
     style.scale_axis(ax, rows["input_scale"], "alignment, chance-corrected")
 
 
-def by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
+def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
     """Draw the tied arms against their scale, and the untied one, which has none, as level lines."""
     ax.set_xscale("log")
     style.reference(ax, where(table, arm=UNTIED)[column], LOOKS[UNTIED])
@@ -92,10 +92,10 @@ def scaling(tables: Tables) -> Figure:
     """Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
     figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Alignment of W", "Lens at the input", "Validation loss")
     alignment = with_scaling(tables, "alignment")
-    alignment_by_scale(left, alignment)
+    _alignment_by_scale(left, alignment)
     lens = tuned(with_scaling(tables, "lens"), 0)
-    by_scale(middle, lens, "kl_bits", "lens KL (bits per token)")
-    by_scale(right, with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
+    _by_scale(middle, lens, "kl_bits", "lens KL (bits per token)")
+    _by_scale(right, with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
     looks = [*W_WITH.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker="")]
     return style.finish(figure, alignment, looks, "a: orthogonal map, dotted: chance. b: tuned lens.")
 

@@ -6,7 +6,7 @@ from tying_utils.base.lazy import lazily
 
 if TYPE_CHECKING:
     from tying_utils.explorer.live import live
-    from tying_utils.explorer.sliders import Explore, explore, scale_slider
+    from tying_utils.explorer.sliders import Explore, explore
 
-__all__ = ["Explore", "explore", "live", "scale_slider"]
-__getattr__ = lazily(__name__, {"live": "live", **dict.fromkeys(("Explore", "explore", "scale_slider"), "sliders")})
+__all__ = ["Explore", "explore", "live"]
+__getattr__ = lazily(__name__, {"live": "live", "Explore": "sliders", "explore": "sliders"})

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,12 +16,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tying_utils.base.names import TIED, UNTIED, scaled
+from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
-from tying_utils.experiments.scaling import alignment_by_scale, by_scale
-from tying_utils.experiments.style import BLACK, DASHED, GREY, LOOKS, PURPLE, ROLE_LOOKS, W_WITH, Look
-from tying_utils.experiments.tables import Tables, tuned, with_scaling
-from tying_utils.experiments.tuned_lens import lens_curves
+from tying_utils.experiments.style import BLACK, DASHED, GREY, LOOKS, ROLE_LOOKS, W_WITH, Look
 from tying_utils.study.sweep import Scales, Sweep
 
 DPI = 150
@@ -164,39 +160,6 @@ class SweepView:
         self.chosen.set_xdata([scales[0]] * 2)
         whose = f"mean of {len(sweep.seeds)} seeds" if seed is None else f"seed {seed}"
         self.title.set_text(f"input ×{scales[0]:g}, output ×{scales[1]:g}, step {step}, {whose}")
-        return self._stage.png()
-
-
-class ScaleView:
-    """A study's input scales beside each other: alignment, lens KL by layer, loss; the chosen one stands out."""
-
-    def __init__(self, tables: Tables) -> None:
-        self.scales = sorted(with_scaling(tables, "losses")["input_scale"].unique())
-        lens = tuned(with_scaling(tables, "lens"))
-        self._lens = lens.pivot_table(index=["arm", "seed"], columns="layer", values="kl_bits")
-        with style.styled():
-            self._build(tables, lens)
-
-    def _build(self, tables: Tables, lens: pd.DataFrame) -> None:
-        figure, (left, middle, right) = style.panels(6.9, 2.7, "Alignment of W", "Tuned lens", "Validation loss", rows=1)
-        alignment_by_scale(left, with_scaling(tables, "alignment"))
-        lens_curves(middle, lens, (UNTIED, TIED))
-        middle.set_ylim(0, 1.1 * lens["kl_bits"].max())
-        by_scale(right, with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
-        chosen = Look("chosen scale", PURPLE, "v")
-        self.curve = _Bundle(middle, sorted(lens["layer"].unique()), chosen)
-        self.marks = [ax.axvline(1, color=chosen.colour, linewidth=5, alpha=0.3) for ax in (left, right)]
-        self.title = middle.title
-        looks = [*W_WITH.values(), LOOKS[UNTIED], LOOKS[TIED], chosen]
-        style.finish(figure, lens, looks)
-        self._stage = Stage(figure, [*self.marks, *self.curve.artists, self.title])
-
-    def show(self, scale: float) -> bytes:
-        """PNG with the input scale `scale` marked."""
-        self.curve.show(self._lens.loc[scaled(scale)].to_numpy())
-        for mark in self.marks:
-            mark.set_xdata([scale, scale])
-        self.title.set_text(f"Tuned lens, input scale {scale:g}")
         return self._stage.png()
 
 

@@ -15,11 +15,8 @@ from typing import Any
 import numpy as np
 
 from tying_utils.base import checks
-from tying_utils.base.names import scaled
-from tying_utils.experiments.alignment import output_bias
-from tying_utils.experiments.tables import Tables, tuned, with_scaling
 from tying_utils.explorer import panels
-from tying_utils.explorer.panels import ScaleView, SweepView
+from tying_utils.explorer.panels import SweepView
 from tying_utils.study import sweep
 from tying_utils.study.sweep import Sweep
 
@@ -222,55 +219,3 @@ def described(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = 
         target, source = (mean(swept.purity(scales, role)) for role in ("target", "source"))
         words.append(f"purity {target:.2f} in the target role, {source:.2f} in the source role")
     return "; ".join(words) + "."
-
-
-class ScaleSlider(Shown):
-    """A slider over the input scales of a study, with linked panels. Made by `scale_slider`."""
-
-    alt = "Alignment, tuned lens and loss by input scale"
-
-    def __init__(self, tables: Tables) -> None:
-        self.tables = tables
-        self.view = ScaleView(tables)
-
-    def still(self) -> bytes:
-        """PNG of the panels at the smallest and the largest scale, one below the other."""
-        return panels.stacked([self.view.show(scale) for scale in (self.view.scales[0], self.view.scales[-1])])
-
-    def _build(self) -> Any:
-        import ipywidgets as widgets
-
-        self.slider = widgets.SelectionSlider(
-            options=[(f"{scale:g}", scale) for scale in self.view.scales], value=1.0, description="input scale", style=WIDE
-        )
-        self.state = widgets.HTML()
-        self.screen = widgets.Image(format="png", layout=widgets.Layout(max_width="900px"))
-        self.slider.observe(lambda _: self._draw(), names="value")
-        self._draw()
-        return widgets.VBox([self.slider, self.state, self.screen])
-
-    def _draw(self) -> None:
-        values = ", ".join(f"{name} {value:.3f}" for name, value in state(self.tables, self.slider.value).items())
-        self.state.value = said(f"input scale {self.slider.value:g}: {values}")
-        self.screen.value = self.view.show(self.slider.value)
-
-
-def state(tables: Tables, scale: float) -> dict[str, float]:
-    """What the slider says of one input scale, means over seeds: output bias, lens KL at the input, validation loss."""
-    arm = scaled(scale)
-    bias = output_bias(with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
-    lens = tuned(with_scaling(tables, "lens"), 0)
-    losses = with_scaling(tables, "losses")
-    return {
-        "output bias": bias.loc[bias["arm"] == arm, "output_bias"].mean(),
-        "lens KL at the input, bits": lens.loc[lens["arm"] == arm, "kl_bits"].mean(),
-        "validation loss, nats": losses.loc[losses["arm"] == arm, "validation_loss"].mean(),
-    }
-
-
-def scale_slider(tables: Tables) -> ScaleSlider:
-    """A slider over the trained input scales with linked panels and the state as text.
-
-    `tables` needs alignment, lens and losses and the three scaling tables beside them (a `study.Study` has them all).
-    """
-    return ScaleSlider(tables)
