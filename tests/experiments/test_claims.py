@@ -138,6 +138,9 @@ def test_every_claim_is_judged_by_the_side_its_interval_lies_on(sign: float, exp
     measured = table[~counted]
     assert (measured["low"] < measured["estimate"]).all() and (measured["estimate"] < measured["high"]).all()
     assert (table["seeds"] == len(SEEDS)).all() and set(table["corpus"]) == {"python"}
+    assert table["id"].is_unique and table["statistic"].is_unique and table["unit"].all()
+    assert set(table[table["null"] != 0]["claim"]) == {"C2", "C2b"} and set(table["null"]) == {0, 0.5}
+    assert set(claims.HEADLINES) <= set(table["id"])
 
 
 def test_noise_leaves_claims_open() -> None:

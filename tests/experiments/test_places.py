@@ -74,11 +74,6 @@ def test_architectures_are_named_and_judged_corpus_by_corpus() -> None:
     assert "n = 3 seeds each" in lines[0] and "(GPT-2)" in lines[0] + lines[1]
 
 
-def test_one_seed_leaves_everything_open() -> None:
-    table = judged(places.effects(synthetic_places("grid", (0,)), "grid"))
-    assert set(table["verdict"]) == {"open"} and set(table["seeds"]) == {1}
-
-
 def test_trends_are_the_slopes_put_in() -> None:
     frame = places.effects(synthetic_places("grid", spread=1e-4), "grid")
     frame.loc[frame["place"] == "d 32, V 512", "output_bias"] = np.nan  # what is missing must not tilt the plane

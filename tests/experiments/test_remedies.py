@@ -100,13 +100,6 @@ def test_changes_are_paired_and_judged() -> None:
     )
 
 
-def test_one_seed_leaves_all_open() -> None:
-    one = {name: frame[frame["seed"] == 0] for name, frame in made().items()}
-    found = remedies.outcomes(one)
-    assert set(remedies.changes(found)["verdict"]) == {"open"}
-    assert "- **both unresolved** (less bias open, less loss open): " in remedies.sentences(found, "laptop")
-
-
 def test_what_an_interval_leaves_open_is_called_unresolved() -> None:
     assert len(remedies._WORDS) == 9
     for verdicts, words in remedies._WORDS.items():
