@@ -9,9 +9,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from tying_utils.base import paths
 from tying_utils.base.table_store import TableStore
-from tying_utils.experiments import drawing, figures
-from tying_utils.experiments.claims import Tables
-from tying_utils.experiments.drawing import BLUE, DOTTED, GREEN, GREY, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments import figures, style
+from tying_utils.experiments.style import BLUE, DOTTED, GREEN, GREY, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.tables import Tables, where
 
 AXES = {
     "V": Look("V, tokens of the vocabulary", BLUE, "o"),
@@ -28,34 +28,30 @@ def store(quick: bool = False) -> TableStore:
     return TableStore(paths.results(_name(quick)))
 
 
-def growth(tables: Tables | dict[str, Any]) -> Figure:
+def growth(tables: Tables) -> Figure:
     """How time and memory grow with each size, relative to the smallest, with their log-log slopes."""
     table = tables["growth"]
     table = table[table["device"] == table["device"].iloc[0]]  # one machine a figure: the one that was measured first
     whats, quantities = list(dict.fromkeys(table["what"])), [name for name in _QUANTITIES if name in set(table["quantity"])]
     titles = [*whats, *[""] * len(whats) * (len(quantities) - 1)]
-    figure, panels = drawing.panels(TWO_COLUMNS, 2.3 * len(quantities) + 0.5, *titles, rows=len(quantities))
+    figure, panels = style.panels(TWO_COLUMNS, 2.3 * len(quantities) + 0.5, *titles, rows=len(quantities))
     for place, ax in enumerate(panels):
         what, quantity = whats[place % len(whats)], quantities[place // len(whats)]
-        _panel(ax, drawing.where(table, what=what, quantity=quantity))
+        _panel(ax, where(table, what=what, quantity=quantity))
         ax.set_ylabel(_QUANTITIES[quantity] if place % len(whats) == 0 else "")
         if place >= len(panels) - len(whats):
             ax.set_xlabel("size / smallest size")
     looks = [look for name, look in AXES.items() if name in set(table["axis"])]
-    figure.legend(
-        handles=[look.handle() for look in (*looks, Look("in proportion", GREY, line=DOTTED))],
-        loc="outside upper center",
-        ncols=5,
-    )
+    style.legend(figure, [*looks, Look("in proportion", GREY, line=DOTTED)], columns=5)
     first = table[table["factor"] == 1].drop_duplicates("what").to_dict("records")
     smallest = [f"{row['what']} {', '.join(f'{axis} {row[axis]:g}' for axis in AXES if row[axis] > 0)}" for row in first]
-    where = f"{table['device'].iloc[0]}, {table['threads'].iloc[0]} threads"
+    machine = f"{table['device'].iloc[0]}, {table['threads'].iloc[0]} threads"
     once = " (memory: once)" if "memory" in quantities else ""
-    return drawing.small_print(
+    return style.small_print(
         figure,
         f"Sizes in turns, {table['rounds'].max()} rounds: median ratio to the smallest size, bars from quartile to "
         f"quartile{once}. Numbers: log-log slope over the sizes shown, with its 95 % t interval over rounds. "
-        f"Smallest: {'; '.join(smallest)}. {where}.",
+        f"Smallest: {'; '.join(smallest)}. {machine}.",
     )
 
 
@@ -64,12 +60,12 @@ def _panel(ax: Axes, rows: Any) -> None:
     ax.set_yscale("log", base=2)
     handles = []
     for axis, look in AXES.items():
-        own = drawing.where(rows, axis=axis)
+        own = where(rows, axis=axis)
         if own.empty:
             continue
         error = [own["ratio"] - own["low"], own["high"] - own["ratio"]]
-        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 1}
-        ax.errorbar(own["factor"], own["ratio"], error, elinewidth=0.8, capsize=1.5, **style)
+        shape: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 1}
+        ax.errorbar(own["factor"], own["ratio"], error, elinewidth=0.8, capsize=1.5, **shape)
         first = own.iloc[0]
         words = f"{axis} {first['slope']:.2f}"
         if first["rounds"] > 1:
@@ -93,7 +89,7 @@ def render(quick: bool = False) -> list[Path]:
     found = held.read("growth", lambda entry: True, keep=True)
     if found is None:
         return []
-    with drawing.styled():
+    with style.styled():
         figure = growth({"growth": found[0]})
     name = _name(quick)
     return figures.write(figure, paths.figures(name), "growth", {f"{name}/growth": held.checksums[f"{name}/growth"]})

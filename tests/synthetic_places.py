@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED
-from tying_utils.experiments.effects import SCALED
+from tying_utils.experiments.places import SCALED
 
 WIDTHS, VOCABULARIES, ARCHITECTURES, DEPTH = (32, 64, 128), (512, 2048), ("olmo", "gpt2"), 4
 

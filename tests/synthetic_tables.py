@@ -9,7 +9,7 @@ from synthetic_places import synthetic_places
 from synthetic_sweep import synthetic_sweep
 
 from tying_utils.base.names import AGAIN, EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
-from tying_utils.experiments import effects
+from tying_utils.experiments.places import GROUPS
 from tying_utils.study import profiles
 from tying_utils.study.profiles import SCALES
 
@@ -137,7 +137,7 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
         add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)
     add("unigrams", UNTIED, 0, corpus=TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
-    for group in effects.GROUPS:
+    for group in GROUPS:
         rows |= {name: [table] for name, table in synthetic_places(group, tuple(range(seeds)), spread=0.01).items()}
     for corpus in (PYTHON, TWO_ROLE):
         for name, table in synthetic_sweep(corpus, tuple(range(seeds))).tables.items():

@@ -67,7 +67,7 @@ def test_reading_and_judging_committed_tables_loads_no_trainer_and_no_model_libr
 
 def test_drawing_committed_tables_loads_none_either():
     code = (
-        "from tying_utils.experiments import effects, figures, outcomes\n"
+        "from tying_utils.experiments import figures, places, remedies\n"
         "from tying_utils.explorer import panels\nfrom tying_utils.pages import report\nfrom tying_utils.study import sweep\n"
         "from tying_utils.study import Study\n"
         "figures.draw('01_alignment', Study('laptop', only_read=True))"

@@ -18,7 +18,11 @@ from transformers import TrainingArguments
 
 from tying_utils import models
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import claims, effects, outcomes
+from tying_utils.experiments import places, remedies
+from tying_utils.experiments.gradients import share_over
+from tying_utils.experiments.scaling import per_decade
+from tying_utils.experiments.sizes import loss_gaps
+from tying_utils.experiments.tables import tuned, with_scaling
 from tying_utils.measures.statistics import Interval, mean_interval
 from tying_utils.models.balance import REMEDIES
 from tying_utils.study import Results
@@ -92,13 +96,13 @@ def numbers(results: Results) -> dict[str, Any]:
     """Compute from the committed tables what the sentences below say, by the name that they give it."""
     made: dict[str, Any] = defaultdict(dict)
     for corpus, study in results.studies.items():
-        config, losses = study.profile.config(UNTIED, study.profile.seeds[0]), claims.with_scaling(study, "losses")
+        config, losses = study.profile.config(UNTIED, study.profile.seeds[0]), with_scaling(study, "losses")
         tokens = config.steps * config.batch_size * config.context
         weights = losses.query("arm == @UNTIED")["parameters"].iloc[0]
         made["steps"][corpus], made["rate"][corpus] = config.steps, tokens / weights
         made["thousand_tokens"][corpus], made["thousand_weights"][corpus] = tokens / 1e3, weights / 1e3
         made["million_weights"][corpus] = weights / 1e6
-        gaps = claims.loss_gaps(study["sizes"])
+        gaps = loss_gaps(study["sizes"])
         own = gaps[gaps["parameters"] == gaps["parameters"].iloc[0]]
         made["behind"][corpus] = seeds(own["equal_shape"])
         made["larger"][corpus] = seeds(own["equal_parameters"] - own["equal_shape"])
@@ -106,9 +110,9 @@ def numbers(results: Results) -> dict[str, Any]:
 
         gradients = study["gradients"]
         other_arm = gradients.replace({"arm": {UNTIED: TIED, TIED: UNTIED}})
-        share, untied = (claims.share_over(of, 0, 0.1) for of in (gradients, other_arm))
+        share, untied = (share_over(of, 0, 0.1) for of in (gradients, other_arm))
         made["share"][corpus], made["share_gap"][corpus] = seeds(share), seeds(share - untied)
-        made["update_share"][corpus] = seeds(claims.share_over(gradients, 0, 0.1, "output_update_share"))
+        made["update_share"][corpus] = seeds(share_over(gradients, 0, 0.1, "output_update_share"))
         first = gradients.query("arm == @TIED and step <= 10")
         made["first_ten"][corpus] = seeds(first.groupby("seed")["output_share"].mean())
 
@@ -117,22 +121,22 @@ def numbers(results: Results) -> dict[str, Any]:
         adds = by_arm.sub(by_arm[TIED], axis=0).drop(columns=[TIED, UNTIED])
         made["adds"][corpus] = {arm: seeds(adds[arm]) for arm in adds}
         made["scales_that_add"][corpus] = "every other scale" if (adds.mean() > 0).all() else "not every other scale"
-        lens = claims.tuned(claims.with_scaling(study, "lens"), 0).merge(losses, on=["arm", "seed"]).query("arm != @UNTIED")
+        lens = tuned(with_scaling(study, "lens"), 0).merge(losses, on=["arm", "seed"]).query("arm != @UNTIED")
         made["kl_and_loss"][corpus] = lens["kl_bits"].corr(lens["validation_loss"])
 
-    losses = claims.with_scaling(results.studies[TWO_ROLE], "losses").sort_values("input_scale")
+    losses = with_scaling(results.studies[TWO_ROLE], "losses").sort_values("input_scale")
     worse = [arm for arm in losses["arm"].unique() if arm not in (TIED, UNTIED) and made["adds"][TWO_ROLE][arm].low > 0]
     made["worse"] = " and ".join(worse).replace("input ", "")
-    made["slope_without"] = seeds(claims.per_decade(losses[~losses["arm"].isin(worse)], "validation_loss"))
+    made["slope_without"] = seeds(per_decade(losses[~losses["arm"].isin(worse)], "validation_loss"))
     made["least"], made["most"] = sorted(made["behind"][corpus].mean for corpus in (PYTHON, WIKITEXT))
-    for group in effects.GROUPS:
-        for corpus, part in effects.effects(results, group).groupby("corpus"):
+    for group in places.GROUPS:
+        for corpus, part in places.effects(results, group).groupby("corpus"):
             rates = 1e3 * made["thousand_tokens"][corpus] / part["parameters"]
             made[group][corpus] = {"least": rates.min(), "most": rates.max()}
 
-    found = outcomes.outcomes(results).query("corpus == @PYTHON and shape == @outcomes.EQUAL_SHAPE")
+    found = remedies.outcomes(results).query("corpus == @PYTHON and shape == @remedies.EQUAL_SHAPE")
     bias = found.query("arm == @TIED")["bias"].mean()
-    for row in outcomes.changes(found).to_dict("records"):
+    for row in remedies.changes(found).to_dict("records"):
         arm, measure = row["arm"], row["measure"]
         made[measure][arm] = Seeds(row["change"], row["low"], row["high"], row["seeds"])
         made[f"{measure}_is"][arm] = {"supported": "lower", "refuted": "higher", "open": "unresolved"}[row["verdict"]]

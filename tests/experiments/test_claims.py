@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tying_utils.base.names import EQUAL, TIED, UNTIED, scaled
-from tying_utils.experiments import claims
+from tying_utils.experiments import claims, sizes
 from tying_utils.study.profiles import SCALES
 
 SEEDS = (0, 1, 2)
@@ -50,7 +50,7 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
             {**labels(arm, seed), "validation_loss": value(4.0, 0.1 * np.log10(ARM_SCALE[arm]))} for arm, seed in points
         )
 
-    def sizes() -> pd.DataFrame:
+    def of_sizes() -> pd.DataFrame:
         rows = []
         for seed, (width, cost) in itertools.product(SEEDS, ((32, 0.1), (128, 0.3))):
             for arm, layers in ((UNTIED, 4), (TIED, 4), (EQUAL, 4 + 128 // width)):
@@ -114,7 +114,7 @@ def known_tables(sign: float = 1.0) -> dict[str, pd.DataFrame]:
             for layer in range(-1, 4)
         ),
         "losses": losses((UNTIED, TIED)),
-        "sizes": sizes(),
+        "sizes": of_sizes(),
         "roles": roles(),
         "scaling_losses": losses(SCALED),
         "drift": pd.DataFrame(
@@ -138,6 +138,9 @@ def test_every_claim_is_judged_by_the_side_its_interval_lies_on(sign: float, exp
     measured = table[~counted]
     assert (measured["low"] < measured["estimate"]).all() and (measured["estimate"] < measured["high"]).all()
     assert (table["seeds"] == len(SEEDS)).all() and set(table["corpus"]) == {"python"}
+    assert table["id"].is_unique and table["statistic"].is_unique and table["unit"].all()
+    assert set(table[table["null"] != 0]["claim"]) == {"C2", "C2b"} and set(table["null"]) == {0, 0.5}
+    assert set(claims.HEADLINES) <= set(table["id"])
 
 
 def test_noise_leaves_claims_open() -> None:
@@ -192,7 +195,7 @@ def test_each_corpus_has_rows_of_its_own_beside_the_others() -> None:
 
 
 def test_sizes_are_compared_at_equal_shape_and_at_equal_weights() -> None:
-    gaps = claims.loss_gaps(known_tables()["sizes"])
+    gaps = sizes.loss_gaps(known_tables()["sizes"])
     assert set(gaps["parameters_ratio"]) == {1.0}
     assert sorted(gaps["share"].unique()) == pytest.approx([1 / 3, 2 / 3])
 

@@ -17,7 +17,9 @@ from synthetic_tables import synthetic
 
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE
-from tying_utils.experiments import claims, drawing, figures, published, shares
+from tying_utils.experiments import figures, published, shares, style
+from tying_utils.experiments.alignment import output_bias
+from tying_utils.experiments.tables import with_scaling
 from tying_utils.measures import statistics
 from tying_utils.study import profiles
 from tying_utils.study.profiles import SCALES
@@ -104,7 +106,7 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     of_public = figures.FIGURES[name].corpus == "miniatures"
     known = synthetic_public() if of_public else synthetic(seeds)
     drawn = figures.draw(name, {table: known[table] for table in figures.FIGURES[name].needs})
-    assert drawn.get_figwidth() in (drawing.ONE_COLUMN, drawing.TWO_COLUMNS)
+    assert drawn.get_figwidth() in (style.ONE_COLUMN, style.TWO_COLUMNS)
     if name in ("00_verdicts", "09_changes"):  # a forest: the titles say what is across, the legend what is up
         assert all(ax.get_title() for ax in drawn.axes)
     elif name in ("10_architectures", "10_grid"):  # forests whose rows are named at the left
@@ -124,9 +126,9 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
 
 
 def test_means_and_intervals_are_those_of_the_seeds(tables: dict[str, pd.DataFrame]):
-    bias = claims.output_bias(claims.with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
+    bias = output_bias(with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
     panel = figures.draw("00_overview", tables).axes[3]
-    mean = next(line for line in panel.lines if line.get_marker() == drawing.LOOKS[TIED].marker)
+    mean = next(line for line in panel.lines if line.get_marker() == style.LOOKS[TIED].marker)
     expected = [statistics.mean_interval(rows["output_bias"]) for _, rows in bias.groupby("input_scale")]
     assert np.allclose(np.asarray(mean.get_xdata()), SCALES)
     assert np.allclose(np.asarray(mean.get_ydata()), [interval.mean for interval in expected])
@@ -160,7 +162,7 @@ def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFram
     assert (pdf, png) == tuple(home / "figures" / "smoke" / f"01_control.{kind}" for kind in ("pdf", "png"))
     with Image.open(png) as image:
         assert [round(value) for value in image.info["dpi"]] == [300, 300]
-        assert image.width == pytest.approx(300 * drawing.ONE_COLUMN, abs=1)
+        assert image.width == pytest.approx(300 * style.ONE_COLUMN, abs=1)
     sources = {f"python/{name}": study.checksums[f"python/{name}"] for name in ("alignment", "control_alignment")}
     assert figures.source(png) == sources
     assert sources["python/alignment"].encode() in pdf.read_bytes()
@@ -202,7 +204,7 @@ def test_render_draws_what_the_profile_allows_and_never_trains(
     tables: dict[str, pd.DataFrame], home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     few = {name: figures.FIGURES[name] for name in ("01_cosines", "06_roles", "05_drift")}
-    few["00_none"] = drawing.Drawing(lambda tables: pytest.fail("drawn"), ("no such table",), PYTHON)
+    few["00_none"] = style.Drawing(lambda tables: pytest.fail("drawn"), ("no such table",), PYTHON)
     monkeypatch.setattr(figures, "FIGURES", few)
     with pytest.raises(ValueError, match="make reproduce PROFILE=smoke"):
         figures.render("smoke", progress=False)
@@ -219,8 +221,8 @@ def test_render_draws_what_the_profile_allows_and_never_trains(
 
 def test_the_readers_own_settings_stay_as_they_are():
     code = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['font.size'] = 13; before = dict(matplotlib.rcParams)"
-    code += "\nfrom tying_utils.experiments import drawing, figures; assert dict(matplotlib.rcParams) == before"
-    code += "\nwith drawing.styled(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
+    code += "\nfrom tying_utils.experiments import figures, style; assert dict(matplotlib.rcParams) == before"
+    code += "\nwith style.styled(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
     assert run(code) == "kept"
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tying_utils import corpora
 from tying_utils.base.names import NEW_ROLES, TIED, TWO_ROLE, UNTIED, scaled, tuned
-from tying_utils.experiments import claims, transfer_outcomes
+from tying_utils.experiments import claims
+from tying_utils.experiments import transfer as transfer_outcomes
 from tying_utils.measures.probe import probe
 from tying_utils.study import Results, Study, arms, study_tables, transfer
 from tying_utils.study.profile import Profile

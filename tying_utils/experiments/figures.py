@@ -5,33 +5,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from tying_utils.base import files, paths
-from tying_utils.experiments import claim_figures, drawing, place_figures, public_figures, remedy_figures, transfer_figures
-from tying_utils.experiments.claims import Tables
-from tying_utils.experiments.drawing import Drawing
+from tying_utils.experiments import (
+    alignment,
+    evolution,
+    gradients,
+    ground_truth,
+    overview,
+    places,
+    public_figures,
+    remedies,
+    scaling,
+    sizes,
+    style,
+    transfer,
+    tuned_lens,
+)
+from tying_utils.experiments.style import Drawing
+from tying_utils.experiments.tables import Tables
 from tying_utils.study import profiles
 
-_ROOMS = (claim_figures, place_figures, public_figures, remedy_figures, transfer_figures)
-_GALLERIES = [room.FIGURES for room in _ROOMS]
+_EXPERIMENTS = (overview, sizes, alignment, gradients, tuned_lens, scaling, evolution, ground_truth)
+_EXPERIMENTS += (public_figures, remedies, places, transfer)
+_GALLERIES = [experiment.FIGURES for experiment in _EXPERIMENTS]
 FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERIES for name, figure in gallery.items()))
 
 
-def draw(name: str, tables: Tables | Mapping[str, pd.DataFrame]) -> Figure:
-    """The figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
+def draw(name: str, tables: Tables) -> Figure:
+    """Draw the figure called `name` (a key of `FIGURES`) from tidy tables; ValueError for a name that is unknown."""
     if name not in FIGURES:
         raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(FIGURES)}")
     function = FIGURES[name].function
-    with drawing.styled():
+    with style.styled():
         figure = function(tables)
     figure.set_label((function.__doc__ or name).splitlines()[0])
     return figure
 
 
 def folder(name: str, profile: str, corpus: str | None) -> Path:
-    """Where the figure `name`, drawn from `corpus`, is kept: figures/<profile>; below it if it is at home in another corpus."""
+    """Return where the figure `name` of `corpus` is kept: figures/<profile>, or below it if another corpus is its home."""
     home = FIGURES[name].corpus
     return paths.figures(profile) if corpus in (None, home) else paths.figures(profile) / corpus
 
@@ -51,14 +65,14 @@ def write(figure: Figure, folder: Path, name: str, checksums: Mapping[str, str])
     written = []
     for kind, metadata in (("pdf", {"Keywords": belongs, "CreationDate": None}), ("png", {"Source": belongs})):
         path = folder / f"{name}.{kind}"
-        with drawing.styled(), files.replacing(path) as temporary:
+        with style.styled(), files.replacing(path) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
         written.append(path)
     return written
 
 
 def source(path: Path) -> dict[str, str]:
-    """The sha256 of each table that a saved PNG was drawn from, by corpus/name; empty if it names none or cannot be read."""
+    """Return the sha256 of each table that a saved PNG was drawn from, by corpus/name; {} if it names none or is unreadable."""
     from PIL import Image
 
     try:

@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tying_utils.corpora import texts, vocabulary
-from tying_utils.experiments import claims
+from tying_utils.experiments import alignment as experiment
+from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.public_tables import MINIATURES, PUBLIC, TABLES, rows
-from tying_utils.measures import statistics
 from tying_utils.models import checkpoints
 from tying_utils.models.families import Family, Model, families
 from tying_utils.study import profiles
@@ -234,7 +234,7 @@ def output_bias(table: pd.DataFrame) -> pd.DataFrame:
     """
     fits = table[table["kind"] != "identity"]
     columns = ("corrected", "held_out", "published_corrected")
-    bias = {column: claims.output_bias(fits, column).set_index(["family", "kind"])["output_bias"] for column in columns}
+    bias = {column: experiment.output_bias(fits, column).set_index(["family", "kind"])["output_bias"] for column in columns}
     return pd.DataFrame(bias).reset_index()
 
 
@@ -246,11 +246,10 @@ def verdicts(public: Public) -> pd.DataFrame:
     bias, found = output_bias(public["alignment"]), []
     for kind, column, words in (("orthogonal", "corrected", "chance-corrected"), ("linear", "held_out", "held-out tokens")):
         own = bias[bias["kind"] == kind]
-        interval = statistics.mean_interval(own[column])
         paper = own.dropna(subset="published_corrected")
         values = ", ".join(f"{row['family']} {row['published_corrected']:.3f}" for row in paper.to_dict("records"))
-        labels = {"claim": "C1", "statistic": f"output bias, {kind}, {words}, over families", "corpus": public.models}
-        numbers = {"estimate": interval.mean, "low": interval.low, "high": interval.high, "seeds": len(own)}
-        judged = {"verdict": statistics.verdict(interval), "published": values + ", less Gaussian chance"}
-        found.append({**labels, **numbers, **judged})
-    return pd.DataFrame(found)
+        label, unit = f"output bias, {kind}, {words}, over families", "corrected alignment"
+        judged = Statistic(f"output_bias_{kind}", "C1", label, unit, published=values + ", less Gaussian chance")
+        found.append({"corpus": public.models, **judged.row(own[column])})
+    columns = ["claim", "statistic", "corpus", "estimate", "low", "high", "seeds", "verdict", "published", "id", "unit", "null"]
+    return pd.DataFrame(found, columns=columns)

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from tying_utils.experiments import drawing, published
-from tying_utils.experiments.claims import Tables
-from tying_utils.experiments.drawing import (
+from tying_utils.experiments import published
+from tying_utils.experiments import style as drawing
+from tying_utils.experiments.style import (
     BLACK,
     BLUE,
     DASHED,
@@ -29,6 +29,7 @@ from tying_utils.experiments.drawing import (
     UNTIED,
     Look,
 )
+from tying_utils.experiments.tables import Tables, where
 
 HOME, RED = "miniatures", "#cc3311"
 FIGURES = drawing.Gallery()
@@ -54,7 +55,7 @@ def _legend(figure: Figure, looks: Iterable[Look]) -> None:
 @FIGURES.reads("08_alignment", "alignment", "neighbors", "spectral", corpus=HOME)
 def alignment(tables: Tables) -> Figure:
     """Draw Tables 1 and 5 and the spectral distances of three families: each pair of tables beside chance and the published."""
-    own = {kind: drawing.where(tables["alignment"], kind=kind) for kind in ("orthogonal", "linear")}
+    own = {kind: where(tables["alignment"], kind=kind) for kind in ("orthogonal", "linear")}
     own |= {"KNN@10": tables["neighbors"], "spectral": tables["spectral"]}
     labels = dict(
         zip(own, ("orthogonal map, cosine", "linear map, cosine", "KNN@10 overlap", "spectral distance"), strict=True)
@@ -63,9 +64,9 @@ def alignment(tables: Tables) -> Figure:
     figure, panels = drawing.panels(TWO_COLUMNS, 1.75 * len(names) + 0.7, *[""] * 4 * len(names), rows=len(names))
     for place, ax in enumerate(panels):
         family, kind = names[place // 4], list(own)[place % 4]
-        rows = drawing.where(own[kind], family=family)
+        rows = where(own[kind], family=family)
         for x, (pair, look) in enumerate(PAIRS.items()):
-            _score(ax, x, drawing.where(rows, source=pair[0], target=pair[1]), look)
+            _score(ax, x, where(rows, source=pair[0], target=pair[1]), look)
         drawing.categories(ax, [look.label for look in PAIRS.values()])
         ax.set_title("", loc="left")
         ax.set_title(f"{family}" if place % 4 == 0 else "", loc="left", fontweight="bold")
@@ -108,9 +109,9 @@ def cosines(tables: Tables) -> Figure:
     figure, panels = drawing.panels(TWO_COLUMNS, 2.3, *_families(table))
     for ax, family in zip(panels, _families(table), strict=True):
         for source in ("input", "output"):
-            rows, look = drawing.where(table, family=family, source=source), LOOKS[source]
+            rows, look = where(table, family=family, source=source), LOOKS[source]
             ax.plot(rows["cosine"], rows["density"], color=look.colour, linestyle=look.line)
-            fits = drawing.where(tables["alignment"], family=family, source=source, target="tied", kind="linear")
+            fits = where(tables["alignment"], family=family, source=source, target="tied", kind="linear")
             ax.axvline(fits["value"].item(), color=look.colour, linewidth=0.8, linestyle=DASHED)
             paper = published.load()["figure_1"][f"mean linear cosine, untied {source} -> tied"]
             if family == "OLMo":
@@ -129,7 +130,7 @@ def norms(tables: Tables) -> Figure:
     for ax, family in zip(panels, _families(table), strict=True):
         words = []
         for name, look in drawing.TABLES.items():
-            rows = drawing.where(table, family=family, table=name)
+            rows = where(table, family=family, table=name)
             ax.plot(rows["log10_count"], rows["norm_mean"], color=look.colour, marker=look.marker, linestyle=look.line)
             low, high = rows["norm_mean"] - rows["norm_std"], rows["norm_mean"] + rows["norm_std"]
             ax.fill_between(rows["log10_count"], low, high, color=look.colour, alpha=0.12, linewidth=0)
@@ -150,14 +151,14 @@ def evolution(tables: Tables) -> Figure:
     paper = published.evolution()
     for place, ax in enumerate(panels):
         model, column = models[place % len(models)], ("to_start", "to_previous")[place // len(models)]
-        own, printed = drawing.where(table, model=model), drawing.where(paper, model=model)
+        own, printed = where(table, model=model), where(paper, model=model)
         for name in ("input", "output"):
             look = LOOKS[name]
             plain: dict[str, Any] = {"linestyle": look.line, "marker": look.marker, "markersize": 3}
             for rows, style in ((own, plain), (printed, {**_HOLLOW, "linestyle": DOTTED, "markersize": 3})):
-                rows = drawing.where(rows, table=name)
+                rows = where(rows, table=name)
                 ax.plot(rows["step"] / rows["step"].max(), rows[column], color=look.colour, **style)
-            faulty = drawing.where(own, table=name).dropna(subset="problem")
+            faulty = where(own, table=name).dropna(subset="problem")
             for step in faulty["step"]:
                 top = ax.get_xaxis_transform()
                 ax.plot(step / own["step"].max(), 0.97, "x", color=RED, markersize=5, transform=top, scaley=False)
@@ -165,7 +166,7 @@ def evolution(tables: Tables) -> Figure:
         ax.set(xlabel="share of the steps followed", ylabel="cosine to the start" if start else "cosine to the one before")
     faulty_look = Look("left out: not what it says", RED, "x", "none")
     _legend(figure, [LOOKS["input"], LOOKS["output"], replace(_PUBLISHED, line=DOTTED), faulty_look])
-    steps = ", ".join(f"{model} {drawing.where(table, model=model)['step'].max():,}" for model in models)
+    steps = ", ".join(f"{model} {where(table, model=model)['step'].max():,}" for model in models)
     left = table.dropna(subset="problem").drop_duplicates(["model", "step"])
     out = "; ".join(f"{row['model']} step {row['step']}: {row['problem']}" for row in left.to_dict("records")) or "none"
     return drawing.small_print(figure, f"Steps followed: {steps}. Left out: {out}. {_whose(tables)}")
@@ -178,13 +179,13 @@ def lens(tables: Tables) -> Figure:
     figure, panels = drawing.panels(TWO_COLUMNS, 2.4, *_families(table), "OLMo, published")
     for ax, family in zip(panels, _families(table), strict=False):
         for tied, look in ((False, LOOKS[UNTIED]), (True, LOOKS[TIED])):
-            rows = drawing.where(table, family=family, tied=tied)
+            rows = where(table, family=family, tied=tied)
             right: dict[str, Any] = {"linestyle": "-", "marker": look.marker, "linewidth": 1}
             for indexing, style in (("matched", right), ("published", {"linestyle": DASHED, "linewidth": 0.7})):
-                curve = drawing.where(rows, indexing=indexing)
+                curve = where(rows, indexing=indexing)
                 ax.plot(curve["layer"] / curve["layer"].max(), curve["kl_bits"], color=look.colour, **style)
     for tied, look in ((False, LOOKS[UNTIED]), (True, LOOKS[TIED])):
-        printed = drawing.where(published.lens(), tied=tied)
+        printed = where(published.lens(), tied=tied)
         panels[-1].plot(printed["layer"] / 16, printed["kl_bits"], color=look.colour, **{**_HOLLOW, "markersize": 3})
     for ax in panels:
         ax.set(xlabel="depth (1: output)", ylabel="lens KL (bits per token)", ylim=(0, None))

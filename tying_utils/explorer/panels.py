@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tying_utils.base.names import TIED, UNTIED
-from tying_utils.experiments import drawing
-from tying_utils.experiments.drawing import BLACK, DASHED, GREY, LOOKS, W_WITH, Look
+from tying_utils.experiments import style
+from tying_utils.experiments.style import BLACK, DASHED, GREY, LOOKS, ROLE_LOOKS, W_WITH, Look
 from tying_utils.study.sweep import Scales, Sweep
 
 DPI = 150
@@ -83,14 +83,14 @@ class SweepView:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        with drawing.styled():
+        with style.styled():
             self._build()
 
     def _build(self) -> None:
         sweep = self.sweep
         loss = "Loss over the floor" if sweep.has_floor else "Validation loss"
         titles = "Alignment of W", "Output path's share", "Tuned lens, after training", f"{loss}, after training"
-        figure, axes = drawing.panels(7.4, 5.0, *titles, rows=2)
+        figure, axes = style.panels(7.4, 5.0, *titles, rows=2)
         a, b, c, d = axes
         self.band = a.fill_between(sweep.steps, 0, 0, color=GREY, alpha=0.25, linewidth=0)
         self.alignment = {name: _Bundle(a, sweep.steps, look) for name, look in W_WITH.items()}
@@ -103,10 +103,10 @@ class SweepView:
         self.steps = [ax.axvline(0, color=GREY, linewidth=5, alpha=0.3) for ax in (a, b)]
         self.chosen = d.axvline(1, color=GREY, linewidth=5, alpha=0.3)
         self.title = figure.supxlabel("input scale 1", fontsize="medium", fontweight="bold")
-        drawing.level(b, 0.5)
+        style.level(b, 0.5)
         self._fix_axes(*axes)
         looks = [*W_WITH.values(), Look("chance", GREY), *paths.values(), LOOKS[TIED], LOOKS[UNTIED]]
-        figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=4)
+        style.legend(figure, looks, columns=4)
         bundles = [*self.alignment.values(), self.share, self.update, *self.lens.values(), self.loss]
         moving = [self.band, *self.steps, self.chosen, self.level, self.title]
         self._stage = Stage(figure, [*moving, *(artist for bundle in bundles for artist in bundle.artists)])
@@ -123,12 +123,12 @@ class SweepView:
         low, high = _range(sweep.alignment(pair, name) for pair in sweep.conditions for name in W_WITH)
         a.set(ylabel="alignment (orthogonal, uncorrected)", ylim=(min(0, low), 1.05 * high))
         b.set(ylabel="output share of the norm", ylim=(0, 1))
-        drawing.layers(c, "input", "output", sweep.lens(None).shape[1] - 1)
+        style.layers(c, "input", "output", sweep.lens(None).shape[1] - 1)
         _, high = _range(sweep.lens(pair) for pair in (None, *sweep.conditions))
         c.set(ylabel="lens KL (bits per token)", ylim=(-0.03 * high, 1.05 * high))
         d.set_xscale("log")
         name = "loss over the floor" if sweep.has_floor else "loss"
-        drawing.scale_axis(d, sweep.input_scales, f"{name} (nats per token)")
+        style.scale_axis(d, sweep.input_scales, f"{name} (nats per token)")
         low, high = _range(sweep.loss(pair) for pair in (None, *sweep.conditions))
         room = 0.05 * (high - low)
         d.set(xlim=(sweep.input_scales[0] / 1.5, 1.5 * sweep.input_scales[-1]), ylim=(low - room, high + room))
@@ -182,8 +182,8 @@ class LiveView:
         self._build()
 
     def _build(self) -> None:
-        with drawing.styled():
-            figure, (left, middle, right) = drawing.panels(
+        with style.styled():
+            figure, (left, middle, right) = style.panels(
                 7.4, 2.9, "Training", "Which role the table shows", "Loss over the floor"
             )
             self.curve = left.plot([], [], color=BLACK)[0]
@@ -193,7 +193,7 @@ class LiveView:
             left.set(xlim=(0, self.steps), ylim=(self.floor - room, self.start + 2 * room))
             left.set(xlabel="step (optimizer)", ylabel="training loss (nats per token)")
             ratios, losses = [1.0], [0.0]
-            roles = drawing.ROLE_LOOKS
+            roles = ROLE_LOOKS
             if self.sweep:
                 swept = self.sweep.conditions
                 ratios = [a / b for a, b in swept]
@@ -202,7 +202,7 @@ class LiveView:
                     purity = [self.sweep.purity(pair, role).mean() for pair in swept]
                     middle.plot(ratios, purity, look.marker, color=look.colour, alpha=0.4)
                 right.plot(ratios, losses, LOOKS[TIED].marker, color=BLACK, alpha=0.4)
-                drawing.level(middle, self.sweep.purity_chance)
+                style.level(middle, self.sweep.purity_chance)
                 right.axhline(self.sweep.loss(None).mean(), color=LOOKS[UNTIED].colour, linestyle=DASHED)
             here = {"markersize": 9, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none", "marker": "*"}
             self.here = {role: middle.plot([], [], color=look.colour, **here)[0] for role, look in roles.items()}
@@ -215,7 +215,7 @@ class LiveView:
             right.set(ylabel="nats per token", ylim=(min(0.0, *losses), 1.1 * max(0.1, *losses)))
             looks = [*roles.values(), LOOKS[TIED], Look("untied", LOOKS[UNTIED].colour, line=DASHED)]
             looks = [*(replace(look, line="none") for look in looks[:3]), looks[3], Look("trained here", GREY, "*", "none")]
-            figure.legend(handles=[look.handle() for look in looks], loc="outside upper center", ncols=len(looks))
+            style.legend(figure, looks)
         self._limits = middle.get_xlim(), right.get_ylim()
         self._stage = Stage(figure, [self.curve, *self.here.values()])
 
@@ -263,7 +263,7 @@ def stacked(pictures: Sequence[bytes]) -> bytes:
 
 def words(text: str) -> bytes:
     """PNG that says `text`."""
-    with drawing.styled():
+    with style.styled():
         figure = Figure(figsize=(7.4, 1.0))
         figure.text(0.5, 0.5, textwrap.fill(text, 90), ha="center", va="center")
         return Stage(figure, []).png()

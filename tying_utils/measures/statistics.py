@@ -32,7 +32,7 @@ class Range(NamedTuple):
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95, *, at_least: int = 1) -> Interval:
-    """Student t interval of the mean of `values` (n,), one value a seed, at confidence `level` in (0, 1).
+    """Return the Student t interval of the mean of `values` (n,), one value a seed, at confidence `level` in (0, 1).
 
     One seed gives no interval: low and high are nan; `at_least=2` makes that an error. Raises ValueError for fewer than
     `at_least` values, for none, and for any that is not finite.
@@ -44,12 +44,13 @@ def mean_interval(values: ArrayLike, level: float = 0.95, *, at_least: int = 1) 
     mean = float(x.mean())
     if len(x) == 1:
         return Interval(mean, math.nan, math.nan, 1)
+    # scipy.stats.t.interval differs in the last bit, takes 19 times as long (1.4 against .075 ms), and is slow to import.
     half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / math.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half, len(x))
 
 
 def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Range:
-    """Percentile bootstrap interval of the mean of `values` (n,), one value a token, at confidence `level` in (0, 1).
+    """Return the percentile bootstrap interval of the mean of `values` (n,), one a token, at confidence `level` in (0, 1).
 
     The tokens are resampled with replacement `draws` times; `seed` fixes the draws. Any real dtype, computed in float64
     in less than 100 MB for n up to 4 million. The interval tells what other tokens would do, not other seeds. Raises
@@ -62,6 +63,7 @@ def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int 
     random = np.random.default_rng(checked_seed(seed))
     mean = float(x.mean())
     x = x - mean  # so that values that are all alike give an interval of exactly no width
+    # scipy.stats.bootstrap draws the same and gives the same to the last bit, in 1.2 times the time for 50,280 values.
     step = max(1, _ENTRIES // len(x))  # draws at a time
     sizes = (min(step, draws - start) for start in range(0, draws, step))
     means = np.concatenate([x[random.integers(len(x), size=(size, len(x)))].mean(1) for size in sizes])
@@ -70,13 +72,13 @@ def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int 
 
 
 def central_range(values: Tensor | ArrayLike, level: float = 0.95) -> Range:
-    """The quantiles of `values` (n,) that hold the middle share `level` in (0, 1) of them, linearly interpolated."""
+    """Return the quantiles of `values` (n,) that hold the middle share `level` in (0, 1) of them, linearly interpolated."""
     low, high = np.quantile(_vector("values", values), (0.5 - _checked_level(level) / 2, 0.5 + level / 2))
     return Range(float(low), float(high))
 
 
 def verdict(interval: Interval, null: float = 0.0, claimed: Literal["above", "below"] = "above") -> str:
-    """What `interval` says of the claim that the mean lies "above" or "below" `null`.
+    """Return what `interval` says of the claim that the mean lies "above" or "below" `null`.
 
     "supported" if it lies wholly on the claimed side, "refuted" if wholly on the other, "open" if it covers or touches
     `null` or if there is no interval (one seed).
@@ -90,7 +92,7 @@ def verdict(interval: Interval, null: float = 0.0, claimed: Literal["above", "be
 
 
 def slope(x: ArrayLike, y: ArrayLike) -> float:
-    """Least-squares slope of `y` (n,) on `x` (n,), in units of y a unit of x.
+    """Return the least-squares slope of `y` (n,) on `x` (n,), in units of y a unit of x.
 
     Raises ValueError for lengths that differ, for entries that are not finite, and if `x` holds fewer than 2 values.
     """
@@ -104,7 +106,7 @@ def slope(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def rolling_mean(values: ArrayLike, window: int) -> np.ndarray:
-    """Mean of the last `window` values at each place, (n,) -> (n,) float64; the first places average what there is.
+    """Return the mean of the last `window` values at each place, (n,) -> (n,) float64; the first places average what there is.
 
     Raises ValueError for no values, any that is not finite, or a window below 1.
     """

@@ -6,7 +6,7 @@ import pandas as pd
 
 from tying_utils.base import paths
 from tying_utils.base.table_store import TableStore
-from tying_utils.experiments import claims
+from tying_utils.experiments import alignment
 from tying_utils.pages import markdown
 
 
@@ -67,6 +67,6 @@ def card() -> str:
         size = f"d {one['d_model']}, {one['n_layers']} layers, {one['tokens_per_weight']:.2g} tokens per weight"
         lines.append(f"- Validation loss ({size}, {losses['seed'].nunique()} seeds): {'; '.join(arms)}.")
     if "alignment" in tables:
-        bias = claims.output_bias(tables["alignment"]).groupby("arm", sort=False)["output_bias"]
+        bias = alignment.output_bias(tables["alignment"]).groupby("arm", sort=False)["output_bias"]
         lines.append(f"- Output bias, corrected: {'; '.join(f'{arm} {markdown.mean(values)}' for arm, values in bias)}.")
     return "\n".join(lines)

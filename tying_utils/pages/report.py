@@ -7,8 +7,12 @@ import pandas as pd
 
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE
-from tying_utils.experiments import claims, effects, outcomes
+from tying_utils.experiments import claims, places
+from tying_utils.experiments import remedies as remedied
+from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.public import Public, output_bias
+from tying_utils.experiments.sizes import loss_gaps
+from tying_utils.experiments.tables import tied_less_untied, tuned
 from tying_utils.pages import costs
 from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
 from tying_utils.study.study import Results
@@ -44,10 +48,10 @@ def conditions(results: Results) -> str:
     return "\n".join(lines)
 
 
-def verdicts(results: Results, only: Collection[str] = (*claims.HEADLINES, "output bias, linear, held-out tokens")) -> str:
+def verdicts(results: Results, only: Collection[str] = (*claims.HEADLINES, "output_bias_linear_held_out")) -> str:
     """Return verdict, mean and interval by corpus, and the published value, of `only` the statistics that stand for a claim."""
     frame = claims.verdicts(results)
-    frame = frame[frame["statistic"].isin(list(only))] if only else frame
+    frame = frame[frame["id"].isin(list(only))] if only else frame
     published = frame.drop_duplicates(["claim", "statistic"])["published"]
     rows = zip(spread(frame, ["claim", "statistic"], "corpus", judged), published, strict=True)
     header = f"Claim | Statistic | {' | '.join(frame['corpus'].unique())} | Published"
@@ -86,15 +90,15 @@ def conventions(results: Results) -> str:
         ("as published (activation gradient of the input)", "published_output_share"),
         ("Adam update", "output_update_share"),
     ):
-        rows.append((label, *(mean(claims.share_over(gradients, *span, column)) for span in ((0, 0.1), (0.9, 1)))))
+        rows.append((label, *(mean(share_over(gradients, *span, column)) for span in ((0, 0.1), (0.9, 1)))))
     return table("Output share of the tied table | first tenth of training | last tenth", rows)
 
 
 def lens_indexing(results: Results) -> str:
     """Return the tied-untied gap by layer, read right and one layer off."""
     rows = []
-    for layer, part in results.studies[PYTHON]["lens"].query("lens == 'tuned'").groupby("layer"):
-        gaps = [claims.tied_less_untied(part[part["indexing"] == indexing], "kl_bits") for indexing in ("matched", "published")]
+    for layer, part in results.studies[PYTHON]["lens"].groupby("layer"):
+        gaps = [tied_less_untied(tuned(part, indexing=indexing), "kl_bits") for indexing in ("matched", "published")]
         rows.append((layer or "input", *map(mean, gaps)))
     return table("Point | tied − untied, bits, matched | the same, read as published", rows)
 
@@ -103,8 +107,8 @@ def lens_budget(results: Results) -> str:
     """Return the tied-untied gap at the input by how long the lens was trained."""
     study = results.studies[PYTHON]
     lenses = {f"identity, {steps} steps": part for steps, part in study["lens_budget"].query("layer == 0").groupby("steps")}
-    lenses["least squares, then polished"] = claims.tuned(study["lens"], 0)
-    rows = ((words, mean(claims.tied_less_untied(part, "kl_bits"))) for words, part in lenses.items())
+    lenses["least squares, then polished"] = tuned(study["lens"], 0)
+    rows = ((words, mean(tied_less_untied(part, "kl_bits"))) for words, part in lenses.items())
     return table("Lens: start and training | tied − untied at the input, bits", rows)
 
 
@@ -122,9 +126,9 @@ def equal_ratios(results: Results) -> str:
 
 def remedies(results: Results) -> str:
     """Return what every remedy changes against the tied arm of its corpus and shape, and what it costs."""
-    found, keys, rows = outcomes.outcomes(results), ["corpus", "shape", "arm"], []
+    found, keys, rows = remedied.outcomes(results), ["corpus", "shape", "arm"], []
     costs = {tuple(row[key] for key in keys): row for row in found.drop_duplicates(keys).to_dict("records")}
-    changes = spread(outcomes.changes(found), keys, "measure", lambda row: span(row["change"], row["low"], row["high"], "+.3f"))
+    changes = spread(remedied.changes(found), keys, "measure", lambda row: span(row["change"], row["low"], row["high"], "+.3f"))
     for row in changes:
         added, time = (costs[row[:3]][name] for name in ("added", "step_ratio"))
         rows.append((*row, f"{added:+,.0f}", "" if pd.isna(time) else f"{time:.2f}"))
@@ -135,7 +139,7 @@ def remedies(results: Results) -> str:
 def sizes(results: Results) -> str:
     """Return C5 by size: the tables' share of all parameters, and the loss of tied minus untied models."""
     rows = []
-    gaps = claims.loss_gaps(results["sizes"])
+    gaps = loss_gaps(results["sizes"])
     for (corpus, _, width, layers), part in gaps.groupby(["corpus", "parameters", "d_model", "n_layers"], sort=False):
         one = part.iloc[0]
         shape = f"d {width}, {layers} layers", f"{one['parameters'] / 1e6:.2f} M", f"{one['share']:.3f}"
@@ -147,19 +151,19 @@ def sizes(results: Results) -> str:
 
 def architectures(results: Results) -> str:
     """Return C1 to C5 in each architecture: verdict, mean and interval."""
-    frame = effects.judged(effects.effects(results, "architecture"))
+    frame = places.judged(places.effects(results, "architecture"))
     rows = spread(frame, ["claim", "effect", "corpus"], "place", judged)
     return table(f"Claim | Effect | Corpus | {' | '.join(frame['place'].unique())}", rows)
 
 
 def grid(results: Results) -> str:
     """Return C1 to C5 over widths and vocabularies: how many places say what, the range of the means, and the trends."""
-    frame, rows = effects.effects(results, "grid"), []
+    frame, rows = places.effects(results, "grid"), []
     trends = {
         (row["effect"], row["per"]): f"{row['it']} {span(row['estimate'], row['low'], row['high'], '+.3f')}"
-        for row in effects.trends(frame).to_dict("records")
+        for row in places.trends(frame).to_dict("records")
     }
-    for (claim, effect), part in effects.judged(frame).groupby(["claim", "effect"], sort=False):
+    for (claim, effect), part in places.judged(frame).groupby(["claim", "effect"], sort=False):
         counts = ", ".join(f"{word} at {count}" for word, count in part["verdict"].value_counts().items())
         means = f"{part['estimate'].min():.3f} to {part['estimate'].max():.3f}"
         slopes = (trends[effect, f"doubling of {axis}"] for axis in ("d_model", "vocab_size"))
@@ -169,7 +173,7 @@ def grid(results: Results) -> str:
 
 def crossings(results: Results) -> str:
     """Return where, along size and share, untying starts or ceases to pay."""
-    return table("Gap | Along | Crosses 0 at", effects.crossings(effects.effects(results, "grid")).to_numpy())
+    return table("Gap | Along | Crosses 0 at", places.crossings(places.effects(results, "grid")).to_numpy())
 
 
 def miniatures(results: Results) -> str:

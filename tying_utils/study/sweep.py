@@ -18,18 +18,18 @@ Scales = tuple[float, float]  # of the input and of the output path
 
 
 def explored(profile: str) -> str:
-    """The profile whose sweep `profile` explores: itself, or where it has none the committed one. ValueError if unknown."""
+    """Return the profile whose sweep `profile` explores: itself, or the committed one; ValueError if it is unknown."""
     profiles.get(profile)
     return next(name for name in (profile, *profiles.COMMITTED) if any(of.sweep for of in profiles.PROFILES[name].values()))
 
 
 def corpora(profile: str) -> list[str]:
-    """The corpora whose sweep `profile` explores, in order."""
+    """Return the corpora whose sweep `profile` explores, in order."""
     return [corpus for corpus, of in profiles.PROFILES[explored(profile)].items() if of.sweep]
 
 
 def study(profile: str, corpus: str | None = None) -> Study:
-    """The study whose sweep `profile` explores, on `corpus` (default: the first that has one).
+    """Return the study whose sweep `profile` explores, on `corpus` (default: the first that has one).
 
     A committed one is only read, so nothing is trained. Raises ValueError for an unknown profile, and for a corpus without a
     sweep.
@@ -42,7 +42,7 @@ def study(profile: str, corpus: str | None = None) -> Study:
 
 
 def results(profile: str) -> Results:
-    """The same for all corpora together."""
+    """Return the same for all corpora together."""
     name = explored(profile)
     return Results(name, only_read=name in profiles.COMMITTED)
 
@@ -61,7 +61,7 @@ class Sweep:
 
     @classmethod
     def of(cls, study: Study) -> "Sweep":
-        """The sweep of `study`, read or measured. Raises ValueError with the file and what makes it, as `Study` does."""
+        """Return the sweep of `study`, read or measured. Raises ValueError with the file and what makes it, as `Study` does."""
         return cls(study.profile.name, study.profile.corpus, {name: study[name] for name in SWEEP if name in study})
 
     @cached_property
@@ -105,32 +105,32 @@ class Sweep:
         return "sweep_roles" in self.tables and len(self.tables["sweep_roles"]) > 0
 
     def alignment(self, scales: Scales, source: str, column: str = "value") -> np.ndarray:
-        """Of W with the untied table `source` ("input" or "output") after each of `steps`, (seeds, steps), orthogonal fit.
+        """Return the orthogonal alignment of W with the untied table `source` ("input", "output") by step, (seeds, steps).
 
         `column`: "value", "corrected", "chance", "chance_low" or "chance_high".
         """
         return self._arrays("sweep_alignment", "step", column, "source")[source, _arm(scales)]
 
     def bias(self, scales: Scales) -> np.ndarray:
-        """Output bias of W after each of `steps`, (seeds, steps): corrected alignment with U less that with E."""
+        """Return the output bias of W after each of `steps`, (seeds, steps): corrected alignment with U less that with E."""
         return self.alignment(scales, "output", "corrected") - self.alignment(scales, "input", "corrected")
 
     def share(self, scales: Scales, column: str = "output_share") -> np.ndarray:
-        """Output share over each of `spans`, (seeds, spans); "output_update_share": of the Adam update."""
+        """Return the output share over each of `spans`, (seeds, spans); "output_update_share": of the Adam update."""
         return self._arrays("sweep_share", "step", column)[(_arm(scales),)]
 
     def lens(self, scales: Scales | None) -> np.ndarray:
-        """Tuned-lens KL at the input and after each layer, bits, (seeds, layers + 1), after training."""
+        """Return the tuned-lens KL at the input and after each layer, bits, (seeds, layers + 1), after training."""
         return self._arrays("sweep_lens", "layer", "kl_bits", "lens", "indexing")["tuned", "matched", _arm(scales)]
 
     def loss(self, scales: Scales | None) -> np.ndarray:
-        """Validation loss after training, nats a token, (seeds,); above the language's own where that is known."""
+        """Return the validation loss after training, nats a token, (seeds,); above the language's own where that is known."""
         losses, floors = (self._arrays("sweep_losses", "corpus", name) for name in ("validation_loss", "floor"))
         arm = (_arm(scales),)
         return (losses[arm] - floors[arm] if self.has_floor else losses[arm])[:, 0]
 
     def purity(self, scales: Scales, role: str) -> np.ndarray:
-        """Of the tied table's neighbourhoods in the role "source" or "target", (seeds,), after training."""
+        """Return the purity of the tied table's neighbourhoods in the role "source" or "target", (seeds,), after training."""
         return self._arrays("sweep_roles", "table", "purity", "role")[role, _arm(scales)][:, -1]
 
     @cached_property
@@ -139,7 +139,7 @@ class Sweep:
         return float(self.tables["sweep_roles"]["chance"].mean())
 
     def by_ratio(self) -> pd.DataFrame:
-        """Every condition in the order of input scale / output scale: output bias and loss after training, means over seeds."""
+        """Return output bias and loss after training, means over seeds, of every condition in order of input / output scale."""
         rows = [
             {
                 "ratio": a / b,
@@ -153,14 +153,14 @@ class Sweep:
         return pd.DataFrame(rows).sort_values(["ratio", "input_scale"], ignore_index=True)
 
     def line(self, scales: Scales, seed: int | None = None) -> str:
-        """One line of Python that trains this condition, or loads it where it was trained: any two scales will do."""
+        """Return one line of Python that trains this condition, or loads it where it was trained: any two scales will do."""
         a, b = scales
         config = f'profiles.get("{self.profile}", "{self.corpus}").config("{TIED}", {self.seeds[0] if seed is None else seed})'
         change = f"replace(input_scale={float(a)!r}, output_scale={float(b)!r})"
         return f"from tying_utils.study import profiles; from tying_utils import train; run = train({config}.{change})"
 
     def _arrays(self, table: str, columns: str, values: str, *above: str) -> dict[Any, np.ndarray]:
-        """By `above` and arm the `values` of `table`, (seeds, points): a slider looks them up many times a second."""
+        """Return by `above` and arm the `values` of `table`, (seeds, points): a slider looks them up many times a second."""
         if (table, values) not in self._kept:
             ordered = self.tables[table].sort_values([*above, "arm", "seed", columns])
             self._kept[table, values] = {
@@ -175,7 +175,7 @@ class Sweep:
 
 
 def nearest(name: str, scale: float, swept: Sequence[float]) -> float:
-    """Of the `swept` scales the nearest by ratio to `scale`. Raises ValueError, naming it `name`, unless it is above 0."""
+    """Return the one of `swept` that is nearest to `scale` by ratio. Raises ValueError, naming `name`, unless it is above 0."""
     checks.above_zero(name, scale)
     return min(swept, key=lambda other: abs(math.log(other / scale)))
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
@@ -21,6 +20,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import offset_copy
 
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
+from tying_utils.experiments.tables import Tables
 from tying_utils.measures import statistics
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
@@ -38,6 +38,7 @@ class Look:
     hollow: bool = False
 
     def handle(self) -> Line2D:
+        """Return what a legend shows of it."""
         face = "white" if self.hollow else self.colour
         shape: dict[str, Any] = {"marker": self.marker, "markersize": 3.5, "markerfacecolor": face, "linestyle": self.line}
         return Line2D([], [], color=self.colour, label=self.label, **shape)
@@ -53,8 +54,6 @@ LOOKS = {
 }
 W_WITH = {name: replace(LOOKS[name], label=f"W with {LOOKS[name].label}") for name in ("input", "output")}
 ROLE_LOOKS = {"source": Look("source role", BLUE, "o"), "target": Look("target role", ORANGE, "s")}
-
-
 TABLES = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": replace(LOOKS[TIED], label="tied W")}
 PAIRS = {
     ("input", "tied"): replace(LOOKS["input"], label="E–W"),
@@ -68,7 +67,7 @@ CORPORA = {
 }
 CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
 
-Draw = Callable[[Any], Figure]
+Draw = Callable[[Tables], Figure]
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,12 @@ class Picture(Figure):
 
 
 def styled() -> AbstractContextManager[None]:
-    """The style of the paper's figures, within a with statement."""
+    """Return a context in which figures have the style of the paper's."""
     return style.context(["default", str(STYLE)])
 
 
 def panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[Picture, list[Axes]]:
-    """A figure with a panel for each title, lettered where there are several."""
+    """Return a figure with a panel for each title, lettered where there are several, and its panels."""
     figure = Picture(figsize=(width, height), layout="constrained")
     panels = list(figure.subplots(rows, len(titles) // rows, squeeze=False).flat)
     for letter, ax, title in zip("abcdefgh", panels, titles, strict=False):
@@ -124,27 +123,26 @@ def panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[Pi
 
 
 def finish(figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str = "", columns: int = 0) -> Figure:
-    """The legend above the panels and the small print below them, which says how many seeds there are."""
-    handles = [look.handle() for look in looks]
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles))
+    """Put the legend above the panels and small print below them, which says how many seeds there are."""
+    legend(figure, looks, columns)
     n = frame["seed"].nunique()
     seeds = f"n = {n} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
     seeds += {1: "", 2: "; 95 % t interval at points only"}.get(n, " with 95 % t interval")
     return small_print(figure, f"{seeds}. {note}")
 
 
-def small_print(figure: Figure, words: str) -> Figure:
-    """The `words` below the panels."""
+def legend(figure: Figure, looks: Iterable[Look], columns: int = 0) -> None:
+    """Put a legend of `looks` above the panels, in one row or in `columns`."""
+    handles = [look.handle() for look in looks]
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles))
+
+
+def small_print(figure: Figure, words: str, *, tight: bool = False) -> Figure:
+    """Write `words` below the panels, with matplotlib's own distance of lines where `tight`, and return the figure."""
     lines = textwrap.fill(words, round(22 * figure.get_figwidth()))
-    figure.supxlabel(lines, x=0.01, ha="left", color="#555555", linespacing=1.3)
+    spacing: dict[str, Any] = {} if tight else {"linespacing": 1.3}
+    figure.supxlabel(lines, x=0.01, ha="left", color="#555555", **spacing)
     return figure
-
-
-def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """The rows of `frame` whose columns hold `values`."""
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -154,7 +152,7 @@ def _interval(values: Any) -> tuple[float, float]:
 
 @contextmanager
 def _spread(ax: Axes, seeds: int) -> Iterator[None]:
-    """What is drawn within sets the limits of `ax` only from three seeds up: an interval from two is too wide to."""
+    """Let what is drawn within set the limits of `ax` only from three seeds up: an interval from two is too wide to."""
     limits = ax.dataLim.frozen()
     yield
     if seeds < 3:
@@ -164,7 +162,9 @@ def _spread(ax: Axes, seeds: int) -> Iterator[None]:
 def curve(
     ax: Axes, frame: pd.DataFrame, x: str, y: str, look: Look, *, bars: bool = False, every: tuple[int, int] | None = None
 ) -> None:
-    """Each seed thin, their mean, and its interval: a band (from three seeds up), or bars where the points are few."""
+    """Draw each seed thin, their mean, and its interval: a band (from three seeds up), or bars where the points are few."""
+    import seaborn as sns  # here, since judging needs none of it, and it takes as long to import as pandas and matplotlib
+
     seeds, points = frame["seed"].nunique(), frame[x].nunique()
     common: dict[str, Any] = {"data": frame, "x": x, "y": y, "ax": ax, "color": look.colour, "legend": False}
     sns.lineplot(**common, units="seed", estimator=None, linewidth=0.5, alpha=0.45)
@@ -179,7 +179,7 @@ def curve(
 
 
 def point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
-    """A small dot a seed, and beside them their mean with its interval."""
+    """Draw a small dot a seed, and beside them their mean with its interval."""
     interval = statistics.mean_interval(values)
     beside = offset_copy(ax.transData, ax.get_figure(root=True), x=-5.5, units="points")
     ax.plot(np.full(len(values), x), values, ".", color=look.colour, markersize=3, alpha=0.6, transform=beside)
@@ -191,7 +191,7 @@ def point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
 
 
 def row(ax: Axes, y: float, values: pd.Series, look: Look) -> None:
-    """The same across, in a row of a forest plot at height `y`: the dots of the seeds stand below their mean."""
+    """Draw the same across, in a row of a forest plot at height `y`: the dots of the seeds stand below their mean."""
     interval = statistics.mean_interval(values)
     below = offset_copy(ax.transData, ax.get_figure(root=True), y=-3, units="points")
     ax.plot(values, np.full(len(values), y), ".", color=look.colour, markersize=2.5, alpha=0.6, transform=below)
@@ -202,7 +202,7 @@ def row(ax: Axes, y: float, values: pd.Series, look: Look) -> None:
 
 
 def chance(ax: Axes, x: float, rows: pd.DataFrame, half: float) -> None:
-    """A short line at the mean chance level, with its 95 % band where the table has one."""
+    """Draw a short line at the mean chance level, with its 95 % band where the table has one."""
     if rows.get("chance_low", pd.Series(np.nan)).notna().all():
         low, high = rows["chance_low"].mean(), rows["chance_high"].mean()
         ax.fill_between([x - half, x + half], low, high, color=GREY, alpha=0.25, linewidth=0)
@@ -210,19 +210,19 @@ def chance(ax: Axes, x: float, rows: pd.DataFrame, half: float) -> None:
 
 
 def level(ax: Axes, y: float) -> None:
-    """A dotted line across at `y`: no effect, or chance."""
+    """Draw a dotted line across at `y`: no effect, or chance."""
     ax.axhline(y, color=GREY, linewidth=1, linestyle=DOTTED)
 
 
 def categories(ax: Axes, labels: Sequence[str]) -> None:
-    """Ticks with `labels` at 0, 1, 2, ..."""
+    """Set ticks with `labels` at 0, 1, 2, ..."""
     ax.set_xticks(range(len(labels)), labels)
     ax.set_xlim(-0.6, len(labels) - 0.4)
     ax.grid(visible=False, axis="x")
 
 
 def layers(ax: Axes, first: str, last: str, count: int) -> None:
-    """Ticks "first, 1, 2, ..., last" at 0 to `count`, thinned where there are many layers."""
+    """Set ticks "first, 1, 2, ..., last" at 0 to `count`, thinned where there are many layers."""
     stride = 1 if count <= 6 else 2 if count <= 12 else 4
     inner = range(stride, count - stride + 1, stride)
     ax.set_xticks([0, *inner, count], [first, *map(str, inner), last])
@@ -230,7 +230,7 @@ def layers(ax: Axes, first: str, last: str, count: int) -> None:
 
 
 def scale_axis(ax: Axes, scales: Iterable[float], ylabel: str, path: str = "input") -> None:
-    """A logarithmic axis of scales, one tick each, with the ordinary tied arm marked."""
+    """Set one tick for each of `scales`, mark the ordinary tied arm, and label both axes."""
     places = sorted(set(scales))
     ax.set_xticks(places, [f"{scale:g}" for scale in places])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -239,7 +239,7 @@ def scale_axis(ax: Axes, scales: Iterable[float], ylabel: str, path: str = "inpu
 
 
 def scale_looks(table: pd.DataFrame) -> dict[str, Look]:
-    """The looks of the scaled arms in `table`: darker for a smaller scale."""
+    """Return the looks of all arms, with the scaled ones in `table`: darker for a smaller scale."""
     scales = sorted(table.loc[table["arm"] != UNTIED, "input_scale"].unique())
     looks = dict(LOOKS)
     for place, scale in enumerate(scales):
@@ -249,38 +249,10 @@ def scale_looks(table: pd.DataFrame) -> dict[str, Look]:
 
 
 def reference(ax: Axes, values: pd.Series, look: Look) -> None:
-    """A condition that has no place on the x axis, as level lines: each seed, their mean, its interval."""
+    """Draw a condition that has no place on the x axis as level lines: each seed, their mean, its interval."""
     interval = statistics.mean_interval(values)
     for value in values:
         ax.axhline(value, color=look.colour, linewidth=0.5, alpha=0.45)
     ax.axhline(interval.mean, color=look.colour, linestyle=look.line)
     if len(values) > 2:
         ax.axhspan(interval.low, interval.high, color=look.colour, alpha=0.12, linewidth=0)
-
-
-def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
-    """Lens KL by layer of each of `arms`."""
-    curves, looks = where(lens, lens=kind, indexing=indexing), scale_looks(lens)
-    for arm in arms:
-        curve(ax, where(curves, arm=arm), "layer", "kl_bits", looks[arm], bars=True)
-    layers(ax, "input", "output", lens["layer"].max())
-    ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
-
-
-def alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
-    """Corrected alignment of W with E and with U against the input scale."""
-    ax.set_xscale("log")
-    for source, look in W_WITH.items():
-        rows = where(alignment, kind="orthogonal", target="tied", source=source)
-        curve(ax, rows, "input_scale", "corrected", look, bars=True)
-    level(ax, 0)
-    scale_axis(ax, rows["input_scale"], "alignment, chance-corrected")
-
-
-def by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
-    """The tied arms against their scale; the untied one, which has none, as level lines."""
-    ax.set_xscale("log")
-    reference(ax, where(table, arm=UNTIED)[column], LOOKS[UNTIED])
-    tied = table[table["arm"] != UNTIED]
-    curve(ax, tied, "input_scale", column, LOOKS[TIED], bars=True)
-    scale_axis(ax, tied["input_scale"], ylabel)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tying_utils.base.names import AGAIN, EQUAL, PYTHON, TIED, TWO_ROLE, UNTIED, enlarged
-from tying_utils.experiments import figures, outcomes
-from tying_utils.experiments.outcomes import EQUAL_SHAPE, EQUAL_SIZE
+from tying_utils.experiments import figures, remedies
+from tying_utils.experiments.remedies import EQUAL_SHAPE, EQUAL_SIZE
 from tying_utils.study import Results, arms, profiles
 
 CURE = "norm-match"
@@ -52,7 +52,7 @@ def made(corpus: str = PYTHON, spread: float = 0.01) -> dict[str, pd.DataFrame]:
 
 @pytest.mark.parametrize("corpus", [PYTHON, TWO_ROLE])
 def test_an_outcome_is_what_its_tables_say(corpus: str) -> None:
-    found = outcomes.outcomes(made(corpus)).query("seed == 1")
+    found = remedies.outcomes(made(corpus)).query("seed == 1")
     rows = {(row["shape"], row["arm"]): row for row in found.to_dict("records")}
     floor = 3.0 if corpus == TWO_ROLE else 0.0
     for arm, (bias, loss, parameters) in TEXT.items():
@@ -70,17 +70,17 @@ def test_an_outcome_is_what_its_tables_say(corpus: str) -> None:
 
 
 def test_equal_parameters_hold_what_is_as_large_as_the_untied_model() -> None:
-    found = outcomes.outcomes(made())
+    found = remedies.outcomes(made())
     shapes = found.groupby("shape")["arm"].agg(set)
     assert shapes[EQUAL_SHAPE] == {AGAIN, TIED, CURE} and shapes[EQUAL_SIZE] == {AGAIN, TIED, CURE}
     assert found.query("shape == @EQUAL_SIZE")["parameters"].min() == 148
     tables = made()
     small = {name: frame[~frame["arm"].str.endswith(EQUAL)] for name, frame in tables.items()}
-    assert set(outcomes.outcomes(small)["shape"]) == {EQUAL_SHAPE}, "no poles without anything between them"
+    assert set(remedies.outcomes(small)["shape"]) == {EQUAL_SHAPE}, "no poles without anything between them"
 
 
 def test_changes_are_paired_and_judged() -> None:
-    change = outcomes.changes(outcomes.outcomes(made(spread=0.5))).query("arm == @CURE")
+    change = remedies.changes(remedies.outcomes(made(spread=0.5))).query("arm == @CURE")
     rows = {(row["shape"], row["measure"]): row for row in change.to_dict("records")}
     bias = rows[EQUAL_SHAPE, "bias"]
     # The seeds differ by far more than the arms, but within a seed the difference is the same.
@@ -93,23 +93,16 @@ def test_changes_are_paired_and_judged() -> None:
         (EQUAL_SIZE, "bias"): "supported",
         (EQUAL_SIZE, "loss"): "supported",
     }
-    words = outcomes.sentences(outcomes.outcomes(made()), "laptop")
+    words = remedies.sentences(remedies.outcomes(made()), "laptop")
     assert f"- **less bias, more loss** (less bias supported, less loss refuted): {CURE} (bias -0.300" in words
     assert (
         f"- **less bias and less loss** (less bias supported, less loss supported): {AGAIN} (bias -0.700, loss -0.400)" in words
     )
 
 
-def test_one_seed_leaves_all_open() -> None:
-    one = {name: frame[frame["seed"] == 0] for name, frame in made().items()}
-    found = outcomes.outcomes(one)
-    assert set(outcomes.changes(found)["verdict"]) == {"open"}
-    assert "- **both unresolved** (less bias open, less loss open): " in outcomes.sentences(found, "laptop")
-
-
 def test_what_an_interval_leaves_open_is_called_unresolved() -> None:
-    assert len(outcomes._WORDS) == 9
-    for verdicts, words in outcomes._WORDS.items():
+    assert len(remedies._WORDS) == 9
+    for verdicts, words in remedies._WORDS.items():
         assert ("unresolved" in words) == ("open" in verdicts), words
 
 
@@ -119,7 +112,7 @@ numbers = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 2))
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12))
 def test_the_front_is_what_nobody_beats(points: list[tuple[float, float]]) -> None:
     rows = [{"corpus": "c", "shape": "s", "arm": str(i), "bias": x, "loss": y} for i, (x, y) in enumerate(points)]
-    front = outcomes.front(pd.DataFrame(rows))
+    front = remedies.front(pd.DataFrame(rows))
     for (x, y), stands in zip(points, front["front"], strict=True):
         beaten = any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
         assert stands == (not beaten)
@@ -138,7 +131,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_every_remedy_of_a_profile_is_measured(smoke: Results) -> None:
-    found = outcomes.outcomes(smoke)
+    found = remedies.outcomes(smoke)
     for corpus, study in smoke.studies.items():
         profile, part = study.profile, found[found["corpus"] == corpus]
         at_shape = part.query("shape == @EQUAL_SHAPE")

@@ -1,0 +1,39 @@
+"""A statistic's values by seed become a row whose verdict is that of their interval."""
+
+import math
+
+import pytest
+
+from tying_utils.experiments.judge import Statistic
+from tying_utils.measures.statistics import mean_interval
+
+SHARE = Statistic("share", "C2", "output share", "fraction", null=0.5, published="0.703")
+
+
+def test_a_row_says_what_was_measured_and_what_follows() -> None:
+    values = [0.6, 0.65, 0.7]
+    interval = mean_interval(values)
+    row = SHARE.row(values)
+    assert (row["estimate"], row["low"], row["high"], row["seeds"]) == (interval.mean, interval.low, interval.high, 3)
+    said = {"claim": "C2", "statistic": "output share", "published": "0.703", "id": "share", "unit": "fraction", "null": 0.5}
+    assert {name: row[name] for name in said} == said
+    assert row["verdict"] == "supported"
+    assert SHARE.words == "output share (fraction)"
+
+
+@pytest.mark.parametrize("null", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("claimed", ["above", "below"])
+def test_the_verdict_is_of_the_side_of_the_statistics_own_null(null: float, claimed: str) -> None:
+    of = Statistic("share", "C2", "output share", "fraction", null=null, claimed=claimed)  # type: ignore[arg-type]
+    assert of.row([null + 0.1, null + 0.11])["verdict"] == ("supported" if claimed == "above" else "refuted")
+    assert of.row([null - 0.1, null + 0.1])["verdict"] == "open"
+
+
+def test_one_seed_gives_no_interval_and_no_verdict() -> None:
+    row = SHARE.row([0.9])
+    assert math.isnan(row["low"]) and math.isnan(row["high"]) and (row["seeds"], row["verdict"]) == (1, "open")
+
+
+def test_no_seed_is_an_error() -> None:
+    with pytest.raises(ValueError, match="values: a sequence of at least 1 number is needed"):
+        SHARE.row([])

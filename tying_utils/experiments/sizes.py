@@ -1,0 +1,87 @@
+"""Notebook 00, claim C5: tables hold a smaller share of a larger model, and a tied model loses to an untied one."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from tying_utils.base.names import EQUAL, TIED, UNTIED
+from tying_utils.experiments import published, style
+from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.style import BLACK, BLUE, DASHED, TWO_COLUMNS, Look
+from tying_utils.experiments.tables import Tables, slopes, where
+
+FIGURES = style.Gallery()
+
+
+def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
+    """Return the validation loss of the tied model less that of the untied one, nats a token, by size and seed.
+
+    A row for each corpus, d_model, n_layers (of the untied model) and seed: parameters (untied), share (of the untied model's
+    parameters that its two tables hold), equal_shape (the tied model has the same layers), equal_parameters (it has more, and
+    as many weights), parameters_ratio (of that tied model to the untied one).
+    """
+    rows = []
+    for (corpus, seed), part in sizes.groupby(["corpus", "seed"], sort=False):
+        arms = {kind: part[part["arm"].str.startswith(kind)] for kind in (UNTIED, TIED, EQUAL)}
+        for untied in arms[UNTIED].to_dict("records"):
+            shape = {name: untied[name] for name in ("d_model", "n_layers")}
+            tied = where(arms[TIED], **shape).iloc[0]
+            equal = arms[EQUAL].loc[(arms[EQUAL]["parameters"] - untied["parameters"]).abs().idxmin()]
+            rows.append(
+                {
+                    "corpus": corpus,
+                    **shape,
+                    "seed": seed,
+                    "parameters": untied["parameters"],
+                    "share": untied["table_parameters"] / untied["parameters"],
+                    "equal_shape": tied["validation_loss"] - untied["validation_loss"],
+                    "equal_parameters": equal["validation_loss"] - untied["validation_loss"],
+                    "parameters_ratio": equal["parameters"] / untied["parameters"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def evidence(tables: Tables) -> Evidence:
+    """Yield the statistics of C5, from the table sizes."""
+    gaps, unit = loss_gaps(tables["sizes"]), "nats per token"
+    # The profile's own size is the one that stands first.
+    own = where(gaps, **{name: gaps[name].iloc[0] for name in ("d_model", "n_layers")}).set_index("seed")
+    loss = "validation loss, tied - untied"
+    yield Statistic("equal_shape", "C5", f"{loss}, equal shape, nats", unit), own["equal_shape"]
+    yield Statistic("equal_parameters", "C5", f"{loss}, equal parameters, nats", unit), own["equal_parameters"]
+    if gaps["parameters"].nunique() > 1:
+        share = Statistic(
+            "table_share_per_decade",
+            "C5",
+            "the untied tables' share of all parameters, per decade of parameters",
+            "fraction per decade",
+            claimed="below",
+        )
+        yield share, slopes(gaps, "share", gaps["parameters"])
+        for column, words in (("equal_shape", "equal shape"), ("equal_parameters", "equal parameters")):
+            words = f"loss gap at {words}, per decade of parameters"
+            slope = Statistic(f"{column}_per_decade", "C5", words, "nats per token per decade")
+            yield slope, slopes(gaps, column, gaps["parameters"])
+
+
+@FIGURES.reads("00_sizes", "sizes")
+def sizes(tables: Tables) -> Figure:
+    """C5: what share of all parameters the tables take, and the loss, tied less untied, by size."""
+    gaps = loss_gaps(tables["sizes"]).sort_values("parameters")
+    figure, (left, right) = style.panels(TWO_COLUMNS, 2.7, "Tables' share of parameters", "Loss, tied less untied")
+    one = gaps.groupby("parameters")["share"].first()
+    left.set_xscale("log")
+    left.plot(one.index, one, color=BLACK, marker="o", markersize=4)
+    left.plot(*published.shape_share(), color=BLACK, marker="d", markerfacecolor="white", linestyle="none")
+    left.set(xlabel="parameters of the untied model", ylabel="share of both tables (fraction)", ylim=(0, 1))
+    looks = {"equal_shape": Look("equal shape", BLACK, "D"), "equal_parameters": Look("equal parameters", BLUE, "o", DASHED)}
+    right.set_xscale("log")
+    for column, look in looks.items():
+        style.curve(right, gaps, "parameters", column, look, bars=True)
+    style.level(right, 0)
+    right.set_xticks(one.index, [f"{count / 1e6:.2g}" for count in one.index])
+    right.xaxis.set_minor_locator(NullLocator())
+    right.set(xlabel="parameters of the untied model (millions)", ylabel="loss, tied − untied (nats per token)")
+    hollow = Look("OLMo-1B, by its shape", BLACK, "d", "none", hollow=True)
+    return style.finish(figure, gaps, [hollow, *looks.values()], "b: above the dotted line the tied model is worse.")

@@ -1,0 +1,100 @@
+"""Notebook 03, claim C3: the early layers of a tied model are further from its prediction, and contribute less."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from tying_utils.base.names import TIED, UNTIED
+from tying_utils.experiments import style
+from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.style import DOTTED, LOOKS, ONE_COLUMN, TWO_COLUMNS
+from tying_utils.experiments.tables import Tables, tied_less_untied, tuned, where
+
+FIGURES = style.Gallery()
+
+
+def early_layers(residual: pd.DataFrame) -> pd.DataFrame:
+    """Return by arm and seed the summed share of the residual stream's norm that the first half of the layers holds."""
+    blocks = residual[residual["layer"] >= 0]
+    early = blocks[blocks["layer"] < (blocks["layer"].max() + 1) / 2]
+    return early.groupby(["arm", "seed"], as_index=False)["share"].sum()
+
+
+def evidence(tables: Tables) -> Evidence:
+    """Yield the statistics of C3, from the tables lens, lens_budget and residual."""
+    lens, at_input = tables["lens"], "8.86 - 7.01 = 1.85"
+    for layer in range(max(1, int(lens["layer"].max()) // 2)):
+        name, point, paper = (
+            ("lens_gap", "the input", at_input)
+            if layer == 0
+            else (f"lens_gap_layer_{layer}", f"layer {layer}", "one layer off")
+        )
+        gap = Statistic(name, "C3", f"lens KL at {point}, tied - untied, bits", "bits per token", published=paper)
+        yield gap, tied_less_untied(tuned(lens, layer), "kl_bits")
+    budget = where(tables["lens_budget"], layer=0)
+    steps = budget["steps"].min()
+    words = f"the same at the input, lens stopped after {steps} steps"
+    stopped = Statistic("lens_gap_stopped", "C3 lens", words, "bits per token", published=at_input)
+    yield stopped, tied_less_untied(where(budget, steps=steps), "kl_bits")
+    words = "early blocks' share of the residual norm, tied - untied"
+    blocks = Statistic("early_blocks", "C3", words, "fraction", claimed="below")
+    yield blocks, tied_less_untied(early_layers(tables["residual"]), "share")
+
+
+def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
+    """Draw lens KL by layer of each of `arms`; `kind` of lens ("tuned", "logit") and `indexing` as in the table."""
+    curves, looks = where(lens, lens=kind, indexing=indexing), style.scale_looks(lens)
+    for arm in arms:
+        style.curve(ax, where(curves, arm=arm), "layer", "kl_bits", looks[arm], bars=True)
+    style.layers(ax, "input", "output", lens["layer"].max())
+    ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
+
+
+@FIGURES.reads("03_lens", "lens")
+def lens(tables: Tables) -> Figure:
+    """Figure 2: what each layer lacks of the model's own prediction, with matched lenses and one layer off."""
+    table, arms = tables["lens"], (UNTIED, TIED)
+    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Tuned lens", "One layer off, as published", "Logit lens")
+    lens_curves(left, table, arms)
+    lens_curves(middle, table, arms, indexing="published")
+    lens_curves(right, table, arms, kind="logit")
+    note = "b: translator k − 1 on layer k, and one on the last, whose KL must be 0. The vertical scales differ."
+    return style.finish(figure, table, [LOOKS[arm] for arm in arms], note)
+
+
+@FIGURES.reads("03_lens_budget", "lens_budget", "lens")
+def lens_budget(tables: Tables) -> Figure:
+    """The KL at the input by how long the lens was trained from the identity; the converged lens as level lines."""
+    table = where(tables["lens_budget"], layer=0)
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.8, "")
+    ax.set_xscale("log")
+    for arm in (UNTIED, TIED):
+        style.curve(ax, where(table, arm=arm), "steps", "kl_bits", LOOKS[arm], bars=True)
+        converged = tuned(where(tables["lens"], arm=arm), 0)
+        style.reference(ax, converged["kl_bits"], replace(LOOKS[arm], line=DOTTED))
+    steps = sorted(table["steps"].unique())
+    ax.set_xticks(steps, [str(step) for step in steps])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="steps that the lens was trained for", ylabel="lens KL at the input (bits per token)", ylim=(0, None))
+    return style.finish(figure, table, [LOOKS[UNTIED], LOOKS[TIED]], "Lenses from the identity; dotted: converged lenses.")
+
+
+@FIGURES.reads("03_residual", "residual")
+def residual(tables: Tables) -> Figure:
+    """What the embedding and each layer add to the residual stream, and to the logit of the right next token."""
+    table = tables["residual"][tables["residual"]["component"] != "bias"]
+    layers = table.groupby(["arm", "seed", "layer"], as_index=False)[["share", "attribution"]].sum()
+    layers["place"] = layers["layer"] + 1
+    figure, panels = style.panels(TWO_COLUMNS, 2.6, "Part of the residual stream", "Direct logit attribution")
+    for ax, column in zip(panels, ("share", "attribution"), strict=True):
+        for arm in (UNTIED, TIED):
+            style.curve(ax, where(layers, arm=arm), "place", column, LOOKS[arm], bars=True)
+        style.layers(ax, "embedding", str(layers["place"].max()), layers["place"].max())
+    panels[0].set(ylabel="share of the summed norms", ylim=(0, None))
+    panels[1].set(ylabel="to the right next token (logits)")
+    style.level(panels[1], 0)
+    return style.finish(figure, table, [LOOKS[UNTIED], LOOKS[TIED]], "A layer: attention and MLP together.")
