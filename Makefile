@@ -54,7 +54,7 @@ test: setup lint
 
 # Every notebook on the smoke profile, where `make test` trains in three and reads committed tables in the others.
 test-notebooks: setup
-	$(BIN)/pytest tests/pages/test_notebooks.py -m notebook --all-notebooks
+	$(PYTEST) tests/pages/test_notebooks.py -m notebook --all-notebooks
 
 # The long form of tests/faults, which ends with how often each was tried: over 200 kills, 100,000 inputs to the readers of
 # safetensors and of ranges, 20,000 steps; about twenty minutes of two cores.

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the workers that x
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
-# The files that take longest: they are begun first, so that no worker is left alone with one of them at the end.
-LONGEST = ("test_notebooks", "test_training", "test_card_command", "test_kills")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")  # its number, where there are several
+# The files that take longest are begun first, so that no worker is left alone with one of them at the end.
+LONGEST = ("test_notebooks", "test_card_command", "test_scale_explorer", "test_ranks", "test_interrupts", "test_kills")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,19 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Give each worker of xdist a core of its own: what it starts stays there, and runs that train do so one by one."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker and hasattr(os, "sched_setaffinity"):
+    """Give each worker a core of its own: what it starts stays there, and the runs that it trains are trained one by one."""
+    if WORKER and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        os.sched_setaffinity(0, {cores[int(WORKER) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one worker, where its fixtures are made once, but for those that a mark puts elsewhere."""
+    """Keep the tests of a file in one worker: its fixtures are made once, and it does not run beside itself."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    for item in items if WORKER else ():
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 SUBJECTS = ("the old sailor", "a young painter", "my neighbour", "the quiet clerk", "every gardener", "no astronomer")
@@ -107,6 +106,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     monkeypatch.setenv("TYING_HOME", str(root))
     return root
+
+
+@pytest.fixture(scope="module")
+def smoke_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the file's own for the smoke profile; its runs and tokens are those of every such home, so none is made twice.
+
+    The workers of xdist share them: the locks of runs and tokens have one wait for what another makes.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if WORKER else own
+    data = tmp_path_factory.mktemp("home") / "data"
+    data.mkdir()
+    for name in ("runs", "corpora"):
+        (shared / "smoke" / name).mkdir(parents=True, exist_ok=True)
+        (data / name).symlink_to(shared / "smoke" / name, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TYING_HOME", str(data.parent))
+        yield data.parent
 
 
 @pytest.fixture(scope="module")

@@ -33,35 +33,31 @@ def trained(pytestconfig: pytest.Config) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory, trained: list[Path]) -> Any:
-    """A home in which `reproduce` has run on the smoke profile, and the others on the committed results beside it.
+def executed(smoke_home: Path, trained: list[Path]) -> Any:
+    """A home in which `reproduce` has run on the smoke profile, with the committed results beside it, and the executed copies.
 
-    The home, and the executed copy of every notebook by its name.
+    What `reproduce` was not to run has run on the committed profile.
     """
-    home = tmp_path_factory.mktemp("home")
+    home = smoke_home
     for profile in profiles.COMMITTED:
         shutil.copytree(ROOT / "data" / "results" / profile, home / "data" / "results" / profile)
         shutil.copytree(ROOT / "figures" / profile, home / "figures" / profile)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TYING_HOME", str(home))
         patch.setenv("HF_HUB_OFFLINE", "1")
         drawn = {name: figure for name, figure in figures.FIGURES.items() if name[:2] in {book.name[:2] for book in trained}}
         patch.setattr(figures, "FIGURES", drawn)  # of the notebooks that ran: there are no tables of the others
-        folder = notebooks.reproduce("smoke", notebooks=trained, progress=False)
-        copies = {copy.name: copy for copy in folder.iterdir()}
-        assert copies.keys() == {book.name for book in trained}
+        copies = notebooks.reproduce("smoke", notebooks=trained, progress=False)
         for book in BOOKS:
             if book not in trained:
-                copies[book.name] = home / "build" / "notebooks" / "laptop" / book.name
-                notebooks.run(book, copies[book.name], {"PROFILE": repr("laptop")}, progress=False)
+                notebooks.run(book, copies / book.name, {"PROFILE": repr("laptop")}, progress=False)
         yield home, copies
 
 
 @pytest.mark.notebook
-def test_every_notebook_runs_top_to_bottom(executed: tuple[Path, dict[str, Path]]) -> None:
+def test_every_notebook_runs_top_to_bottom(executed: tuple[Path, Path]) -> None:
     _, copies = executed
-    assert copies.keys() == {book.name for book in BOOKS}
-    for copy in copies.values():
+    assert {copy.name for copy in copies.iterdir()} == {book.name for book in BOOKS}
+    for copy in copies.iterdir():
         for cell in cells(copy, "code"):
             assert cell.execution_count, f"{copy.name}: a cell did not run"
             assert not [out for out in cell.outputs if out.output_type == "error"], copy.name
@@ -70,13 +66,13 @@ def test_every_notebook_runs_top_to_bottom(executed: tuple[Path, dict[str, Path]
 @pytest.mark.notebook
 @pytest.mark.parametrize("book", CLAIMS, ids=lambda book: book.stem)
 def test_a_claim_ends_in_a_verdict_that_was_computed(executed: Any, trained: list[Path], book: Path) -> None:
-    text = json.dumps([cell.outputs for cell in cells(executed[1][book.name], "code")][-1])
+    text = json.dumps([cell.outputs for cell in cells(executed[1] / book.name, "code")][-1])
     scale = "smoke" if book in trained else "laptop"
     assert any(word in text for word in ("supported", "refuted", "open")) and f"at {scale} scale" in text
 
 
 @pytest.mark.notebook
-def test_reproduce_writes_tables_and_figures_of_its_profile(executed: tuple[Path, Any], trained: list[Path]) -> None:
+def test_reproduce_writes_tables_and_figures_of_its_profile(executed: tuple[Path, Path], trained: list[Path]) -> None:
     home, _ = executed
     names = {path.stem for path in (home / "figures" / "smoke").glob("*.png")}
     assert {path.stem for path in (home / "figures" / "smoke").glob("*.pdf")} == names
@@ -89,15 +85,15 @@ def test_reproduce_writes_tables_and_figures_of_its_profile(executed: tuple[Path
 
 
 @pytest.mark.notebook
-def test_figures_and_the_slider_are_shown(executed: tuple[Path, dict[str, Path]]) -> None:
+def test_figures_and_the_slider_are_shown(executed: tuple[Path, Path]) -> None:
     for book in BOOKS:
-        outputs = [out for cell in cells(executed[1][book.name], "code") for out in cell.outputs]
+        outputs = [out for cell in cells(executed[1] / book.name, "code") for out in cell.outputs]
         shown = [out for out in outputs if "image/png" in out.get("data", {})]
         published = sum("figures.publish" in cell.source for cell in cells(book, "code"))
         assert len(shown) >= published > 0, book.name
     widgets = [
         out
-        for cell in cells(executed[1]["07_scale_explorer.ipynb"], "code")
+        for cell in cells(executed[1] / "07_scale_explorer.ipynb", "code")
         for out in cell.outputs
         if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "explore(" in cell.source
     ]
