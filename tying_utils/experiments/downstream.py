@@ -80,8 +80,8 @@ def evaluate(
         and so are metrics that are no mean over documents (F1, BLEU).
 
     Raises:
-        ValueError: lm-eval is not installed, an argument of the wrong kind, an unknown task or one whose data cannot be had or
-            whose metric is code on the hub, a model or tokenizer that cannot be had or would need code from the hub.
+        ValueError: lm-eval is not installed, an argument of the wrong kind, an unknown task or one whose data cannot be loaded
+            or whose metric is code on the hub, a model or tokenizer that cannot be loaded or would need code from the hub.
     """
     if not isinstance(sources, Mapping) or not sources or not all(isinstance(name, str) and name for name in sources):
         raise ValueError(f"sources: a mapping from names to runs or checkpoints is needed, got {sources!r}")
@@ -100,7 +100,7 @@ def evaluate(
         raise ValueError(f"include_path: a folder of lm-eval's YAML files is needed, got {str(include_path)!r}")
     _reader_class()
     resolved = {name: _resolved(name, source) for name, source in sources.items()}
-    # All data before any model: what cannot be had is known at once, not after hours.
+    # All data before any model: what is missing is known at once, not after hours.
     loaded = _loaded(names, include_path, progress)
     parts: list[pd.DataFrame] = []
     for name, place in resolved.items():
@@ -180,6 +180,7 @@ def _reader_class() -> Any:
             with self._bar(None):  # it cuts the texts into windows, and has not told how many
                 return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
+        # lm-eval's TemplateLM leaves this method to the model; _model_call is where its HFLM asks the network.
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **changes: Any) -> Any:
             longest = max(len(answer) for _, _, answer in requests)
             if longest > self.max_length:
@@ -233,6 +234,7 @@ def _loaded(names: list[str], include_path: str | Path | None, progress: bool) -
             near = difflib.get_close_matches(str(name), known) or TABLE_7.values()
             raise ValueError(f"tasks: {name!r} is unknown to lm-eval; did you mean one of {', '.join(near)}?")
     loaded: dict[str, Any] = {}
+    # lm-eval fetches a metric that it does not know, and runs it, while it loads the task: no option of its own forbids that.
     load, metrics_on_the_hub.load = metrics_on_the_hub.load, refuse
     try:
         with _quiet(bars=progress):  # those of downloads

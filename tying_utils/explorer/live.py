@@ -127,7 +127,7 @@ class Live(Shown):
             self._join(run, time.monotonic() - began)
         except Stopped:
             self.note.value = said(f"Stopped at step {self.bar.value} of {self.bar.max}: the run was dropped.")
-        except Exception as error:  # a thread's traceback reaches nobody
+        except Exception as error:  # the traceback of a thread is not shown
             self.note.value = said(f"The run failed: {error}", alert=True)
 
     def _step(self, step: int, loss: float) -> None:

@@ -70,7 +70,7 @@ def _unembed_class() -> type[Unembed]:
         """tuned-lens' Unembed for any Hugging Face causal LM, in float32; see `unembed`."""
 
         def __init__(self, model: PreTrainedModel) -> None:
-            nn.Module.__init__(self)  # the parent's own initialiser refuses most architectures
+            nn.Module.__init__(self)  # the parent's own initialiser refuses most architectures, and has no switch for it
             self.final_norm = copy.deepcopy(final_norm(model)).float()
             self.unembedding = copy.deepcopy(cast(nn.Linear, model.get_output_embeddings())).float()
             self.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""Tables that come of other weights, under a model that stays an ordinary untied one, and the remedies that ask for them.
+"""Tables computed from other weights, under a model that stays an ordinary untied one, and the remedies that ask for them.
 
 The model holds the effective tables, two Parameters (V, d) as in any untied checkpoint, so that whatever reads or saves a model
-needs to know nothing. Their gradients go on by the chain rule to the weights they come of, which the optimizer holds in their
+needs to know nothing. Their gradients go on by the chain rule to the weights behind them, which the optimizer holds in their
 place; after its step the tables are written anew:
 
     folded = Folded(model, ProjectedTable(table))
@@ -103,7 +103,7 @@ class Folded:
         self.refresh()
 
     def named(self) -> dict[str, nn.Parameter]:
-        """What to train by name: the trunk's weights, then those that the tables come of, under `PREFIX`."""
+        """What to train by name: the trunk's weights, then those behind the tables, under `PREFIX`."""
         own = {id(leaf) for leaf in self._leaves}
         trunk = {name: p for name, p in self._model.named_parameters() if id(p) not in own}
         return trunk | {f"{PREFIX}{name}": p for name, p in self.tables.named_parameters()}
@@ -120,7 +120,7 @@ class Folded:
         return source, target
 
     def backward(self) -> None:
-        """Carry the tables' gradients on to the weights they come of, and drop them."""
+        """Carry the tables' gradients on to the weights behind them, and drop them."""
         torch.autograd.backward(self.tables(), self.path_gradients())
         for leaf in self._leaves:
             leaf.grad = None
@@ -133,7 +133,7 @@ class Folded:
 
 
 class _Folded(Remedy):
-    """Tables that come of other weights: the model holds what they come to, and is expressed as an ordinary untied one."""
+    """Tables computed from other weights: the model holds the result, and is expressed as an ordinary untied one."""
 
     def tied_after(self, tied: bool, step: int, steps: int) -> bool:
         return False

@@ -218,8 +218,8 @@ class RareGate(PathRule):
     """Adaptive gradient gating (AGG, arXiv 2109.03127): rare tokens are pushed less by other tokens' targets.
 
     With a_k the count of token k among the targets of the last `memory` steps, token k is rare where f_k = a_k / steps < alpha.
-    In row k of the output path's gradient, what comes of a position with another target is multiplied by f_k where that
-    target is not rare and by min(a_k / mean of a over rare tokens, 1) where it is; what comes of positions whose target is k,
+    In row k of the output path's gradient, what a position with another target adds is multiplied by f_k where that
+    target is not rare and by min(a_k / mean of a over rare tokens, 1) where it is; what positions with the target k add,
     and all rows of tokens that are not rare, stay. The trunk's gradient stays whole.
 
     The gate acts inside the output path, so the path gradient itself comes gated, and both scales are 1. The counts are of

@@ -30,7 +30,7 @@ class SplitTie:
     intervention of arXiv 2603.26663, section 5, there a factor on the gradient at the embedding's output).
 
     With a `rule` (`balance.get`) the scales of each step are the rule's: `combine(step=..., steps=...)`. What the rule
-    remembers from step to step is `state`, tensors by name; whoever resumes training has to put them back.
+    remembers from step to step is `state`, tensors by name; to resume training, put them back.
 
     Split after the model is on its device and in its dtype: whatever moves or copies parameters one by one
     (`model.to("cuda")`, a cast, `copy.deepcopy`) breaks the sharing. That is checked at every `combine`. `save_pretrained`
@@ -52,7 +52,7 @@ class SplitTie:
         self._combined = False
         self._buffer: Tensor | None = None  # of the combined gradient: the same memory at every step
         # A leaf's hook runs before its gradient is accumulated: here the combined gradient of the last step makes room,
-        # so that path gradients count from the last combine even where nobody calls zero_grad.
+        # so that path gradients count from the last combine even where zero_grad is not called.
         self._hooks = [
             self._embedding.weight.register_hook(self._start_input_afresh),
             self._head.weight.register_hook(self._start_output_afresh),

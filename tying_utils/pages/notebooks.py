@@ -79,7 +79,7 @@ def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress
     """Run every notebook on `profile` and draw its figures; returns the folder of the executed copies.
 
     A committed profile is measured afresh first: reading back what is committed would reproduce nothing. A table of runs on
-    a text that is not to be had here stays as it was committed, with a warning that says how to give it.
+    a text that is not on this machine stays as it was committed, with a warning that says how to give it.
     """
     from tying_utils.experiments import figures
     from tying_utils.experiments.public import Public
