@@ -12,6 +12,7 @@ from tying_utils import models
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED
 from tying_utils.study import Results, Study, profiles, study, study_tables
+from tying_utils.study.arms import Arm
 from tying_utils.study.profile import Profile
 from tying_utils.study.profiles import PROFILES
 from tying_utils.training import run_store
@@ -102,7 +103,7 @@ def test_unknown_names_are_refused(smoke: Study) -> None:
 def test_arms_differ_in_what_they_are_named_for_alone() -> None:
     profile = PROFILES["laptop"][PYTHON]
 
-    def differing(a: str, b: str) -> set[str]:
+    def differing(a: str, b: str | Arm) -> set[str]:
         first, second = profile.config(a, 0).as_dict(), profile.config(b, 0).as_dict()
         return {name for name in first if first[name] != second[name]}
 
