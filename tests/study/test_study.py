@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -97,7 +96,7 @@ def test_unknown_names_are_refused(smoke: Study) -> None:
 def test_arms_differ_in_what_they_are_named_for_alone() -> None:
     profile = PROFILES["laptop"][PYTHON]
 
-    def differing(a: str | Arm, b: str | Arm) -> set[str]:
+    def differing(a: str, b: str | Arm) -> set[str]:
         first, second = profile.config(a, 0).as_dict(), profile.config(b, 0).as_dict()
         return {name for name in first if first[name] != second[name]}
 

@@ -96,11 +96,6 @@ def test_spaced_steps_start_end_and_grow(steps: list[int]) -> None:
     assert len(kept) <= 3 + np.log(max(steps)) / np.log(1.25)
 
 
-def test_the_same_command_from_a_shell(smoke: Study) -> None:
-    done = subprocess.run([sys.executable, "-m", "tying_utils", "sweep", "--help"], capture_output=True, text=True, check=True)
-    assert "--fresh" in done.stdout and "--corpus" in done.stdout
-
-
 @pytest.mark.parametrize("measure", ["of_models.lenses", "of_models.lens_budgets", "transfer.losses"])
 def test_threads_that_build_models_find_the_libraries_imported(measure: str) -> None:
     code = f"""

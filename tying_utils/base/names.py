@@ -3,7 +3,6 @@
 ROLES = ("source", "target")  # of a token in the two-role language
 PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103, PACKAGES = "python", "wikitext-2", "two-role", "wikitext-103", "packages"
 UNTIED, TIED = "untied", "tied"
-PAIR = (UNTIED, TIED)
 SHARED_START = "shared start"
 NEW_ROLES = {f"new {role} roles": role for role in ROLES}  # what a two-role language is fine-tuned on: that role dealt anew
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
