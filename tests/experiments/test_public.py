@@ -14,8 +14,9 @@ from scipy import stats
 
 from tying_utils.base import paths
 from tying_utils.corpora import store, vocabulary
-from tying_utils.experiments import claims, figures, public, published, style
+from tying_utils.experiments import claims, figures, public, published
 from tying_utils.experiments.public import TABLES, Public, output_bias, rows
+from tying_utils.experiments.tables import where
 from tying_utils.measures import alignment, integrity, neighbors
 from tying_utils.models import architectures, checkpoints
 from tying_utils.models.families import MODELS, families
@@ -26,7 +27,7 @@ OLMO = ("OLMo",)
 
 def one(frame: pd.DataFrame, **values: object) -> dict[str, Any]:
     """The only row of `frame` that holds `values`."""
-    (row,) = style.where(frame, **values).to_dict("records")
+    (row,) = where(frame, **values).to_dict("records")
     return {str(name): value for name, value in row.items()}
 
 
@@ -190,7 +191,7 @@ def test_published_values_stand_beside_each_pair(measured: Public):
 
 
 def test_the_output_bias_is_the_difference_of_two_rows(measured: Public):
-    bias, table = output_bias(measured["alignment"]), style.where(measured["alignment"], family="OLMo", kind="orthogonal")
+    bias, table = output_bias(measured["alignment"]), where(measured["alignment"], family="OLMo", kind="orthogonal")
     own = one(bias, family="OLMo", kind="orthogonal")
     with_input, with_output = (one(table, source=source, target="tied") for source in ("input", "output"))
     for column in ("corrected", "held_out", "published_corrected"):
