@@ -157,10 +157,11 @@ def synthetic_remedies(seeds: int) -> dict[str, pd.DataFrame]:
     rows: dict[str, list] = {}
     for corpus in (PYTHON, TWO_ROLE):
         profile = profiles.get("laptop", corpus)
-        arms = [*profile.remedied, *profile.enlarged]
+        enlarged = [arm.name for arm in profile.enlarged]
+        arms = [*(arm.name for arm in profile.remedied), *enlarged]
         leans = dict(zip(arms, rng.uniform(-0.5, 0.5, len(arms)), strict=True))
         for arm, seed in itertools.product(arms, range(seeds)):
-            large, lean = arm in profile.enlarged, leans[arm] + rng.normal(0, 0.02)
+            large, lean = arm in enlarged, leans[arm] + rng.normal(0, 0.02)
             one_table = arm not in (UNTIED, AGAIN, "untie", "factorised", "table-rates")
             labels = {"corpus": corpus, "arm": arm, "seed": seed}
             size = {

@@ -12,6 +12,7 @@ ABOVE = tuple(
         "training.trainer",
         "training.run_store",
         "study.tabulate",
+        "study.trained",
         "study.transfer",
         "study.miniatures",
         "explorer.live",

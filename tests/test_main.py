@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tying_utils.experiments import downstream
-from tying_utils.study import lengths, profiles
+from tying_utils.study import arms, lengths, profiles
 from tying_utils.training import run_store, trainer
 from tying_utils.training.config import TrainConfig
 
@@ -161,7 +161,7 @@ def test_an_arm_that_is_none_is_named(home, monkeypatch, capsys, arguments, name
 
 
 def test_lengths_prints_a_line_a_run(home, tiny, monkeypatch, capsys):
-    runs = [lengths.Condition("tiny", arm, 1.3, 2, 0.5, tiny(tied=arm == "tied")) for arm in ("untied", "tied")]
+    runs = [lengths.Condition("tiny", arm, 1.3, 2, 0.5, tiny(tied=arm.tied)) for arm in arms.PAIR]
     monkeypatch.setattr(lengths, "conditions", lambda: iter(runs))
     monkeypatch.setattr(lengths, "ON_PACKAGES", ())
     assert run(monkeypatch, "lengths") == 0

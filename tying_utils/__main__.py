@@ -196,7 +196,8 @@ def _lengths(options: argparse.Namespace) -> None:
 
     for condition, run in lengths.train_next():
         loss, seconds = run.metrics["validation_loss"].iloc[-1], run.record["made"]["seconds"]
-        words = f"{condition.place}, {condition.arm}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"
+        where = f"{condition.profile}, {condition.arm.name}"
+        words = f"{where}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"
         print(f"{words}, rate x{condition.rate:g}: validation loss {loss:.4f}, {seconds:.0f} s, {run.folder.name}", flush=True)
 
 

@@ -14,8 +14,9 @@ from scipy import stats
 
 from tying_utils.base import paths
 from tying_utils.corpora import store, vocabulary
-from tying_utils.experiments import claims, figures, public, published
-from tying_utils.experiments.public import TABLES, Public, output_bias, rows
+from tying_utils.experiments import claims, figures, public, public_tables, published
+from tying_utils.experiments.public import Public, output_bias
+from tying_utils.experiments.public_tables import TABLES, rows
 from tying_utils.experiments.tables import where
 from tying_utils.measures import alignment, integrity, neighbors
 from tying_utils.models import architectures, checkpoints
@@ -62,7 +63,7 @@ def test_miniatures_are_of_the_same_architecture_tie_dtype_and_layout(measured: 
             assert found.tied is model.tied
             assert found.input.dtype == getattr(torch, model.dtype)
             assert (folder / "model.safetensors.index.json").exists() is model.shards
-            loaded = public.load_model(folder)
+            loaded = public_tables.load_model(folder)
             assert type(loaded).__name__.lower().startswith(model.arch.replace("_", ""))
             tokens = vocabulary.read(folder)
             assert (len(tokens) < len(found.input)) is (model.rows > model.tokens)
@@ -146,7 +147,7 @@ def test_a_table_of_other_families_or_of_an_earlier_format_is_not_read(measured:
         ValueError, match=r"spectral.csv: missing, or not as its manifest says; run `make reproduce PROFILE=smoke`"
     ):
         fewer["spectral"]
-    monkeypatch.setattr(public, "FORMAT", public.FORMAT + 1)
+    monkeypatch.setattr(Public, "format", Public.format + 1)
     again = Public("smoke", progress=False)
     assert again["shares"] is not None and again.origin["shares"].startswith("measured now")
     assert Public("smoke", progress=False, only_read=True)["neighbors"] is not None
@@ -304,7 +305,7 @@ def test_the_same_comparisons_read_the_hub(made, tmp_path: Path, monkeypatch: py
 
 def test_models_loaded_run_no_code_and_show_no_bars(measured: Public, capfd: pytest.CaptureFixture):
     with architectures.without_bars():
-        loaded = public.load_model(measured.source(MODELS["OLMo-1B"]), dtype=torch.bfloat16)
+        loaded = public_tables.load_model(measured.source(MODELS["OLMo-1B"]), dtype=torch.bfloat16)
     assert loaded.dtype == torch.bfloat16 and not loaded.training
     assert "Loading weights" not in capfd.readouterr().err
     assert set(profiles.PROFILES) >= {"smoke"}

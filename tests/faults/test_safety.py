@@ -27,7 +27,7 @@ from tying_utils import __main__ as command
 from tying_utils import corpora, models
 from tying_utils.base import files, sources
 from tying_utils.corpora import vocabulary
-from tying_utils.experiments import public
+from tying_utils.experiments import public_tables as public
 from tying_utils.models import checkpoints
 from tying_utils.pages import notebooks
 from tying_utils.study import miniatures

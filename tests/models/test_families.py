@@ -51,22 +51,22 @@ def test_names_and_architectures_are_known(name):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_shapes_give_the_published_parameters(name):
     total, without = PARAMETERS[name]
-    counted = shares.share(MODELS[name])
+    counted = shares.count(MODELS[name])
     assert counted.parameters == total
     assert counted.trunk == without
-    assert counted.of_tables(tied=False) == pytest.approx(1 - without / total)
+    assert counted.table_fraction(tied=False) == pytest.approx(1 - without / total)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_share_is_counted_as_a_built_model_counts(tied):
     config = TrainConfig(tied=tied, vocab_size=300, d_model=16, n_layers=2, n_heads=2)
     built = models.build("olmo", tied=tied, vocab_size=300, d_model=16, n_layers=2, n_heads=2)
-    counted = shares.share(config)
+    counted = shares.count(config)
     assert counted.parameters == sum(p.numel() for p in built.parameters())
-    assert counted == shares.share(built.config)
+    assert counted == shares.count(built.config)
     assert (counted.table, counted.tied) == (300 * 16, tied)
-    assert counted.of_tables(tied=True) == 4800 / (counted.trunk + 4800)
-    assert counted.of_tables(tied=False) == 9600 / (counted.trunk + 9600)
+    assert counted.table_fraction(tied=True) == 4800 / (counted.trunk + 4800)
+    assert counted.table_fraction(tied=False) == 9600 / (counted.trunk + 9600)
 
 
 def test_the_table_of_shares():

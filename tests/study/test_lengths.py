@@ -13,20 +13,8 @@ from filelock import FileLock
 
 from tying_utils import corpora
 from tying_utils.study import lengths
-from tying_utils.study.lengths import (
-    ARMS,
-    D64,
-    D128,
-    EQUAL,
-    PLACES,
-    RATES,
-    ROLES,
-    SECOND,
-    TIED,
-    TOKENS_PER_WEIGHT,
-    UNTIED,
-    Condition,
-)
+from tying_utils.study.arms import EQUAL, SECOND_START, TIED, UNTIED, scaled
+from tying_utils.study.lengths import ARMS, D64, D128, PROFILES, RATES, ROLES, TOKENS_PER_WEIGHT, Condition
 from tying_utils.training import budget, run_store, sentinels
 from tying_utils.training import trainer as training
 from tying_utils.training.config import TrainConfig
@@ -40,12 +28,12 @@ def key(config: TrainConfig) -> str:
     return run_store.run_key(config, {"name": "x"})
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 @pytest.mark.parametrize("tokens", TOKENS_PER_WEIGHT)
-def test_a_run_sees_as_many_tokens_as_asked_for(place, tokens):
-    weights = budget.parameters(place.condition(UNTIED, tokens, 0).config)
+def test_a_run_sees_as_many_tokens_as_asked_for(profile, tokens):
+    weights = budget.parameters(profile.condition(UNTIED, tokens, 0).config)
     for arm in ARMS:
-        config = place.condition(arm, tokens, 0).config
+        config = profile.condition(arm, tokens, 0).config
         a_step = config.batch_size * config.context
         assert config.steps * a_step == pytest.approx(tokens * weights, rel=0.01, abs=a_step / 2)
         assert config.warmup_steps == pytest.approx(config.steps / 4, abs=1)
@@ -54,34 +42,34 @@ def test_a_run_sees_as_many_tokens_as_asked_for(place, tokens):
         assert config.language is None or config.steps * a_step <= config.language.length, "less than one epoch"
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
-def test_the_equal_arm_has_the_weights_of_two_tables(place):
-    counts = {arm: budget.parameters(place.condition(arm, 1.3, 0).config) for arm in ARMS}
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_the_equal_arm_has_the_weights_of_two_tables(profile):
+    counts = {arm: budget.parameters(profile.condition(arm, 1.3, 0).config) for arm in ARMS}
     assert counts[EQUAL] == pytest.approx(counts[UNTIED], rel=0.04)
-    assert counts[SECOND] == counts[UNTIED] == place.weights > counts[TIED] == counts["input x5"]
+    assert counts[SECOND_START] == counts[UNTIED] == profile.weights > counts[TIED] == counts[scaled(5)]
 
 
 def test_arms_of_a_seed_differ_in_nothing_but_what_they_are():
     def others(config: TrainConfig) -> dict[str, Any]:
         return {name: value for name, value in config.as_dict().items() if name not in ("tied", "input_scale", "init_seed")}
 
-    for place, tokens, seed in itertools.product(PLACES, TOKENS_PER_WEIGHT, range(5)):
-        runs = {arm: place.condition(arm, tokens, seed).config for arm in ARMS}
+    for profile, tokens, seed in itertools.product(PROFILES, TOKENS_PER_WEIGHT, range(5)):
+        runs = {arm: profile.condition(arm, tokens, seed).config for arm in ARMS}
         plain = others(runs[TIED])
-        assert plain["data_seed"] == seed and all(others(runs[arm]) == plain for arm in (UNTIED, SECOND, "input x5"))
-        assert others(runs[EQUAL]) == plain | place.equal
+        assert plain["data_seed"] == seed and all(others(runs[arm]) == plain for arm in (UNTIED, SECOND_START, scaled(5)))
+        assert others(runs[EQUAL]) == plain | profile.equal
         assert len({runs[arm].text for arm in ARMS}) == 1
         assert [runs[arm].tied for arm in ARMS] == [False, True, True, True, False]
         assert [runs[arm].input_scale for arm in ARMS] == [1, 1, 5, 1, 1]
-        assert len({runs[arm].init_seed for arm in (TIED, UNTIED, SECOND)}) == 3
-        assert runs[TIED].init_seed == runs[EQUAL].init_seed == runs["input x5"].init_seed
+        assert len({runs[arm].init_seed for arm in (TIED, UNTIED, SECOND_START)}) == 3
+        assert runs[TIED].init_seed == runs[EQUAL].init_seed == runs[scaled(5)].init_seed
 
 
-def test_seeds_of_a_place_share_neither_start_nor_order():
-    for place, arm in itertools.product(PLACES, ARMS):
-        runs = [place.condition(arm, 1.3, seed).config for seed in range(5)]
+def test_seeds_of_a_profile_share_neither_start_nor_order():
+    for profile, arm in itertools.product(PROFILES, ARMS):
+        runs = [profile.condition(arm, 1.3, seed).config for seed in range(5)]
         assert len({run.init_seed for run in runs}) == len({run.data_seed for run in runs}) == 5
-        assert len({run.text for run in runs}) == (5 if place is ROLES else 1)
+        assert len({run.text for run in runs}) == (5 if profile is ROLES else 1)
 
 
 def test_no_run_is_there_twice_but_those_that_chose_the_rate():
@@ -102,36 +90,36 @@ def test_the_rate_multiplies_the_learning_rate_and_nothing_else():
 
 
 def test_the_rate_falls_with_the_length_and_is_one_for_all_arms():
-    for place in PLACES:
-        rates = [{place.condition(arm, length, 0).config.learning_rate for arm in ARMS} for length in TOKENS_PER_WEIGHT]
+    for profile in PROFILES:
+        rates = [{profile.condition(arm, length, 0).config.learning_rate for arm in ARMS} for length in TOKENS_PER_WEIGHT]
         assert all(len(of_arms) == 1 for of_arms in rates)
         values = [rate for (rate,) in rates]
         assert values == sorted(values, reverse=True)
     for length in TOKENS_PER_WEIGHT:
-        narrow, wide = (place.condition(TIED, length, 0).config.learning_rate for place in (D64, D128))
+        narrow, wide = (profile.condition(TIED, length, 0).config.learning_rate for profile in (D64, D128))
         assert narrow == 2 * wide
 
 
 def test_what_is_finished_is_a_whole_axis_of_fewer_seeds():
-    """A seed of a place is begun when its seeds before are whole, and it goes from short to long."""
-    for place in PLACES:
-        own = [(run.seed, run.tokens_per_weight, run.arm) for run in AXIS if run.place == place.name]
+    """A seed of a profile is begun when its seeds before are whole, and it goes from short to long."""
+    for profile in PROFILES:
+        own = [(run.seed, run.tokens_per_weight, run.arm) for run in AXIS if run.profile == profile.name]
         seeds = range(len(own) // (len(TOKENS_PER_WEIGHT) * len(ARMS)))
         assert own == list(itertools.product(seeds, TOKENS_PER_WEIGHT, ARMS))
     assert sorted(TOKENS_PER_WEIGHT) == list(TOKENS_PER_WEIGHT)
-    blocks = [place for place, _ in itertools.groupby((run.place, run.seed) for run in AXIS)]
-    assert len(blocks) == len(set(blocks)), "a seed of a place is left unfinished for another"
-    assert {place for place, seed in blocks[:7] if seed == 0} == {place.name for place in PLACES}
+    blocks = [profile for profile, _ in itertools.groupby((run.profile, run.seed) for run in AXIS)]
+    assert len(blocks) == len(set(blocks)), "a seed of a profile is left unfinished for another"
+    assert {profile for profile, seed in blocks[:7] if seed == 0} == {profile.name for profile in PROFILES}
 
 
 def test_there_are_seeds_enough():
-    seeds = Counter((run.place, run.arm) for run in AXIS if run.tokens_per_weight == 20)
+    seeds = Counter((run.profile, run.arm) for run in AXIS if run.tokens_per_weight == 20)
     for arm in ARMS:
         assert seeds[D64.name, arm] >= 5 and seeds[ROLES.name, arm] >= 5 and seeds[D128.name, arm] >= 2
 
 
 @pytest.mark.parametrize(
-    ("place", "arm", "tokens", "seed", "expected"),
+    ("profile", "arm", "tokens", "seed", "expected"),
     [
         (D64, UNTIED, 20.0, 0, "cfb7a99fa8738a81"),
         (D64, TIED, 1.3, 0, "3dfa8ab82c1ef641"),
@@ -139,15 +127,15 @@ def test_there_are_seeds_enough():
         (D128, EQUAL, 20.0, 1, "fd6571a57257cc05"),
     ],
 )
-def test_runs_of_days_keep_their_keys(place, arm, tokens, seed, expected):
-    assert key(place.condition(arm, tokens, seed).config) == expected
+def test_runs_of_days_keep_their_keys(profile, arm, tokens, seed, expected):
+    assert key(profile.condition(arm, tokens, seed).config) == expected
 
 
 def test_an_arm_that_is_none_is_named():
     with pytest.raises(
         ValueError, match=r"^arm: 'input x2' is not on the axis of length; choose one of untied, tied, input x5"
     ):
-        D64.condition("input x2", 1.3, 0)
+        D64.condition(scaled(2), 1.3, 0)
 
 
 # Training them
@@ -268,12 +256,12 @@ def test_a_text_too_short_for_the_longest_run_says_which_lengths_fit(home, tmp_p
         (tmp_path / "packages" / f"{package}-1.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 1\n")
         (tmp_path / "packages" / f"{package}-1.dist-info" / "RECORD").write_text(f"{package}/__init__.py,,\n")
     monkeypatch.setenv("TYING_TEXTS", str(tmp_path))
-    small = {"corpus": "packages", "vocab_size": 300, "d_model": 16, "n_layers": 1, "context": 16}
-    place = lengths.Place("small", small, {})
-    monkeypatch.setattr(lengths, "ON_PACKAGES", (place,))
+    small = {"vocab_size": 300, "d_model": 16, "n_layers": 1, "context": 16}
+    profile = lengths.LongProfile(name="small", purpose="", corpus="packages", seeds=(0,), training=small)
+    monkeypatch.setattr(lengths, "ON_PACKAGES", (profile,))
     held = len(corpora.load("packages", vocab_size=300).train)
     words = (
-        rf"^packages: what is installed here makes {held:,} tokens .* at {place.weights:,} weights 0.13, 0.4, 1.3 tokens per "
+        rf"^packages: what is installed here makes {held:,} tokens .* at {profile.weights:,} weights 0.13, 0.4, 1.3 tokens per "
     )
     with pytest.raises(ValueError, match=words):
         next(lengths.train_next(progress=False))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -9,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from tying_utils.base.names import EQUAL, TIED, UNTIED, scaled
 from tying_utils.experiments import published
 from tying_utils.models import architectures, tie
-from tying_utils.study import profiles
+from tying_utils.study import arms, profiles
+from tying_utils.study.profile import Profile
 from tying_utils.training import budget, gpu
 from tying_utils.training.next_token import NextTokenLoss
 
@@ -39,11 +41,9 @@ def test_the_paper_profile_is_the_published_configuration():
 
 def on_meta(arm: str, vocab_size: int) -> Any:
     config = PAPER.config(arm, 0)
-    sizes = {name: getattr(config, name) for name in ("d_model", "n_layers", "n_heads", "context")}
+    sizes = config.sizes | {"vocab_size": vocab_size}
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            architectures.configured(config.arch, tied=config.tied, vocab_size=vocab_size, **sizes)
-        )
+        return AutoModelForCausalLM.from_config(architectures.configured(config.arch, tied=config.tied, **sizes))
 
 
 @pytest.mark.parametrize(
@@ -88,28 +88,26 @@ COMPARED = [of for name in ("smoke", "quick", "laptop") for of in profiles.PROFI
 
 
 @pytest.mark.parametrize("profile", COMPARED, ids=lambda of: f"{of.name}-{of.corpus}")
-def test_every_other_place_has_the_three_arms_and_a_reference_of_its_own(profile: profiles.Profile) -> None:
-    for places in (profile.by_architecture, profile.grid):
-        where = []
-        for words in places:
-            untied, tied, more = (profile.config(arm + words, 0) for arm in (UNTIED, TIED, scaled(5)))
+def test_every_other_place_has_the_three_arms_and_a_reference_of_its_own(profile: Profile) -> None:
+    for compared in (profile.by_architecture, profile.grid):
+        where, configs = [], [profile.config(arm, 0) for arm in compared]
+        assert [arm.kind for arm in compared] == [UNTIED, TIED, scaled(5)] * (len(compared) // 3)
+        for untied, tied, more in zip(configs[::3], configs[1::3], configs[2::3], strict=True):
             assert (untied.tied, tied.tied, more.tied) == (False, True, True) and more.input_scale == 5
             assert untied == tied.replace(tied=False, init_seed=1000) and tied == more.replace(input_scale=1.0)
             where.append((tied.arch, tied.vocab_size, tied.d_model))
         assert len(set(where)) == len(where), "by these a tied table finds its untied pair"
-        steps = {
-            (config.steps, config.batch_size, config.context) for config in (profile.config(UNTIED + w, 0) for w in places)
-        }
+        steps = {(config.steps, config.batch_size, config.context) for config in configs}
         assert len(steps) <= 1, "equal tokens"
 
 
 def test_the_laptop_compares_five_architectures_and_five_widths_of_three_vocabularies() -> None:
     for corpus in ("python", "two-role"):
         of = profiles.get("laptop", corpus)
-        assert {of.config(TIED + words, 0).arch for words in of.by_architecture} == {"olmo", *profiles.ARCHITECTURES}
+        assert {of.config(arm, 0).arch for arm in of.by_architecture} == {"olmo", *profiles.ARCHITECTURES}
     python = profiles.get("laptop")
-    assert len(python.grid) == 15 and "" in python.grid, "the profile's own place is one of them"
-    assert len({python.config(TIED + w, 0).d_model for w in python.grid}) == 5
+    assert len(python.grid) == 3 * 15 and arms.TIED in python.grid, "the profile's own place is one of them"
+    assert len({python.config(arm, 0).d_model for arm in python.grid}) == 5
 
 
 def test_arms_that_only_stand_elsewhere_have_the_first_three_seeds() -> None:
@@ -119,3 +117,13 @@ def test_arms_that_only_stand_elsewhere_have_the_first_three_seeds() -> None:
     two_role = profiles.get("laptop", "two-role")
     assert two_role.seeds_of("tied, gpt2") == (0, 1, 2) and two_role.seeds_of("input x5") == two_role.seeds, "a remedy there"
     assert profiles.get("smoke", "two-role").seeds_of("tied, gpt2") == (0, 1)
+
+
+def test_a_table_is_given_what_its_names_say_as_columns() -> None:
+    names = ["untied", "equal parameters, d 64, 4 layers", "norm-match, equal parameters", "tied, agreement 0.5", "tied, llama"]
+    told = profiles.described(pd.DataFrame({"arm": names, "value": range(5)}, index=[3, 1, 4, 1, 5]))
+    assert told["kind"].tolist() == [UNTIED, TIED, "norm-match", TIED, TIED]
+    assert told["enlarged"].tolist() == [False, True, True, False, False]
+    assert told["agreement"].tolist() == [0, 0, 0, 0.5, 0] and told["value"].tolist() == [*range(5)]
+    with pytest.raises(ValueError, match=r"^table: no profile has the arms 'new'"):
+        profiles.described(pd.DataFrame({"arm": ["tied", "new"]}))

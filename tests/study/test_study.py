@@ -10,9 +10,10 @@ import pytest
 
 from tying_utils import models
 from tying_utils.base import files, paths
-from tying_utils.base.names import EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED
+from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED
 from tying_utils.study import Results, Study, profiles, study, study_tables
-from tying_utils.study.profiles import PROFILES, Profile
+from tying_utils.study.profile import Profile
+from tying_utils.study.profiles import PROFILES
 from tying_utils.training import run_store
 from tying_utils.training.config import TrainConfig
 
@@ -40,10 +41,7 @@ def test_tables_have_a_row_for_each_arm_and_seed(smoke: Study) -> None:
 
 
 def test_a_table_is_read_back_not_measured_again(smoke: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: Any) -> pd.DataFrame:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(Study, "_measure", never)
+    monkeypatch.setattr(Study, "_measure", lambda *_: pytest.fail("measured again"))
     again = Study("smoke", progress=False)
     pd.testing.assert_frame_equal(again["alignment"], smoke["alignment"])
     assert "read from alignment.csv" in again.origin["alignment"]
@@ -77,7 +75,7 @@ def test_a_table_of_other_runs_is_not_taken_for_this_profile(smoke: Study, monke
 
 def test_a_committed_profile_is_read_whatever_the_runs(smoke: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiles, "COMMITTED", ("smoke",))
-    monkeypatch.setattr(Study, "_keys", lambda *_: ["no such run"])
+    monkeypatch.setattr(Study, "_runs_of", lambda *_: ["no such run"])
     assert Study("smoke", progress=False)._read("losses") is not None
 
 
@@ -196,21 +194,16 @@ def test_roles_are_those_of_the_language_that_a_run_was_trained_on(smoke: Study)
 def test_every_arm_is_a_condition_of_its_own(profile: Profile) -> None:
     configs = {arm: profile.config(arm, profile.seeds[0]) for arm in profile.arms}
     assert len(set(configs.values())) == len(configs)
-    assert {arm for wanted in study_tables.TABLES.values() for arm in wanted(profile)} == set(configs)
+    assert {arm.name for wanted in study_tables.TABLES.values() for arm in wanted(profile)} == set(configs)
 
 
 @pytest.mark.parametrize("profile", ["quick", "laptop"])
 def test_equal_parameters_are_equal(profile: str) -> None:
     for of in PROFILES[profile].values():
-        counts = {arm: parameters(of.config(arm, 0)) for arm in of.sized}
-        for untied in (arm for arm in counts if arm.startswith(UNTIED)):
-            equal = untied.replace(UNTIED, EQUAL)
-            if ", d " in untied:  # the tied arm of that name has more layers
-                size = next(size for size in of.sizes if size.named(UNTIED) == untied)
-                equal = size.named(EQUAL)
-            assert counts[equal] == pytest.approx(counts[untied], rel=0.035)
+        counts = {(arm.place, arm.kind, arm.enlarged): parameters(of.config(arm, 0)) for arm in of.sized}
+        for place in {arm.place for arm in of.sized}:
+            assert counts[place, TIED, True] == pytest.approx(counts[place, UNTIED, False], rel=0.035)
 
 
 def parameters(config: TrainConfig) -> int:
-    sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
-    return sum(p.numel() for p in models.build(config.arch, tied=config.tied, **sizes).parameters())
+    return sum(p.numel() for p in models.build(config.arch, tied=config.tied, **config.sizes).parameters())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_sweep import INPUT, OUTPUT, SEEDS, STEPS, synthetic_sweep
 
-from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, WIKITEXT, crossed, output_scaled, scaled
+from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, WIKITEXT, crossed, scaled
 from tying_utils.study import profiles, sweep
 from tying_utils.study.profiles import PROFILES
 from tying_utils.study.sweep import nearest
@@ -95,5 +95,5 @@ def test_a_profile_without_a_sweep_explores_the_committed_one() -> None:
 
 def test_crossed_names_are_those_of_the_arms_that_are_there_already() -> None:
     assert crossed(1, 1) == TIED
-    assert crossed(5, 1) == scaled(5) and crossed(1, 0.1) == output_scaled(0.1)
+    assert crossed(5, 1) == scaled(5) == "input x5" and crossed(1, 0.1) == "output x0.1"
     assert crossed(5, 0.1) == "input x5, output x0.1"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tying_utils import __main__ as command
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, crossed
-from tying_utils.study import profiles, tabulate
+from tying_utils.study import of_language, of_tables, profiles
 from tying_utils.study.study import SWEEP, Study
 from tying_utils.study.sweep import Sweep
 
@@ -86,13 +86,13 @@ def test_roles_of_a_text_are_unknown(smoke: Study) -> None:
     arm, text = smoke.runs(TIED)[0], profiles.get("smoke", PYTHON).config(TIED, 0)
     run = dataclasses.replace(arm.run, config=text)
     with pytest.raises(ValueError, match=r"arm: a run on the two-role language is needed, this one is on 'python'"):
-        tabulate.roles(dataclasses.replace(arm, run=run, corpus=dataclasses.replace(arm.corpus, name="python")))
+        of_language.roles(dataclasses.replace(arm, run=run, corpus=dataclasses.replace(arm.corpus, name="python")))
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=60, unique=True))
 def test_spaced_steps_start_end_and_grow(steps: list[int]) -> None:
     steps = [0, *sorted(steps)]
-    kept = tabulate._spaced(steps)
+    kept = of_tables.spaced(steps)
     assert kept[0] == 0 and kept[-1] == steps[-1] and set(kept) <= set(steps)
     inner = kept[1:]
     assert all(later >= 1.25 * earlier for earlier, later in pairwise(inner))
@@ -104,22 +104,20 @@ def test_the_same_command_from_a_shell(smoke: Study) -> None:
     assert "--fresh" in done.stdout and "--corpus" in done.stdout
 
 
-@pytest.mark.parametrize("measure", ["_lens", "_lens_budget"])
+@pytest.mark.parametrize("measure", ["of_models.lenses", "of_models.lens_budgets", "transfer.losses"])
 def test_threads_that_build_models_find_the_libraries_imported(measure: str) -> None:
     code = f"""
 import sys
 import pandas as pd
-from tying_utils.study import profiles, tabulate
+from tqdm import tqdm
+from tying_utils.study import of_models, trained, transfer
 assert "transformers" not in sys.modules, "reading tables must not load it"
-def check(function, items, device):
+def check(function, items):
     assert {{"transformers", "tuned_lens"}} <= set(sys.modules)
     print("imported")
     return [pd.DataFrame()]
-tabulate._side_by_side = check
-try:
-    tabulate.{measure}([], profiles.get("smoke"), None)
-except IndexError:
-    pass
+trained.side_by_side = check
+{measure}([], None, tqdm(disable=True))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "imported\n"

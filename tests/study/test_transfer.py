@@ -17,8 +17,9 @@ from tying_utils.base.names import NEW_ROLES, TIED, TWO_ROLE, UNTIED, scaled, tu
 from tying_utils.experiments import claims
 from tying_utils.experiments import transfer as transfer_outcomes
 from tying_utils.measures.probe import probe
-from tying_utils.study import Results, Study, study_tables, transfer
-from tying_utils.study.profiles import PROFILES, Profile
+from tying_utils.study import Results, Study, arms, study_tables, transfer
+from tying_utils.study.profile import Profile
+from tying_utils.study.profiles import PROFILES
 from tying_utils.training import trainer
 from tying_utils.training.next_token import NextTokenLoss
 
@@ -214,7 +215,7 @@ def texts(home: Path, text: Path, tmp_path: Path, grammar: Callable[..., str], m
         corpus="text",
         seeds=(0, 1),
         training={**small, "validation_every": 2},
-        starts={UNTIED: {"tied": False}, TIED: {}},
+        starts=arms.PAIR,
         transfers={"capitals": {"path": str(other), "steps": 6}},
     )
     monkeypatch.setitem(PROFILES, "smoke", {"text": profile})

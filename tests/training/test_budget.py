@@ -36,7 +36,7 @@ def test_weights_and_parameters_are_the_models(tiny, arch, tied):
     own = budget.weights(config)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert own == {name: tuple(p.shape) for name, p in run_store.weight_names(run_store.build_model(config)).items()}
-    assert budget.parameters(config) == shares.share(config).parameters
+    assert budget.parameters(config) == shares.count(config).parameters
 
 
 @pytest.mark.parametrize(

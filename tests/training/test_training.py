@@ -83,7 +83,7 @@ def simulate(config: TrainConfig) -> tuple[pd.DataFrame, Any]:
         config.arch,
         tied=config.tied,
         seed=config.init_seed,
-        **{name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")},
+        **config.sizes,
     )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     held: dict[str, torch.Tensor] = {}

@@ -14,32 +14,21 @@ ELSEWHERE_SCALE, ELSEWHERE_SEEDS = 5.0, 3  # of the arms that ask the claims aga
 
 
 def scaled(scale: float) -> str:
-    """The name of the arm that multiplies the input path's gradient by `scale`; 1 is the ordinary tied arm."""
-    return TIED if scale == 1 else f"input x{scale:g}"
-
-
-def output_scaled(scale: float) -> str:
-    """The same of the output path."""
-    return TIED if scale == 1 else f"output x{scale:g}"
+    """Return the name of the arm that multiplies the input path's gradient by `scale`; 1 is the ordinary tied arm."""
+    return crossed(scale, 1)
 
 
 def crossed(input_scale: float, output_scale: float) -> str:
-    """The same where both paths are scaled."""
-    if 1 in (input_scale, output_scale):
-        return scaled(input_scale) if output_scale == 1 else output_scaled(output_scale)
-    return f"{scaled(input_scale)}, {output_scaled(output_scale)}"
+    """Return the name of the arm that multiplies the gradients of both paths."""
+    scales = {"input": input_scale, "output": output_scale}
+    return ", ".join(f"{path} x{scale:g}" for path, scale in scales.items() if scale != 1) or TIED
 
 
 def enlarged(arm: str) -> str:
-    """The name of `arm` with the untied model's number of weights."""
+    """Return the name of `arm` with the untied model's number of weights."""
     return EQUAL if arm == TIED else f"{arm}, {EQUAL}"
 
 
-def agreeing(arm: str, agreement: float) -> str:
-    """The name of `arm` in the two-role language whose roles agree for the fraction `agreement` of its tokens."""
-    return arm if agreement == 0 else f"{arm}, agreement {agreement:g}"
-
-
 def tuned(arm: str, to: str) -> str:
-    """The name of `arm` once its finished run is fine-tuned on the text or language called `to`."""
+    """Return the name of `arm` once its finished run is fine-tuned on the text or language called `to`."""
     return f"{arm}, then {to}"

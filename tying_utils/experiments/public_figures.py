@@ -1,4 +1,4 @@
-"""The figures of the public checkpoints, or of their miniatures, each beside what the paper published.
+"""Figures of the public checkpoints, or of their miniatures, each beside what the paper published.
 
 There is one model of each kind, so the intervals are over tokens (bootstrap), not over seeds. Looks as in the other figures.
 """
@@ -54,7 +54,7 @@ def _legend(figure: Figure, looks: Iterable[Look]) -> None:
 
 @FIGURES.reads("08_alignment", "alignment", "neighbors", "spectral", corpus=HOME)
 def alignment(tables: Tables) -> Figure:
-    """Tables 1 and 5 and the spectral distances of three families: each pair of tables beside its chance and the published."""
+    """Draw Tables 1 and 5 and the spectral distances of three families: each pair of tables beside chance and the published."""
     own = {kind: where(tables["alignment"], kind=kind) for kind in ("orthogonal", "linear")}
     own |= {"KNN@10": tables["neighbors"], "spectral": tables["spectral"]}
     labels = dict(
@@ -81,7 +81,7 @@ def alignment(tables: Tables) -> Figure:
 
 
 def _score(ax: Axes, x: float, rows: pd.DataFrame, look: Look) -> None:
-    """One pair: its value with its interval, held out, chance, and what was published."""
+    """Draw one pair: its value with its interval, held out, chance, and what was published."""
     if rows.empty:
         ax.text(x, 0.45, "n/a", ha="center", color=GREY)
         return
@@ -97,14 +97,14 @@ def _score(ax: Axes, x: float, rows: pd.DataFrame, look: Look) -> None:
 
 
 def _whose(tables: Any, beside: str = ", published for the public models") -> str:
-    """Which models were measured, in words."""
+    """Say in words which models were measured."""
     models = getattr(getattr(tables, "profile", None), "corpus", HOME)
     return f"Measured on miniatures{beside}." if models == HOME else "Measured on the public models."
 
 
 @FIGURES.reads("08_cosines", "cosines", "alignment", corpus=HOME)
 def cosines(tables: Tables) -> Figure:
-    """Figure 1 of three families: per-token cosines of the tied table with the linear images of E and of U."""
+    """Draw Figure 1 of three families: per-token cosines of the tied table with the linear images of E and of U."""
     table = tables["cosines"]
     figure, panels = drawing.panels(TWO_COLUMNS, 2.3, *_families(table))
     for ax, family in zip(panels, _families(table), strict=True):
@@ -124,7 +124,7 @@ def cosines(tables: Tables) -> Figure:
 
 @FIGURES.reads("08_norms", "norms", corpus=HOME)
 def norms(tables: Tables) -> Figure:
-    """Figure 5 of three families: row norms by how often the token occurs, with their rank correlation."""
+    """Draw Figure 5 of three families: row norms by how often the token occurs, with their rank correlation."""
     table = tables["norms"]
     figure, panels = drawing.panels(TWO_COLUMNS, 2.4, *_families(table))
     for ax, family in zip(panels, _families(table), strict=True):
@@ -144,7 +144,7 @@ def norms(tables: Tables) -> Figure:
 
 @FIGURES.reads("08_evolution", "evolution", corpus=HOME)
 def evolution(tables: Tables) -> Figure:
-    """Figures 3, 8 and 9: how far each table moves from its start and from the checkpoint before, unsound ones marked."""
+    """Draw Figures 3, 8 and 9: how far each table moves from its start and from the checkpoint before, unsound ones marked."""
     table = tables["evolution"]
     models = list(dict.fromkeys(table["model"]))
     figure, panels = drawing.panels(TWO_COLUMNS, 4.2, *models, *[""] * len(models), rows=2)
@@ -174,7 +174,7 @@ def evolution(tables: Tables) -> Figure:
 
 @FIGURES.reads("08_lens", "lens", corpus=HOME)
 def lens(tables: Tables) -> Figure:
-    """Figures 2, 6 and 7: what each layer lacks of the model's own prediction, read right and as published."""
+    """Draw Figures 2, 6 and 7: what each layer lacks of the model's own prediction, read right and as published."""
     table = tables["lens"]
     figure, panels = drawing.panels(TWO_COLUMNS, 2.4, *_families(table), "OLMo, published")
     for ax, family in zip(panels, _families(table), strict=False):
@@ -196,7 +196,7 @@ def lens(tables: Tables) -> Figure:
 
 @FIGURES.reads("08_shares", "shares", corpus=HOME)
 def shares(tables: Tables) -> Figure:
-    """Tables 3 and 4: the token tables' share of all parameters, by size, if a model is untied and if it is tied."""
+    """Draw Tables 3 and 4: the fraction of all parameters in token tables, by size, if a model is untied and if it is tied."""
     table = tables["shares"]
     figure, (ax,) = drawing.panels(drawing.ONE_COLUMN, 2.7, "")
     ax.set_xscale("log")

@@ -1,4 +1,4 @@
-"""The paper's numbers, as published (arXiv 2603.26663), as tidy tables; `NOTES` says where one rests on an error."""
+"""Read the paper's numbers, as published (arXiv 2603.26663), as tidy tables; `NOTES` says where one rests on an error."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ SIZES: dict[str, tuple[int, int]] = {"OLMo": (50_280, 2_048), "GPT-Neo/Pythia": 
 
 @functools.cache
 def load() -> dict:
-    """Every published number, as stored; one shared object, not to be altered.
+    """Return every published number, as stored; one shared object, not to be altered.
 
     Read from beside this module in an installed package, from data/published in a checkout; FileNotFoundError if in
     neither.
@@ -44,7 +44,7 @@ def load() -> dict:
 
 
 def alignment() -> pd.DataFrame:
-    """Table 1. Columns: models, source, target, kind ("identity", "orthogonal", "linear"), value (mean row cosine)."""
+    """Return Table 1. Columns: models, source, target, kind ("identity", "orthogonal", "linear"), value (mean row cosine)."""
     table = load()["table_1_alignment"]
     rows = [
         (models, *pair.split(" -> "), kind, value)
@@ -57,17 +57,17 @@ def alignment() -> pd.DataFrame:
 
 
 def knn() -> pd.DataFrame:
-    """Table 5. Columns: models, a, b, value (mean overlap of 10 cosine neighbours, 0 to 1)."""
+    """Return Table 5. Columns: models, a, b, value (mean overlap of 10 cosine neighbours, 0 to 1)."""
     return _pairs(load()["table_5_knn10_overlap"])
 
 
 def spectral() -> pd.DataFrame:
-    """Appendix B, from the history of the authors' code. Columns: models, a, b, value (spectral distance)."""
+    """Return Appendix B, from the history of the authors' code. Columns: models, a, b, value (spectral distance)."""
     return _pairs(load()["appendix_b_spectral_distance"])
 
 
 def lens() -> pd.DataFrame:
-    """Figure 2. Columns: model, tied (bool), layer (0 is the input, 16 the last), kl_bits (bits a token)."""
+    """Return Figure 2. Columns: model, tied (bool), layer (0 is the input, 16 the last), kl_bits (bits a token)."""
     figure = load()["figure_2_tuned_lens_kl_bits"]
     rows = [
         (name.split(" (")[0], name.endswith("(tied)"), layer, value)
@@ -79,12 +79,12 @@ def lens() -> pd.DataFrame:
 
 
 def gradient_bins() -> pd.DataFrame:
-    """Figure 4. Columns: step_first, step_last, input_norm_mean, output_norm_mean (L2), output_share_mean (0 to 1)."""
+    """Return Figure 4. Columns: step_first, step_last, input_norm_mean, output_norm_mean (L2), output_share_mean (0 to 1)."""
     return pd.DataFrame(load()["figure_4_gradient_norms"]["bins"])
 
 
 def evolution() -> pd.DataFrame:
-    """Figures 3, 8 and 9. Columns: model, table ("input", "output"), step, to_start, to_previous (mean row cosines)."""
+    """Return Figures 3, 8 and 9. Columns: model, table ("input", "output"), step, to_start, to_previous (mean row cosines)."""
     frames = [
         pd.DataFrame(
             {
@@ -102,7 +102,7 @@ def evolution() -> pd.DataFrame:
 
 
 def scaling() -> pd.DataFrame:
-    """Tables 2 (step 10,000) and 6 (step 1,000): orthogonal alignment of the tied table with an untied reference.
+    """Return Tables 2 (step 10,000) and 6 (step 1,000): orthogonal alignment of the tied table with an untied reference.
 
     Columns: step, condition, scale (factor on the input gradient), reference ("input", "output"), value (mean row
     cosine).
@@ -119,7 +119,7 @@ def scaling() -> pd.DataFrame:
 
 
 def downstream() -> pd.DataFrame:
-    """Table 7, after 10,000 steps. Columns: task, condition ("tied", "tied, input x5"), value (accuracy, or a perplexity)."""
+    """Return Table 7 (step 10,000). Columns: task, condition ("tied", "tied, input x5"), value (accuracy, or a perplexity)."""
     table = load()["table_7_downstream_step_10000"]
     conditions = table["columns"]
     rows = [
@@ -132,7 +132,7 @@ def downstream() -> pd.DataFrame:
 
 
 def shape_share() -> tuple[int, float]:
-    """Parameters of an untied OLMo-1B, and its two tables' share of them, counted from its published shape.
+    """Return the parameters of an untied OLMo-1B, and the fraction of them in its two tables, counted from its shape.
 
     A layer holds 16 d^2 weights (attention 4 d^2, SwiGLU of width 4 d 12 d^2), its LayerNorm none.
     """

@@ -1,4 +1,4 @@
-"""How many of a model's parameters its token tables are, counted from a configuration without weights.
+"""Count how many of a model's parameters its token tables hold, from a configuration without weights.
 
 Source: arXiv 2603.26663, Tables 3 and 4: tying saves most where models are small.
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Share:
-    """Parameters of a model: `trunk` without the token tables, `table` of one of them; `tied` as it is configured."""
+class Parameters:
+    """The parameters of a model: `trunk` without the token tables, `table` of one of them; `tied` as it is configured."""
 
     trunk: int
     table: int
@@ -29,17 +29,17 @@ class Share:
 
     @property
     def parameters(self) -> int:
-        """As it is configured."""
+        """Return how many there are in all, as it is configured."""
         return self.trunk + self.table * (1 if self.tied else 2)
 
-    def of_tables(self, *, tied: bool) -> float:
-        """The tables' share of all parameters, in (0, 1), if the model were tied or untied."""
+    def table_fraction(self, *, tied: bool) -> float:
+        """Return the fraction of all parameters, in (0, 1), that the tables hold if the model is tied, or untied."""
         tables = self.table * (1 if tied else 2)
         return tables / (self.trunk + tables)
 
 
-def share(config: TrainConfig | Model | PretrainedConfig) -> Share:
-    """The parameters that a model of `config` has, counted on a model without storage.
+def count(config: TrainConfig | Model | PretrainedConfig) -> Parameters:
+    """Return the parameters that a model of `config` has, counted on a model without storage.
 
     config: a condition of training, a public model of `families.MODELS`, or any configuration of a causal language model that
     transformers knows, as AutoConfig.from_pretrained gives it. Raises ValueError for a model without a token table at both
@@ -49,8 +49,7 @@ def share(config: TrainConfig | Model | PretrainedConfig) -> Share:
     from transformers import AutoModelForCausalLM
 
     if isinstance(config, TrainConfig):
-        names = ("vocab_size", "d_model", "n_layers", "n_heads", "context")
-        made = architectures.configured(config.arch, tied=config.tied, **{name: getattr(config, name) for name in names})
+        made = architectures.configured(config.arch, tied=config.tied, **config.sizes)
     else:
         made = transformers_config(config) if isinstance(config, Model) else config
     with torch.device("meta"):
@@ -60,11 +59,11 @@ def share(config: TrainConfig | Model | PretrainedConfig) -> Share:
         raise ValueError(f"config: {type(made).__name__} has no token table at one of its ends; a causal LM is needed")
     ends = {id(embedding.weight), id(head.weight)}
     trunk = sum(p.numel() for p in model.parameters() if id(p) not in ends)
-    return Share(trunk, embedding.weight.numel(), len(ends) == 1)
+    return Parameters(trunk, embedding.weight.numel(), len(ends) == 1)
 
 
 def transformers_config(model: Model) -> PretrainedConfig:
-    """The transformers configuration that a public model has, as far as its shape goes."""
+    """Return the transformers configuration that a public model has, as far as its shape goes."""
     sizes = {"vocab_size": model.rows, "d_model": model.d_model, "n_layers": model.n_layers, "n_heads": model.n_heads}
     config = architectures.configured(model.arch, tied=model.tied, context=model.context, **sizes)
     config.intermediate_size = model.d_ff
@@ -76,10 +75,10 @@ def transformers_config(model: Model) -> PretrainedConfig:
 
 
 def table(names: Iterable[str] = tuple(MODELS)) -> pd.DataFrame:
-    """A row a public model: model, tied, d_model, parameters, table (of one), share_tied and share_untied of the parameters."""
+    """Return a row a public model: model, tied, d_model, parameters, table (of one), share_tied, share_untied (fractions)."""
     rows = []
     for name in names:
-        model, counted = MODELS[name], share(MODELS[name])
+        model, counted = MODELS[name], count(MODELS[name])
         rows.append(
             {
                 "model": name,
@@ -87,8 +86,8 @@ def table(names: Iterable[str] = tuple(MODELS)) -> pd.DataFrame:
                 "d_model": model.d_model,
                 "parameters": counted.parameters,
                 "table": counted.table,
-                "share_tied": counted.of_tables(tied=True),
-                "share_untied": counted.of_tables(tied=False),
+                "share_tied": counted.table_fraction(tied=True),
+                "share_untied": counted.table_fraction(tied=False),
             }
         )
     return pd.DataFrame(rows)

@@ -10,9 +10,9 @@ from tying_utils.base.names import TIED, TWO_ROLE
 from tying_utils.corpora.two_role import Language
 from tying_utils.explorer.panels import LiveView
 from tying_utils.explorer.sliders import WIDE, Shown, said
-from tying_utils.study import sweep, tabulate
+from tying_utils.study import arms, of_language, sweep
 from tying_utils.study.sweep import Sweep
-from tying_utils.study.tabulate import Arm
+from tying_utils.study.trained import Trained
 from tying_utils.training import trainer
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.run_store import Run
@@ -137,7 +137,7 @@ class Live(Shown):
 
     def _join(self, run: Run, seconds: float) -> None:
         config = run.config
-        roles = tabulate.roles(Arm(TIED, config.data_seed, run, config.load_corpus()))
+        roles = of_language.roles(Trained(arms.TIED, config.data_seed, run, config.load_corpus()))
         source, target = (float(roles.loc[roles["role"] == role, "purity"].iloc[0]) for role in ("source", "target"))
         over = float(roles["over_floor"].iloc[0])
         self.view.draw_curve(run.metrics["step"].to_list(), run.metrics["loss"].to_list())

@@ -1,53 +1,55 @@
-"""The tables of a study: which arms of a profile each is measured of. What measures them is in `tabulate` and `transfer`."""
+"""The tables of a study: which arms of a profile each is measured of. What measures them is in `tabulate`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from tying_utils.base.names import ELSEWHERE_SCALE, PAIR, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
-from tying_utils.study.profiles import Profile
+from tying_utils.base.names import TWO_ROLE
+from tying_utils.study.arms import PAIR, SHARED_START, TIED, UNTIED, Arm
+from tying_utils.study.profile import Arms, Profile
 
 
-def _pair(profile: Profile) -> tuple[str, ...]:
+def _pair(profile: Profile) -> Arms:
     return PAIR
 
 
-def _with_untied(arms: tuple[str, ...]) -> tuple[str, ...]:
+def _with_untied(arms: Arms) -> Arms:
     return (UNTIED, *arms) if arms else ()
 
 
-def _at(places: Mapping[str, Any], *arms: str) -> tuple[str, ...]:
-    """Each of `arms` (default: those that the claims need) at each of a profile's `places`."""
-    return tuple(arm + words for words in places for arm in arms or (*PAIR, scaled(ELSEWHERE_SCALE)))
+def _like(arms: Iterable[Arm], *plain: Arm) -> Arms:
+    """Return those of `arms` that are one of `plain` at some place."""
+    kinds = [arm.kind for arm in plain]
+    return tuple(arm for arm in arms if arm.kind in kinds)
 
 
-def _role_arms(profile: Profile) -> tuple[str, ...]:
-    return (*PAIR, *profile.scaled, *profile.output_scaled, *profile.agreeing) if profile.corpus == TWO_ROLE else ()
+def _in_two_roles(arms: Callable[[Profile], Arms]) -> Callable[[Profile], Arms]:
+    """Return `arms` of a profile on the two-role language, and none on a text, whose tokens have no known roles."""
+    return lambda profile: arms(profile) if profile.corpus == TWO_ROLE else ()
 
 
-def _sweep_arms(profile: Profile) -> tuple[str, ...]:
-    return _with_untied(tuple(profile.sweep))
+def _role_arms(profile: Profile) -> Arms:
+    return (*PAIR, *profile.scaled, *profile.output_scaled, *profile.agreeing)
 
 
-def _remedied(profile: Profile) -> tuple[str, ...]:
-    """The remedies' arms, at equal shape and at equal parameters."""
+def _sweep_arms(profile: Profile) -> Arms:
+    return _with_untied(profile.sweep)
+
+
+def _remedied(profile: Profile) -> Arms:
+    """Return the remedies' arms, at equal shape and at equal parameters."""
     return (*profile.remedied, *profile.enlarged)
 
 
-def _in_text(profile: Profile) -> tuple[str, ...]:
-    """The same in a text; in the two-role language the purity of roles says more than alignment does."""
+def _in_text(profile: Profile) -> Arms:
+    """Return the same in a text; in the two-role language the purity of roles says more than alignment does."""
     return () if profile.corpus == TWO_ROLE else _remedied(profile)
 
 
-def _starts(profile: Profile) -> tuple[str, ...]:
-    return tuple(profile.starts)
-
-
-def _both(profile: Profile) -> tuple[str, ...]:
+def _both(profile: Profile) -> Arms:
     return (*profile.starts, *profile.tuned)
 
 
 # By table its arms; none where the profile has no such table.
-TABLES: dict[str, Callable[[Profile], tuple[str, ...]]] = {
+TABLES: dict[str, Callable[[Profile], Arms]] = {
     "alignment": _pair,
     "neighbors": _pair,
     "cosines": _pair,
@@ -64,31 +66,31 @@ TABLES: dict[str, Callable[[Profile], tuple[str, ...]]] = {
     "scaling_lens": lambda profile: profile.scaled,
     "drift": _pair,
     "frequency": _pair,
-    "roles": _role_arms,
+    "roles": _in_two_roles(_role_arms),
     "sweep_alignment": _sweep_arms,
-    "sweep_share": lambda profile: tuple(profile.sweep),
+    "sweep_share": lambda profile: profile.sweep,
     "sweep_lens": _sweep_arms,
     "sweep_losses": _sweep_arms,
-    "sweep_roles": lambda profile: _sweep_arms(profile) if profile.corpus == TWO_ROLE else (),
+    "sweep_roles": _in_two_roles(_sweep_arms),
     "remedy_losses": _remedied,
     "remedy_alignment": _in_text,
-    "remedy_roles": lambda profile: _remedied(profile) if profile.corpus == TWO_ROLE else (),
+    "remedy_roles": _in_two_roles(_remedied),
     "remedy_lens": lambda profile: profile.remedied,
     "remedy_steps": lambda profile: profile.remedied,
-    "architecture_alignment": lambda profile: _at(profile.by_architecture),
-    "architecture_share": lambda profile: _at(profile.by_architecture, TIED),
-    "architecture_lens": lambda profile: _at(profile.by_architecture, *PAIR),
-    "architecture_losses": lambda profile: _at(profile.by_architecture),
-    "architecture_roles": lambda profile: _at(profile.by_architecture) if profile.corpus == TWO_ROLE else (),
-    "grid_alignment": lambda profile: _at(profile.grid),
-    "grid_share": lambda profile: _at(profile.grid, TIED),
-    "grid_lens": lambda profile: _at(profile.grid, *PAIR),
-    "grid_losses": lambda profile: _at(profile.grid),
-    "language": lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else (),
-    "unigrams": lambda profile: (UNTIED,) if profile.corpus == TWO_ROLE else (),
+    "architecture_alignment": lambda profile: profile.by_architecture,
+    "architecture_share": lambda profile: _like(profile.by_architecture, TIED),
+    "architecture_lens": lambda profile: _like(profile.by_architecture, *PAIR),
+    "architecture_losses": lambda profile: profile.by_architecture,
+    "architecture_roles": _in_two_roles(lambda profile: profile.by_architecture),
+    "grid_alignment": lambda profile: profile.grid,
+    "grid_share": lambda profile: _like(profile.grid, TIED),
+    "grid_lens": lambda profile: _like(profile.grid, *PAIR),
+    "grid_losses": lambda profile: profile.grid,
+    "language": _in_two_roles(lambda profile: (UNTIED,)),
+    "unigrams": _in_two_roles(lambda profile: (UNTIED,)),
     "transfer_losses": _both,
     "transfer_forgetting": _both,
-    "transfer_probe": _starts,
+    "transfer_probe": lambda profile: profile.starts,
 }
 # Those behind the sliders over both scales.
 SWEEP = tuple(name for name in TABLES if name.startswith("sweep_"))

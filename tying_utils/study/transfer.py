@@ -1,13 +1,14 @@
 """After pretraining: how soon a run learns a second text, what it forgets of the first, and what can be read off its tables.
 
-The measures of fine-tuned runs, beside those of `tabulate`; `transfer_outcomes` says what their tables come to. A fine-tuned
-arm starts from the finished run of another arm of its profile (`Profile.starts`) and trains with the ordinary gradient, so that
-what differs between arms is the start alone.
+`transfer_outcomes` says what their tables come to. A fine-tuned arm starts from the finished run of another arm of its profile
+(`Profile.starts`) and trains with the ordinary gradient, so that what differs between arms is the start alone.
 """
 
 import keyword
 import string
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from tqdm.auto import tqdm
 
 from tying_utils.corpora.store import Corpus
 from tying_utils.measures import perplexity, probe
-from tying_utils.study import columns, tabulate
-from tying_utils.study.profiles import Profile
-from tying_utils.study.tabulate import Arm, Measure
+from tying_utils.study import columns
+from tying_utils.study.arms import Arm
+from tying_utils.study.columns import tabulated
+from tying_utils.study.profile import Profile
+from tying_utils.study.trained import Trained, models_side_by_side, side_by_side
 from tying_utils.training.trainer import choose_hardware
 
 CATEGORIES = ("keyword", "identifier part", "whitespace", "number", "punctuation")
@@ -27,7 +30,7 @@ FOLDS = 5  # of a probe
 
 
 def category(text: str) -> str | None:
-    """What kind of Python token `text`, a token of a BPE, is or is a part of: one of `CATEGORIES`, spaces around it aside.
+    """Return what kind of Python token `text`, a token of a BPE, is or is a part of: one of `CATEGORIES`, spaces aside.
 
     None for a mixture of kinds, for bytes that make no character, and for the separator of documents.
     """
@@ -44,103 +47,104 @@ def category(text: str) -> str | None:
 
 
 def categories(corpus: Corpus) -> np.ndarray:
-    """The place in `CATEGORIES` of every token of a text's vocabulary, -1 where it has none, (V,), int64."""
+    """Return the place in `CATEGORIES` of every token of a text's vocabulary, -1 where it has none, (V,), int64."""
     texts = (corpus.tokenizer.decode([token], skip_special_tokens=False) for token in range(corpus.vocab_size))
     kinds = map(category, texts)
     return np.array([-1 if kind is None else CATEGORIES.index(kind) for kind in kinds])
 
 
 def token_bytes(corpus: Corpus) -> np.ndarray:
-    """Bytes of text that each token of a byte-level BPE stands for, (V,), int64; 0 for the separator, which is no text."""
+    """Return the bytes of text that each token of a byte-level BPE stands for, (V,), int64; 0 for the separator."""
     names = [corpus.tokenizer.id_to_token(token) for token in range(corpus.vocab_size)]
     return np.array([0 if name == corpus.separator else len(name) for name in names])  # a character of a name is a byte
 
 
-def _questions(arm: Arm) -> dict[str, np.ndarray]:
-    """What a probe is asked of every token, (V,), -1 where there is no answer: of a text its category, else its two roles."""
-    if arm.language:
-        return {"source role": arm.language.source, "target role": arm.language.target}
-    return {"category": categories(arm.corpus)}
+def _questions(run: Trained) -> dict[str, np.ndarray]:
+    """Return what a probe is asked of every token, (V,), -1 where there is no answer: a text's category, else both roles."""
+    if run.language:
+        return {"source role": run.language.source, "target role": run.language.target}
+    return {"category": categories(run.corpus)}
 
 
-def _probe(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+def probes(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """Probe every table for the category or the roles of its tokens."""
     permutations = max(2, profile.permutations // 10)
 
-    def one(arm: Arm) -> list[dict[str, Any]]:
-        rows, used = [], arm.used.numpy()
-        for question, answers in _questions(arm).items():
+    def one(run: Trained) -> pd.DataFrame:
+        rows, used = [], run.used.numpy()
+        for question, answers in _questions(run).items():
             own = answers[used]
             known = (own >= 0) & (np.bincount(own[own >= 0], minlength=own.max() + 1)[own] >= FOLDS)  # a rare kind is left out
-            for name, table in arm.tables().items():
+            for name, table in run.tables().items():
                 score = probe.probe(
-                    table[torch.from_numpy(known)], own[known], folds=FOLDS, permutations=permutations, seed=arm.seed
+                    table[torch.from_numpy(known)], own[known], folds=FOLDS, permutations=permutations, seed=run.seed
                 )
-                rows.append({**arm.labels, "table": name, "question": question, **columns.scores(score)})
+                rows.append({**run.labels, "table": name, "question": question, **columns.scores(score)})
                 rows[-1] |= {"classes": score.classes, "tokens": score.tokens}
-        bar.update()
-        return rows
+        return pd.DataFrame(rows)
 
-    parts = tabulate._side_by_side(one, arms, choose_hardware("cpu").device)
-    return pd.DataFrame([row for rows in parts for row in rows])
+    return tabulated(one, runs, bar, side_by_side)
 
 
-def _pairs(arms: Sequence[Arm], profile: Profile) -> list[tuple[str, Arm, Arm]]:
-    """Each fine-tuned run after what it was tuned on, with the run that it started from."""
-    runs = {(arm.name, arm.seed): arm for arm in arms}
-    return [(to, runs[start, arm.seed], arm) for arm in arms if arm.name in profile.tuned
-            for start, to in [profile.tuned[arm.name]]]  # fmt: skip
+@dataclass(frozen=True)
+class _Tuning:
+    """A fine-tuned run, and the one that it started from, by whose arm its rows are labelled."""
+
+    before: Trained
+    after: Trained
+
+    @property
+    def arm(self) -> Arm:
+        return self.after.arm
+
+    @property
+    def seed(self) -> int:
+        return self.after.seed
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        return self.before.labels | {"to": self.arm.to}
 
 
-def _losses(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Held-out loss on the new text by step of fine-tuning, from step 0, which is the start as it was."""
+def _tunings(runs: Sequence[Trained]) -> list[_Tuning]:
+    starts = {(run.arm, run.seed): run for run in runs}
+    return [_Tuning(starts[run.arm.start, run.seed], run) for run in runs if run.arm.start]
+
+
+def losses(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """Measure the held-out loss on the new text by step of fine-tuning, from step 0, which is the start as it was."""
     device = choose_hardware().device
 
-    def one(pair: tuple[str, Arm, Arm]) -> pd.DataFrame:
-        to, start, arm = pair
-        config = arm.run.config
-        windows = arm.corpus.windows("validation", config.validation_sequences, config.context + 1)
-        before = perplexity.perplexity(start.run.model(device=device), windows, progress=False).loss
-        known = arm.run.metrics.dropna(subset="validation_loss")
-        bar.update()
+    def one(tuning: _Tuning) -> pd.DataFrame:
+        after, config = tuning.after, tuning.after.run.config
+        windows = after.corpus.windows("validation", config.validation_sequences, config.context + 1)
+        known = after.run.metrics.dropna(subset="validation_loss")
         return pd.DataFrame(
             {
-                **start.labels,
-                "to": to,
+                **tuning.labels,
                 "step": [0, *known["step"]],
-                "loss": [before, *known["validation_loss"]],
-                "floor": tabulate._floor(arm),
-                "bytes_per_token": np.nan if arm.language else token_bytes(arm.corpus)[windows[:, 1:]].mean(),
+                "loss": [_loss(tuning.before, windows, device), *known["validation_loss"]],
+                "floor": after.floor,
+                "bytes_per_token": np.nan if after.language else token_bytes(after.corpus)[windows[:, 1:]].mean(),
             }
         )
 
-    pairs = _pairs(arms, profile)
-    bar.reset(len(pairs))
-    return pd.concat(tabulate._models_side_by_side(one, pairs, device), ignore_index=True)
+    return tabulated(one, _tunings(runs), bar, partial(models_side_by_side, device=device))
 
 
-def _forgetting(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Held-out loss on the old text, before fine-tuning and after it."""
+def forgetting(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
+    """Measure the held-out loss on the old text, before fine-tuning and after it."""
     device = choose_hardware().device
 
-    def one(pair: tuple[str, Arm, Arm]) -> dict[str, Any]:
-        to, start, arm = pair
-        config = start.run.config
-        windows = start.corpus.windows("validation", config.validation_sequences, config.context + 1)
-        before, after = (
-            perplexity.perplexity(run.model(device=device), windows, progress=False).loss for run in (start.run, arm.run)
-        )
-        bar.update()
-        return {**start.labels, "to": to, "before": before, "after": after}
+    def one(tuning: _Tuning) -> pd.DataFrame:
+        before, config = tuning.before, tuning.before.run.config
+        windows = before.corpus.windows("validation", config.validation_sequences, config.context + 1)
+        ends = {"before": _loss(before, windows, device), "after": _loss(tuning.after, windows, device)}
+        return pd.DataFrame([tuning.labels | ends])
 
-    pairs = _pairs(arms, profile)
-    bar.reset(len(pairs))
-    return pd.DataFrame(tabulate._models_side_by_side(one, pairs, device))
+    return tabulated(one, _tunings(runs), bar, partial(models_side_by_side, device=device))
 
 
-# What makes each table of a study, these and those of `tabulate`; `study_tables` says of which arms.
-MEASURES: dict[str, Measure] = {
-    **tabulate.MEASURES,
-    "transfer_losses": _losses,
-    "transfer_forgetting": _forgetting,
-    "transfer_probe": _probe,
-}
+def _loss(run: Trained, windows: np.ndarray, device: torch.device) -> float:
+    """Return the mean loss of a finished run's model on `windows`, nats a token."""
+    return perplexity.perplexity(run.run.model(device=device), windows, progress=False).loss

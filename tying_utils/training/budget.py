@@ -74,8 +74,7 @@ def trained(config: TrainConfig, step: int | None = None) -> Weights:
 
 def _shapes(config: TrainConfig, step: int | None) -> tuple[Weights, frozenset[str]]:
     """Of the model's weights, and which of them are tables."""
-    sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
-    return _weights(config.arch, config.tied_after(config.steps if step is None else step), **sizes)
+    return _weights(config.arch, config.tied_after(config.steps if step is None else step), **config.sizes)
 
 
 @lru_cache

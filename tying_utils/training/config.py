@@ -71,8 +71,7 @@ class TrainConfig:
             object.__setattr__(self, "language", two_role.Settings())
         if not isinstance(self.tied, bool):
             raise ValueError(f"tied: True or False is needed, got {self.tied!r}")
-        sizes = {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
-        architectures.check_sizes(self.arch, **sizes)
+        architectures.check_sizes(self.arch, **self.sizes)
         try:
             torch.device("cpu" if self.device == "auto" else str(self.device))
         except RuntimeError as error:
@@ -124,8 +123,7 @@ class TrainConfig:
     def _check_start(self, start: "TrainConfig") -> None:
         if not isinstance(start, TrainConfig):
             raise ValueError(f"start: a TrainConfig, a mapping of its fields or None is needed, got {start!r}")
-        ends = {name: getattr(start, name) for name in ("arch", "vocab_size", "d_model", "n_layers", "n_heads", "context")}
-        for name, value in {**ends, "tied": start.tied_after(start.steps)}.items():
+        for name, value in {"arch": start.arch, **start.sizes, "tied": start.tied_after(start.steps)}.items():
             if getattr(self, name) != value:
                 raise ValueError(
                     f"{name}: the run to start from ends with {name}={value!r}, got {getattr(self, name)!r}; use {value!r}, or "
@@ -159,6 +157,11 @@ class TrainConfig:
     def checkpoint_steps(self) -> list[int]:
         """Steps after which the whole model is kept: every `checkpoint_every`, and the last."""
         return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of the model by name, as `models.build` takes them."""
+        return {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
 
     def tied_after(self, step: int) -> bool:
         """Whether the model has one table after `step` steps: a remedy may give a tied model two, from the start or later."""

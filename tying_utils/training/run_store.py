@@ -143,8 +143,7 @@ class Run:
 
 def build_model(config: TrainConfig, step: int = 0) -> PreTrainedModel:
     """A fresh model of `config`, as training starts from; with as many tables as it has after `step` steps."""
-    sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
-    return models.build(config.arch, tied=config.tied_after(step), seed=config.init_seed, **sizes)
+    return models.build(config.arch, tied=config.tied_after(step), seed=config.init_seed, **config.sizes)
 
 
 def opened(folder: str | Path) -> Run:
