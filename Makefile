@@ -34,9 +34,8 @@ figures: setup
 sweep: setup
 	$(BIN)/tying-utils sweep
 
-# QUICK=1: small sizes, a few minutes. On a machine that does nothing else. scikit-learn is one of the ways to compare with.
+# QUICK=1: small sizes, a few minutes. On a machine that does nothing else.
 bench: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt scikit-learn
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 # Straight from the checkout, in the interpreter that has torch for the card: nothing is installed.

@@ -511,10 +511,13 @@ def test_a_run_is_read_with_its_own_tokenizer(asking, made, home, tiny):
     run = train(config, progress=False)
     generators = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
     both = asking(sources={"run": run, "its folder": str(run.folder)}, tasks="pages")
+    as_checkpoint = asking(sources={"model": run.folder / "model"}, tasks="pages")  # the tokenizer lies there by now
     assert torch.equal(torch.get_rng_state(), generators[0])
     assert np.array_equal(np.random.get_state()[1], generators[1])  # type: ignore[index]
     one, other = (part.drop(columns="model").reset_index(drop=True) for _, part in both.groupby("model", sort=False))
     pd.testing.assert_frame_equal(one, other)
+    pd.testing.assert_frame_equal(one, as_checkpoint.drop(columns="model"))
+    assert train(config, progress=False).folder == run.folder  # the run is as whole as before
 
     corpus, model = config.load_corpus(), run.model()
     end = corpus.tokenizer.token_to_id(store.SEPARATOR)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from naive import held_out
 
 from tying_utils.measures import alignment as module
+from tying_utils.measures import permuted
 from tying_utils.measures.alignment import (
     Kind,
     align,
@@ -306,14 +307,14 @@ def test_polar_factors_by_products_are_those_of_the_svd():
         return u @ vh
 
     for d in (1, 2, 7, 40):
-        torch.testing.assert_close(module._polar_by_products(gaussian(d, d)), expected(gaussian(d, d)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(permuted._polar_by_products(gaussian(d, d)), expected(gaussian(d, d)), atol=1e-5, rtol=0)
     decaying = rotation(40) * torch.logspace(0, -8, 40) @ rotation(40, 2)
-    carried = (module._polar_by_products(decaying) * decaying).sum() / torch.linalg.svdvals(decaying).sum()
+    carried = (permuted._polar_by_products(decaying) * decaying).sum() / torch.linalg.svdvals(decaying).sum()
     assert 1 - 1e-3 < carried <= 1
-    assert module._polar_by_products(torch.zeros(3, 3)).tolist() == torch.zeros(3, 3).tolist()
+    assert permuted._polar_by_products(torch.zeros(3, 3)).tolist() == torch.zeros(3, 3).tolist()
     singular = gaussian(6, 5) @ gaussian(5, 6, 1)  # the one direction that it lacks stays out
     u, _, vh = torch.linalg.svd(singular)
-    torch.testing.assert_close(module._polar_by_products(singular), u[:, :5] @ vh[:5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(permuted._polar_by_products(singular), u[:, :5] @ vh[:5], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "linear"])
@@ -322,13 +323,13 @@ def test_the_null_of_rank_deficient_tables_is_the_score_of_permuted_rows(kind):
     for source, target in ((full, flat), (flat, full), (flat, flat)):
         generator = torch.Generator().manual_seed(2)
         scores = [align(source[torch.randperm(50, generator=generator)], target, kind) for _ in range(6)]
-        null = module._null(module._Pair(source, target, kind), 6, seed=2)
+        null = module._Pair(source, target, kind).null(6, seed=2)
         assert null.tolist() == pytest.approx(scores, abs=1e-5)
 
 
 def test_dealt_permutations_are_permutations_with_their_own_cross_products():
     source, target = gaussian(75, 5), gaussian(75, 3, 1)  # 16 blocks of 4 and 11 left over
-    drawn = list(module._dealt(source, target, 30, torch.Generator().manual_seed(0)))
+    drawn = list(permuted._dealt(source, target, 30, torch.Generator().manual_seed(0)))
     assert len({tuple(t_rows.tolist()) for _, t_rows, _ in drawn}) == 30
     for s_rows, t_rows, cross in drawn:
         assert s_rows.sort().values.tolist() == t_rows.sort().values.tolist() == list(range(75))
@@ -341,13 +342,13 @@ def test_the_null_of_dealt_blocks_is_that_of_whole_permutations(kind, monkeypatc
     spectrum = torch.logspace(0, -1, 12)
     size = torch.logspace(0, 1, 600, dtype=torch.float64)[torch.randperm(600, generator=torch.Generator().manual_seed(5))]
     source, target = gaussian(600, 12) * spectrum * size[:, None] + 1, gaussian(600, 12, 1) * spectrum
-    whole = module._null(module._Pair(source, target, kind), 300, seed=0)
-    monkeypatch.setattr(module, "_WHOLE", 500)
-    dealt = module._null(module._Pair(source, target, kind), 300, seed=1)
+    whole = module._Pair(source, target, kind).null(300, seed=0)
+    monkeypatch.setattr(permuted, "_WHOLE", 500)
+    dealt = module._Pair(source, target, kind).null(300, seed=1)
     assert float(dealt.mean()) == pytest.approx(float(whole.mean()), abs=5 * float(whole.std()) / math.sqrt(300))
     assert 0.85 < float(dealt.std() / whole.std()) < 1.3
-    monkeypatch.setattr(module, "_MEMORY", 4 * 12 * 12 * 100)  # three deals of 100 each
-    grouped = module._null(module._Pair(source, target, kind), 300, seed=2)
+    monkeypatch.setattr(permuted, "_MEMORY", 4 * 12 * 12 * 100)  # three deals of 100 each
+    grouped = module._Pair(source, target, kind).null(300, seed=2)
     assert float(grouped.mean()) == pytest.approx(float(whole.mean()), abs=5 * float(whole.std()) / math.sqrt(300))
     assert 0.85 < float(grouped.std() / whole.std()) < 1.3
 
@@ -494,7 +495,7 @@ def test_a_bad_seed_of_chance_is_named(seed):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cuda_device_gives_the_same(kind, monkeypatch):
-    monkeypatch.setattr(module, "_WHOLE", 500)
+    monkeypatch.setattr(permuted, "_WHOLE", 500)
     source, target = gaussian(600, 8), gaussian(600, 8, 1)
     expected = dataclasses.astuple(alignment(source, target, kind, permutations=20, bootstrap=20))
     result = dataclasses.astuple(alignment(source.cuda(), target.cuda(), kind, permutations=20, bootstrap=20))

@@ -63,7 +63,7 @@ def test_a_remedy_is_a_value(name):
     assert remedy == get(name) and hash(remedy) == hash(get(name)) and remedy.name == name
     assert remedy.line and remedy.__doc__ and set(remedy.fits) <= {True, False}
     plain = json.loads(json.dumps(remedy.as_dict()))
-    assert plain["name"] == name and balance.from_dict(plain) == remedy == balance.made(name) == balance.made(plain)
+    assert plain["name"] == name and balance.get(plain) == remedy == get(remedy)
 
 
 def test_five_and_five_point_zero_are_one_remedy():
@@ -71,7 +71,7 @@ def test_five_and_five_point_zero_are_one_remedy():
     assert get("scale", input=5).as_dict() == {"name": "scale", "input": 5.0, "output": 1.0}
 
 
-@pytest.mark.parametrize("name", ["", "normmatch", 3, None, ["scale"]])
+@pytest.mark.parametrize("name", ["", "normmatch", {"name": 3}, {"name": None}, {"name": ["scale"]}])
 def test_an_unknown_name_is_named_with_a_line_for_each_known_one(name):
     with pytest.raises(ValueError, match=r"^remedy: .* is unknown; choose one of\n") as refused:
         get(name)
@@ -107,15 +107,15 @@ def test_bad_parameters_are_named(name, parameters, said):
         get(name, **parameters)
 
 
-@pytest.mark.parametrize("remedy", [3, 1.5, ["scale"], Scale, Remedy(), PathRule()])
+@pytest.mark.parametrize("remedy", [3, 1.5, None, ["scale"], Scale, Remedy(), PathRule()])
 def test_what_is_no_remedy_is_named(remedy):
     with pytest.raises(ValueError, match=r"^remedy: a mapping .* a name or None is needed"):
-        balance.made(remedy)
+        balance.get(remedy)
 
 
 def test_a_mapping_needs_a_name():
     with pytest.raises(ValueError, match=r'^remedy: a mapping needs a "name", got .*norm-match'):
-        balance.made({"target": 0.5})
+        balance.get({"target": 0.5})
 
 
 @pytest.mark.parametrize("name", REMEDIES)

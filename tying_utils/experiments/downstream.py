@@ -4,8 +4,8 @@
     table(scores)                                                            # a row a model, task and metric
     differences(scores, "tied", "OLMo")                                      # paired: both answered the same documents
 
-lm-eval writes the prompts and scores the answers, so the values are those that it prints itself; added are the pairing, and
-standard errors of perplexities. Tasks are lm-eval's own or local ones: no code comes from the hub, no model's and no metric's.
+lm-eval writes the prompts and scores the answers, so the values are those that it prints itself. Tasks are lm-eval's own or
+local ones: no code comes from the hub, no model's and no metric's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cache
 from pathlib import Path
@@ -24,14 +24,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 from tqdm.auto import tqdm
 
 from tying_utils.base import files
 from tying_utils.base.checks import positive
+from tying_utils.experiments.paired import COLUMNS, WEIGHTED, differences, moved_by_documents, table
 from tying_utils.training.config import DTYPES, TrainConfig
 from tying_utils.training.run_store import Run
 from tying_utils.training.trainer import choose_hardware
+
+__all__ = ["COLUMNS", "TABLE_7", "differences", "evaluate", "table"]
 
 # The rows of Table 7 and lm-eval's names for them. The paper does not say which accuracy its are: acc and acc_norm both come.
 TABLE_7 = {
@@ -45,26 +47,7 @@ TABLE_7 = {
     "OpenBookQA": "openbookqa",
     "BLiMP": "blimp",
 }
-COLUMNS = {
-    "model": "its name in `sources`",
-    "task": "as asked for; of a group whose parts do not count evenly, the part",
-    "part": "the task itself, or a part of it (BLiMP has 67)",
-    "metric": "lm-eval's name, with its filter where it has one: acc, acc_norm, word_perplexity, bits_per_byte ...",
-    "document": "number in its part, from 0",
-    "digest": "of the document: 16 hexadecimal digits of its sha256",
-    "value": "score: 1 or 0 for right or wrong; of perplexities and bits a byte the log-likelihood in nats",
-    "weight": "what a perplexity is taken over: words or bytes of the document; 1 elsewhere",
-}
-# By metric, f and its slope: the score of a part is f(sum of values / sum of weights). All others are plain means.
-_Curve = Callable[[Any], Any]
-_PERPLEXITY: tuple[_Curve, _Curve] = (lambda rate: np.exp(-rate), lambda rate: -np.exp(-rate))
-_WEIGHTED: dict[str, tuple[_Curve, _Curve]] = {
-    "word_perplexity": _PERPLEXITY,
-    "byte_perplexity": _PERPLEXITY,
-    "bits_per_byte": (lambda rate: -rate / math.log(2), lambda rate: -1 / math.log(2) + 0 * rate),
-}
 _FEWSHOT_SEED = 1234  # lm-eval's own, of the examples in a prompt
-_CURVES = {**_WEIGHTED, "perplexity": _PERPLEXITY}
 
 
 def evaluate(
@@ -82,7 +65,8 @@ def evaluate(
 
     Args:
         sources: name -> a `Run` or the folder of one; or a checkpoint with its tokenizer, as a folder or a hub id, of another
-            revision as "id@revision". Runs are read with the tokenizer of their corpus; text is opened by its separator.
+            revision as "id@revision". Into a run's folder of its model goes the tokenizer of its corpus, so
+            that lm-eval's own command reads it from then on; text is opened by the corpus' separator.
         tasks: names of tasks, groups or tags that lm-eval knows. Their data come from the hub on first use.
         limit: only the first so many documents of each part; quick, and no random sample.
         batch_size: texts at once.
@@ -127,107 +111,23 @@ def evaluate(
     return scores.drop_duplicates(["model", "task", "part", "metric", "document"], ignore_index=True)
 
 
-def table(scores: pd.DataFrame) -> pd.DataFrame:
-    """The score of each model on each task: a row a model, task and metric of `evaluate`'s `scores`.
-
-    value is what lm-eval prints: the mean over documents; of perplexities exp(-log-likelihood / words or bytes), over all
-    documents together; of a task in parts the plain mean of its parts. standard_error tells what other documents would do: of
-    a mean s / sqrt(n), of perplexities to first order in each document, of parts the root of the sum of squares over their
-    number; NaN where a part has one document. Raises ValueError for a table of other columns.
-    """
-    keys = ["model", "task", "metric"]
-    rows = []
-    for key, one in _checked(scores).groupby(keys, sort=False):
-        value, moved = _moved(one)
-        rows.append((*key, value, _standard_error(moved), len(moved)))
-    return pd.DataFrame(rows, columns=[*keys, "value", "standard_error", "documents"])
-
-
-def differences(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """The score of `second` less that of `first`, a row a task and metric that both have, paired over their documents.
-
-    What makes a document hard is common to both models and drops out, so the standard error is that of the differences by
-    document and mostly smaller than that of either model; low and high are its 95 % interval (Student t). Perplexities and bits
-    a byte are better when they are lower.
-
-    Raises ValueError for a table of other columns, a name that is no model of it, or documents that differ, as where the two
-    were evaluated with unlike limits.
-    """
-    there = list(dict.fromkeys(_checked(scores)["model"]))
-    for argument, name in (("first", first), ("second", second)):
-        if name not in there:
-            raise ValueError(f"{argument}: {name!r} is no model of scores; choose one of {', '.join(map(repr, there))}")
-    mine, theirs = (
-        dict(iter(scores[scores["model"] == name].groupby(["task", "metric"], sort=False))) for name in (first, second)
-    )
-    rows = []
-    for key in (key for key in mine if key in theirs):
-        one, two = (set(zip(part["part"], part["document"], part["digest"], strict=True)) for part in (mine[key], theirs[key]))
-        if one != two:
-            raise ValueError(
-                f"scores: {first!r} and {second!r} answered unlike documents of {key[0]!r}, {len(one - two)} and "
-                f"{len(two - one)} of them alone; evaluate both with one limit"
-            )
-        (value, moved), (other, other_moved) = _moved(mine[key]), _moved(theirs[key])
-        change = other_moved - moved
-        error = _standard_error(change)
-        freedom = len(change) - change.index.get_level_values("part").nunique()
-        half = float(stdtrit(freedom, 0.975)) * error if freedom else math.nan
-        rows.append((*key, other - value, error, other - value - half, other - value + half, len(change)))
-    return pd.DataFrame(rows, columns=["task", "metric", "difference", "standard_error", "low", "high", "documents"])
-
-
-def _moved(one: pd.DataFrame) -> tuple[float, pd.Series]:
-    """The score of one model, task and metric, and by how much each document moves it, to first order; indexed by document."""
-    value, slope = _CURVES.get(one["metric"].iloc[0].partition(",")[0], (lambda rate: rate, lambda rate: 1 + 0 * rate))
-    sums = one.groupby("part", sort=False)[["value", "weight"]].sum()
-    rates = sums["value"] / sums["weight"]
-    rate, total = one["part"].map(rates), one["part"].map(sums["weight"])
-    moved = slope(rate) * (one["value"] - rate * one["weight"]) / total / len(sums)
-    return float(value(rates).mean()), moved.set_axis(pd.MultiIndex.from_frame(one[["part", "document"]]))
-
-
-def _standard_error(moved: pd.Series) -> float:
-    """Of a score that the documents move by `moved`: they are independent, and each part has a mean of its own."""
-    parts = (moved**2).groupby(level="part").agg(["sum", "count"])
-    more = (parts["count"] - 1).where(parts["count"] > 1)  # one document says nothing of others: NaN
-    return float(np.sqrt((parts["sum"] * parts["count"] / more).sum(skipna=False)))
-
-
-def _checked(scores: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in COLUMNS if name not in getattr(scores, "columns", ())]
-    if missing or not len(scores):
-        raise ValueError(
-            f"scores: the rows of evaluate are needed, got {'none' if not missing else 'no column ' + ', '.join(missing)}"
-        )
-    if not np.isfinite(scores[["value", "weight"]].to_numpy(float)).all():
-        raise ValueError(
-            "scores: finite values and weights are needed, got NaN or infinity; drop those documents of every model"
-        )
-    if (twice := scores.duplicated(["model", "task", "part", "metric", "document"])).any():
-        raise ValueError(
-            f"scores: each document once is needed, got {int(twice.sum())} rows again; drop them or rename the model"
-        )
-    return scores
-
-
-def _resolved(name: str, source: str | Path | Run) -> tuple[str, str, Any]:
-    """Folder or hub id, revision and, for a run, its tokenizer."""
+def _resolved(name: str, source: str | Path | Run) -> tuple[str, str]:
+    """Folder or hub id, and revision; of a run the folder of its model, with the tokenizer in it."""
     if not isinstance(source, str | Path | Run):
         raise ValueError(f"sources: {name!r}: a run, a folder or a hub id is needed, got {source!r}")
     folder = source.folder if isinstance(source, Run) else Path(source)
     if (record := files.read_json(folder / "run.json")) is not None:
-        return str(folder / "model"), "main", _tokenizer(name, folder, record)
+        return str(_with_tokenizer(name, folder, record)), "main"
     if isinstance(source, str) and not folder.is_dir():
         place, _, revision = source.partition("@")
-        return place, revision or "main", None
+        return place, revision or "main"
     if not (folder / "config.json").is_file():
         raise ValueError(f"sources: {name!r}: {folder} holds neither a run nor a checkpoint; give a folder with a config.json")
-    return str(folder), "main", None
+    return str(folder), "main"
 
 
-def _tokenizer(name: str, folder: Path, record: dict[str, Any]) -> Any:
-    """Of the corpus of the run in `folder`, for transformers; the run's model is verified on the way."""
+def _with_tokenizer(name: str, folder: Path, record: dict[str, Any]) -> Path:
+    """The folder of the model of the run in `folder`, verified, with the tokenizer of the run's corpus saved in it."""
     from transformers import PreTrainedTokenizerFast
 
     held = {file: expected for file, expected in record["files"].items() if file.startswith("model/")}
@@ -243,9 +143,11 @@ def _tokenizer(name: str, folder: Path, record: dict[str, Any]) -> Any:
         raise ValueError(
             f"sources: {name!r}: the text of {config.corpus!r} is not the one that the run in {folder} was trained on"
         )
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(corpus.folder / "tokenizer.json"), bos_token=corpus.separator, eos_token=corpus.separator
     )
+    tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
 
 
 class _TooLong(Exception):
@@ -262,7 +164,11 @@ def _reader_class() -> Any:
         ) from error
 
     class Reader(HFLM):
-        """lm-eval's model, with one bar, and with words on texts that do not fit its context."""
+        """lm-eval's model with one bar a task, and with a warning on texts that do not fit its context.
+
+        By itself it draws a bar for each of BLiMP's 67 parts, logs a line for each text that it cuts, and stops the whole
+        evaluation with an AssertionError at an answer that is longer than the context.
+        """
 
         title, shown, cut = "", False, 0
 
@@ -351,7 +257,7 @@ def _loaded(names: list[str], include_path: str | Path | None, progress: bool) -
 
 def _answers(
     name: str,
-    place: tuple[str, str, Any],
+    place: tuple[str, str],
     loaded: dict[str, Any],
     limit: int | None,
     settings: dict[str, Any],
@@ -360,13 +266,12 @@ def _answers(
     """The scores of one model, a table a task and metric."""
     from lm_eval import evaluate as answer  # type: ignore[import-not-found]
 
-    source, revision, tokenizer = place
+    source, revision = place
     try:
         with _quiet(bars=progress):
             reader = _reader_class()(
                 source,
                 revision=revision,
-                tokenizer=tokenizer,
                 backend="causal",
                 softmax_dtype="float32",
                 trust_remote_code=False,
@@ -413,7 +318,7 @@ def _scores(task: str, result: dict[str, Any]) -> Iterator[pd.DataFrame]:
             label = metric if chosen == "none" else f"{metric},{chosen}"
             one = pd.DataFrame(rows, columns=["document", "digest", "value", "weight"])
             one = one.assign(task=part, part=part, metric=label)
-            value, _ = _moved(one)
+            value, _ = moved_by_documents(one)
             # lm-eval's own number is the witness: what is averaged otherwise than here is not passed off as it.
             if one["value"].isna().any() or not np.isclose(value, _number(result["results"][part].get(f"{metric},{chosen}"))):
                 left_out.add(label)
@@ -429,7 +334,7 @@ def _scores(task: str, result: dict[str, Any]) -> Iterator[pd.DataFrame]:
 
 
 def _value_and_weight(metric: str, score: Any) -> tuple[float, float]:
-    if metric in _WEIGHTED:
+    if metric in WEIGHTED:
         return float(score[0]), float(score[1])
     return _number(score), 1.0
 

@@ -25,8 +25,6 @@ from tying_utils.base.checks import positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-if TYPE_CHECKING:
     from tuned_lens.nn.lenses import Lens, LogitLens, TunedLens
     from tuned_lens.nn.unembed import Unembed
 

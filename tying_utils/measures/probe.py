@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from tying_utils.base.checks import positive
 from tying_utils.base.checks import table as checked_table
@@ -53,7 +51,7 @@ def probe(
     Raises ValueError for a table that is none, labels of another length, fewer than 2 classes, a class of fewer rows than
     `folds`, fewer than 2 folds, and a penalty that is not positive.
     """
-    rows = checked_table("table", table).double()
+    rows = checked_table("table", table).double().cpu().numpy()
     names, classes = np.unique(np.asarray(labels), return_inverse=True)
     if classes.shape != (len(rows),):
         raise ValueError(f"labels: one a row is needed, ({len(rows)},), got shape {np.shape(labels)}")
@@ -76,39 +74,30 @@ def probe(
     return Probe(value, interval, chance, chances, corrected(value, chance), len(rows), len(names))
 
 
-def _scores(rows: Tensor, classes: np.ndarray, folds: int, penalty: float, draw: np.random.Generator) -> np.ndarray:
+def _scores(rows: np.ndarray, classes: np.ndarray, folds: int, penalty: float, draw: np.random.Generator) -> np.ndarray:
     """Balanced accuracy on each held-out fold, (folds,)."""
+    from sklearn.metrics import balanced_accuracy_score
+
     order = draw.permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]  # class by class, so that the folds share out each of them
     fold = np.empty(len(classes), np.int64)
     fold[order] = np.arange(len(classes)) % folds
-    targets = torch.from_numpy(classes).to(rows.device)
     scores = []
     for number in range(folds):
-        held_out = torch.from_numpy(fold == number).to(rows.device)
-        weight, bias = _fitted(rows[~held_out], targets[~held_out], penalty)
-        own = targets[held_out]
-        right = own[(rows[held_out] @ weight + bias).argmax(1) == own]
-        scores.append(float((torch.bincount(right, minlength=len(bias)) / torch.bincount(own)).mean()))
+        held_out = fold == number
+        named = _predicted(rows[~held_out], classes[~held_out], rows[held_out], penalty)
+        scores.append(balanced_accuracy_score(classes[held_out], named))
     return np.array(scores)
 
 
-def _fitted(rows: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """Weight (d, classes) and bias (classes,) of the map from `rows` (n, d) to the logits of their `targets` (n,)."""
-    counts, mean = torch.bincount(targets), rows.mean(0)
-    scale = (rows - mean).square().mean().sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
-    inputs, weights = (rows - mean) / scale, 1 / counts.double()
-    weight = rows.new_zeros(rows.shape[1], len(counts), requires_grad=True)
-    bias = rows.new_zeros(len(counts), requires_grad=True)
-    # A gradient of 1e-4 nats is far below what moves a row from one class to another.
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, tolerance_grad=1e-4, line_search_fn="strong_wolfe")
+def _predicted(rows: np.ndarray, classes: np.ndarray, others: np.ndarray, penalty: float) -> np.ndarray:
+    """Classes that the map fitted to `rows` (n, d) and their `classes` (n,) gives to the rows of `others`."""
+    from sklearn.linear_model import LogisticRegression  # takes half a second, and only a probe needs it
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = cross_entropy(inputs @ weight + bias, targets, weights) + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)  # type: ignore[arg-type]
-    weight = weight.detach() / scale
-    return weight, bias.detach() - mean @ weight
+    mean = rows.mean(0)
+    scale = max(np.sqrt(np.square(rows - mean).mean()), np.finfo(rows.dtype).tiny)
+    # scikit-learn sums over rows what is averaged here, and of two classes it weighs the difference of their maps alone.
+    strength = (2 if classes.max() == 1 else 1) / (penalty * len(rows))
+    # A gradient of 1e-4 nats, the default, is far below what moves a row from one class to another.
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+    return model.fit((rows - mean) / scale, classes).predict((others - mean) / scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,104 +35,23 @@ class Tables:
         return self.input
 
 
-# The families' default ids of special tokens lie outside a small vocabulary.
-_SPECIAL: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
-
-
-def _llama_like(name: str) -> Callable[..., tuple[Any, type[PreTrainedModel]]]:
-    """Config maker for the families that share Llama's argument names."""
-
-    def make(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
-        import transformers
-
-        config = getattr(transformers, f"{name}Config")(
-            vocab_size=vocab_size,
-            hidden_size=d_model,
-            intermediate_size=4 * d_model,
-            num_hidden_layers=n_layers,
-            num_attention_heads=n_heads,
-            num_key_value_heads=n_heads,
-            max_position_embeddings=context,
-            attention_dropout=0.0,
-            **_SPECIAL,
-            **({"head_dim": d_model // n_heads} if name == "Qwen3" else {}),
-        )
-        return config, getattr(transformers, f"{name}ForCausalLM")
-
-    return make
-
-
-def _gpt_neox(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    config = GPTNeoXConfig(
-        vocab_size=vocab_size,
-        hidden_size=d_model,
-        intermediate_size=4 * d_model,
-        num_hidden_layers=n_layers,
-        num_attention_heads=n_heads,
-        max_position_embeddings=context,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        **_SPECIAL,
-    )
-    return config, GPTNeoXForCausalLM
-
-
-def _gpt_neo(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
-    from transformers import GPTNeoConfig, GPTNeoForCausalLM
-
-    kinds = [["global", "local"][i % 2] for i in range(n_layers)]
-    config = GPTNeoConfig(
-        vocab_size=vocab_size,
-        hidden_size=d_model,
-        intermediate_size=4 * d_model,
-        num_layers=n_layers,
-        attention_types=[[kinds, 1]],
-        num_heads=n_heads,
-        max_position_embeddings=context,
-        resid_dropout=0.0,
-        embed_dropout=0.0,
-        attention_dropout=0.0,
-        **_SPECIAL,
-    )
-    return config, GPTNeoForCausalLM
-
-
-def _gpt2(vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_embd=d_model,
-        n_layer=n_layers,
-        n_head=n_heads,
-        n_positions=context,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        **_SPECIAL,
-    )
-    return config, GPT2LMHeadModel
-
-
-# Every family's blocks are 4 d wide inside, as in OLMo-1B (2048 -> 8192) and GPT.
-_MAKERS = {
-    "olmo": _llama_like("Olmo"),
-    "olmo2": _llama_like("Olmo2"),
-    "llama": _llama_like("Llama"),
-    "qwen3": _llama_like("Qwen3"),
-    "gpt_neox": _gpt_neox,
-    "gpt_neo": _gpt_neo,
-    "gpt2": _gpt2,
+# transformers' name of each family, and all its dropouts.
+_FAMILIES = {
+    "olmo": ("Olmo", ("attention_dropout",)),
+    "olmo2": ("Olmo2", ("attention_dropout",)),
+    "llama": ("Llama", ("attention_dropout",)),
+    "qwen3": ("Qwen3", ("attention_dropout",)),
+    "gpt_neox": ("GPTNeoX", ("attention_dropout", "hidden_dropout")),
+    "gpt_neo": ("GPTNeo", ("resid_dropout", "embed_dropout", "attention_dropout")),
+    "gpt2": ("GPT2", ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
 }
 
-ARCHITECTURES = tuple(_MAKERS)
+ARCHITECTURES = tuple(_FAMILIES)
 
 
 def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int) -> None:
     """Raise the ValueError that `build` raises for an architecture or sizes that it cannot build; otherwise nothing."""
-    if not isinstance(arch, str) or arch not in _MAKERS:
+    if not isinstance(arch, str) or arch not in _FAMILIES:
         raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
     for name, value in sizes.items():
@@ -171,11 +90,12 @@ def build(
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
     if not isinstance(tied, bool):
         raise ValueError(f"tied: True or False is needed, got {tied!r}")
-    check_sizes(arch, **sizes)
-    config, architecture = _made(arch, tied, sizes)
+    config = configured(arch, tied=tied, **sizes)
+    from transformers import AutoModelForCausalLM
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = architecture(config)
+        model = AutoModelForCausalLM.from_config(config)
     if tables(model).tied is not tied:
         raise ValueError(f"tied: the model came out tied = {not tied}; {arch} does not honour the setting here")
     return model.train()
@@ -185,15 +105,34 @@ def configured(
     arch: str, *, tied: bool, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int
 ) -> PretrainedConfig:
     """The transformers configuration that `build` builds from. Raises ValueError as there."""
-    sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
-    check_sizes(arch, **sizes)
-    return _made(arch, tied, sizes)[0]
+    check_sizes(arch, vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, context=context)
+    import transformers
 
-
-def _made(arch: str, tied: bool, sizes: dict[str, int]) -> tuple[Any, type[PreTrainedModel]]:
-    config, architecture = _MAKERS[arch](**sizes)
-    config.tie_word_embeddings = tied
-    return config, architecture
+    name, dropouts = _FAMILIES[arch]
+    # GPT-2 and GPT-Neo take the common names for their own, by their attribute_map.
+    values: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": n_heads,
+        "max_position_embeddings": context,
+        "tie_word_embeddings": tied,
+        "use_cache": False,
+        # The families' default ids of special tokens lie outside a small vocabulary.
+        **{"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0},
+        **dict.fromkeys(dropouts, 0.0),
+    }
+    # Every family's blocks are 4 d wide inside, as in OLMo-1B (2048 -> 8192); GPT-2 by default.
+    if arch != "gpt2":
+        values["intermediate_size"] = 4 * d_model
+    if arch in ("olmo", "olmo2", "llama", "qwen3"):
+        values["num_key_value_heads"] = n_heads
+    if arch == "qwen3":
+        values["head_dim"] = d_model // n_heads
+    if arch == "gpt_neo":
+        values["attention_types"] = [[[("global", "local")[i % 2] for i in range(n_layers)], 1]]
+        values["num_layers"] = values.pop("num_hidden_layers")  # checked against the attention types at once
+    return getattr(transformers, f"{name}Config")(**values)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Tables that come of other weights, under a model that stays an ordinary untied one.
+"""Tables that come of other weights, under a model that stays an ordinary untied one, and the remedies that ask for them.
 
 The model holds the effective tables, two Parameters (V, d) as in any untied checkpoint, so that whatever reads or saves a model
 needs to know nothing. Their gradients go on by the chain rule to the weights they come of, which the optimizer holds in their
@@ -13,10 +13,14 @@ place; after its step the tables are written anew:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from tying_utils.base.checks import positive
+from tying_utils.models.rules import Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,3 +130,74 @@ class Folded:
         """Write the tables anew into the model."""
         for leaf, table in zip(self._leaves, self.tables(), strict=True):
             leaf.copy_(table)
+
+
+class _Folded(Remedy):
+    """Tables that come of other weights: the model holds what they come to, and is expressed as an ordinary untied one."""
+
+    def tied_after(self, tied: bool, step: int, steps: int) -> bool:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection(_Folded):
+    """A learned d x d map P on the output side: E = W, U = W P, from P = I.
+
+    Press & Wolf's projection (arXiv 1608.05859), there with a penalty on P's norm in the loss; here AdamW's weight
+    decay, which it shares with all weights, pulls it to 0.
+    """
+
+    name: ClassVar[str] = "projection"
+    line: ClassVar[str] = "a learned d x d map before the output use (Press & Wolf)"
+
+    def added_parameters(self, vocab_size: int, d_model: int) -> int:
+        return d_model**2
+
+    def tables(self, table: Tensor, seed: int) -> nn.Module:
+        return ProjectedTable(table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPDMap(_Folded):
+    """A learned symmetric positive definite map T between the two uses: E = W T^-1, U = W T, from T = I.
+
+    The map of Pseudo-Inverse Tying (arXiv 2602.04556), T = L L^T by its Cholesky factor. There W is kept orthonormal, which
+    makes the two tables each other's pseudo-inverses; here W trains freely and only the map is taken over.
+    """
+
+    name: ClassVar[str] = "spd-map"
+    line: ClassVar[str] = "a learned symmetric positive definite map between the uses (Pseudo-Inverse Tying's)"
+
+    def added_parameters(self, vocab_size: int, d_model: int) -> int:
+        return d_model * (d_model + 1) // 2
+
+    def tables(self, table: Tensor, seed: int) -> nn.Module:
+        return SPDTable(table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorised(_Folded):
+    """An untied model whose input table is small: E = A B with A (V, width) and B (width, d); U is its own.
+
+    Chung et al., "Rethinking embedding coupling" (arXiv 2010.12821): decoupled tables, the input's narrow and projected up.
+    """
+
+    name: ClassVar[str] = "factorised"
+    line: ClassVar[str] = "an untied model with a small factorised input table (Chung et al.)"
+    fits: ClassVar[tuple[bool, ...]] = (False,)
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        self._set(width=positive("width", self.width))
+
+    def check(self, *, tied: bool, d_model: int) -> None:
+        """Raise ValueError for a tied model, and where the factors would not be smaller than the table."""
+        super().check(tied=tied, d_model=d_model)
+        if self.width >= d_model:
+            raise ValueError(f"width: below d_model = {d_model} is needed, got {self.width}; try {max(1, d_model // 4)}")
+
+    def added_parameters(self, vocab_size: int, d_model: int) -> int:
+        return self.width * (vocab_size + d_model) - vocab_size * d_model
+
+    def tables(self, table: Tensor, seed: int) -> nn.Module:
+        return FactorisedInput(table, self.width, seed)

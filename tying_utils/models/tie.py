@@ -18,7 +18,7 @@ from tying_utils.models.architectures import tables
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tying_utils.models.balance import PathRule, Weight
+    from tying_utils.models.rules import PathRule, Weight
 
 
 class SplitTie:

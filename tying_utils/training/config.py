@@ -102,7 +102,7 @@ class TrainConfig:
                 f"try {math.gcd(self.micro_batches, self.batch_size)}"
             )
         if self.remedy is not None:
-            object.__setattr__(self, "remedy", balance.made(self.remedy))
+            object.__setattr__(self, "remedy", balance.get(self.remedy))
             self.remedy.check(tied=self.tied, d_model=self.d_model)
             if (self.input_scale, self.output_scale) != (1.0, 1.0):
                 raise ValueError(
