@@ -3,8 +3,8 @@
     python -m benchmarks [--quick] [--only NAME ...] [--threads N] [--draw]
 
 Every figure is a ratio measured in turns in one run. Tidy tables and their manifest go to data/results/benchmarks, the figure
-of growth to figures/benchmarks, both to README's block "benchmarks"; `--quick` (small sizes, minutes) writes to
-benchmarks-quick instead, which git ignores, and leaves README alone. A part is written as soon as it is measured and replaces
+of growth to figures/benchmarks, both shown in benchmarks/README.md; `--quick` (small sizes, minutes) writes to
+benchmarks-quick instead, which git ignores, and leaves the page alone. A part is written as soon as it is measured and replaces
 only what it measured before on the same device, so that `--only` and a run on a GPU add to the tables. `--draw` measures
 nothing.
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU (default: all)")
     parser.add_argument(
-        "--draw", action="store_true", help="only draw the figure and fill README from the tables that are there"
+        "--draw", action="store_true", help="only draw the figure and fill README.md from the tables that are there"
     )
     options = parser.parse_args()
     # numpy's own linear algebra reads these when it is loaded, here and in every process that follows.

@@ -56,7 +56,7 @@ def rows(part: str, quick: bool) -> pd.DataFrame:
 
 
 def publish(quick: bool) -> None:
-    """Draw the figure of growth, if it has been measured, and (not of a quick run) write README's block anew."""
+    """Draw the figure of growth, if it has been measured, and (not of a quick run) write the documents' tables anew."""
     for path in figures.render(quick):
         print(path)
     if not quick:

@@ -18,10 +18,10 @@ from tying_utils.base import paths
 from tying_utils.corpora import two_role
 from tying_utils.experiments import figures
 from tying_utils.measures.alignment import gaussian_chance
-from tying_utils.pages import report
+from tying_utils.pages import costs
 from tying_utils.training.config import TrainConfig
 
-ROOT = Path(report.__file__).parents[2]
+ROOT = Path(costs.__file__).parents[2]
 TOY = {"V": 320, "d": 16, "layers": 1, "tokens": 128}
 CONTESTS = [contest for module in (training, alignment, neighbors) for contest in module.contests(True)]
 
@@ -175,7 +175,7 @@ def tables(slopes: float = 1.0) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_tables_are_kept_replaced_by_part_and_shown(home: Path, monkeypatch: pytest.MonkeyPatch):
     ratios, grown = tables()
-    assert report.benchmarks(None) == "Not measured yet: `make bench`."  # type: ignore[arg-type]
+    assert costs.benchmarks() == "Not measured yet: `make bench`."
     assert pictures.render() == []
     monkeypatch.setattr(suite, "rows", lambda part, quick: grown if part == "growth" else ratios.assign(part=part))
     for part in ("alignment", "lens", "alignment", "growth", "growth"):
@@ -187,7 +187,7 @@ def test_tables_are_kept_replaced_by_part_and_shown(home: Path, monkeypatch: pyt
     assert list(held.columns) == list(turns.COLUMNS) and len(held) == 3 * len(ratios)
     assert set(store.manifest["tables"]["ratios"]["parts"]) == {"alignment on cpu", "lens on cpu", "alignment on a GPU"}  # type: ignore[index]
     assert len(pd.read_csv(store.folder / "growth.csv")) == len(grown)
-    block = report.benchmarks(None)  # type: ignore[arg-type]
+    block = costs.benchmarks()
     assert (
         "| V 320, d 16, layers 1, tokens 128 | align / lstsq | 0.500 (0.375 to 0.625) | 0.500 |  | 3 | cpu, 1 threads |"
         in block

@@ -1,6 +1,7 @@
 """README's recipe for the reader's own model is run as it stands; METHODS' table of remedies is the code's.
 
-Numbers that stand in prose, in README, METHODS and the notebooks, are computed again from the committed tables.
+Numbers that stand in prose, in README, METHODS and the notebooks, are computed again from the committed tables; links between
+the documents lead somewhere, and the house is as CONTRIBUTING draws it.
 """
 
 import json
@@ -204,7 +205,7 @@ SENTENCES = {
     "01_embedding_alignment": [HOW_LONG],
     "02_gradient_dominance": [
         HOW_LONG,
-        "tied less untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
+        "tied minus untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
         "{share_gap[two-role]:.3f ci} in the two-role language",
     ],
     "03_tuned_lens": [HOW_LONG],
@@ -212,7 +213,7 @@ SENTENCES = {
         HOW_LONG,
         "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
         "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
-        "in the two-role language only {worse} can be told from it",
+        "in the two-role language only {worse} can be distinguished from it",
     ],
     "06_ground_truth": [
         "saw {rate[two-role]:.1f} tokens per weight here ({steps[two-role]} steps; {rate[python]:.2f} on text)",
@@ -242,17 +243,55 @@ def computed() -> Iterator[dict[str, Any]]:
         yield numbers(Results("laptop", only_read=True))
 
 
+def source(path: Path) -> str:
+    """Return the Markdown of a document, or of a notebook's cells in words."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
 def prose(document: str) -> str:
-    """Return the text of a document, or of a notebook's cells in words, on one line and with one sign for minus."""
-    if document.endswith(".md"):
-        text = (ROOT / document).read_text(encoding="utf-8")
-    else:
-        cells = json.loads((ROOT / "notebooks" / f"{document}.ipynb").read_text(encoding="utf-8"))["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return " ".join(text.replace("−", "-").split())
+    """Return the text of a document or notebook on one line and with one sign for minus."""
+    path = ROOT / document if document.endswith(".md") else ROOT / "notebooks" / f"{document}.ipynb"
+    return " ".join(source(path).replace("−", "-").split())
 
 
 @pytest.mark.parametrize(("document", "sentence"), [(name, words) for name, said in SENTENCES.items() for words in said])
 def test_numbers_in_prose_are_those_of_the_committed_tables(document: str, sentence: str, computed: dict[str, Any]) -> None:
     said = sentence.format(**computed)
     assert said in prose(document), f"{document} does not say: {said}"
+
+
+def anchors(path: Path) -> set[str]:
+    """Return what GitHub calls the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", source(path), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", source(path)):
+        place, _, heading = link.partition("#")
+        if "://" not in place:
+            aim = path.parent / place if place else path
+            assert aim.exists(), f"{link} leads to no file"
+            assert not heading or heading in anchors(aim), f"{link} leads to no heading"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_that_documents_name_are_there(path: Path) -> None:
+    names = re.findall(r"(?:tests|tying_utils)/[\w/]+\.py", source(path))
+    assert not [name for name in names if "NAME" not in name and not (ROOT / name).is_file()]
+
+
+def test_contributing_lists_the_rooms_and_each_imports_only_rooms_above_it() -> None:
+    rooms = re.findall(r"^      (\w+)/ ", source(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
+    package, importing = ROOT / "tying_utils", re.compile(r"^\s*(?:from|import) tying_utils(?:\.| import )(\w+)", re.MULTILINE)
+    assert set(rooms) == {path.parent.name for path in package.glob("*/__init__.py")}
+    for path in package.glob("*/*.py"):
+        above = rooms[: rooms.index(path.parent.name) + 1]
+        assert set(importing.findall(path.read_text(encoding="utf-8"))) <= set(above), path

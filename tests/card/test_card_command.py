@@ -16,6 +16,7 @@ from benchmarks import turns
 from tying_utils.__main__ import main
 from tying_utils.card import command, plan, read, summary
 from tying_utils.card.plan import HELD, LEFT_OUT, MEASURED, RAISED
+from tying_utils.pages import costs
 
 ROOT = Path(command.__file__).parents[2]
 OPTIONAL = (
@@ -186,7 +187,7 @@ def test_results_of_a_card_become_tables_and_rows_of_the_benchmarks(of_a_card, h
     assert {entry["made"]["device"] for entry in manifest["tables"].values()} == {"Example Card"}
     ratios = pd.read_csv(results / "benchmarks" / "ratios.csv")
     assert set(ratios["device"]) == {"Example Card"} and not ratios.duplicated().any()
-    words = read.report.card(None)  # type: ignore[arg-type]
+    words = costs.card()
     assert "Example Card" in words and "nan" not in words
     bias = summary.tables(plan.read(of_a_card), "alignment").query("arm == 'tied' and target == 'tied'").set_index("source")
     assert f"tied {bias['corrected']['output'] - bias['corrected']['input']:.2f} (one seed)" in words
@@ -275,7 +276,7 @@ def test_a_trial_without_a_card_becomes_no_result(checked, home, capsys):
     assert main(["gpu", "--read", str(folder)]) == 2
     assert "is of a trial without a card" in capsys.readouterr().err
     assert not (home / "data").exists()
-    assert read.report.card(None).startswith("Nothing here was run on a card yet")  # type: ignore[arg-type]
+    assert costs.card().startswith("Nothing here was run on a card yet")
 
 
 def test_the_summary_names_what_raised_and_stays_short():

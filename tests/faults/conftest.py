@@ -1,4 +1,4 @@
-"""How often each fault was tried, said below the tests' results: what METHODS.md states is read off there."""
+"""How often each fault was tried, said below the tests' results: what SECURITY.md states is read off there."""
 
 from collections import Counter
 

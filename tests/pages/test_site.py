@@ -35,9 +35,9 @@ def rendered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_every_page_is_there_and_nothing_is_broken(rendered: Path) -> None:
     pages = {path.relative_to(rendered).as_posix() for path in rendered.rglob("*.html")}
-    assert pages == {"index.html", "METHODS.html", "CONTRIBUTING.html", "SECURITY.html"} | {
-        f"notebooks/{book.stem}.html" for book in notebooks.numbered()
-    }
+    assert pages == {"benchmarks/index.html", "index.html"} | {
+        f"{name}.html" for name in ("RESULTS", "METHODS", "CONTRIBUTING", "SECURITY")
+    } | {f"notebooks/{book.stem}.html" for book in notebooks.numbered()}
     assert [*site.faults(rendered)] == []
 
 

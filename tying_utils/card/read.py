@@ -18,7 +18,7 @@ _COLUMNS = ["part", "task", "outcome", "difference", "tolerance", "seconds", "re
 
 
 def read(folder: Path) -> list[Path]:
-    """Write the tables of the check in `folder`, and what README shows of them; return the files written.
+    """Write the tables of the check in `folder`, and what benchmarks/README.md shows of them; return the files written.
 
     Raises ValueError where `folder` holds no results, none that names its machine, or those of a trial without a card.
     """

@@ -16,7 +16,7 @@ PLACEHOLDER = "OWNER"
 
 
 def known(root: Path | None = None) -> str | None:
-    """OWNER/NAME on GitHub as pyproject.toml has it; None while its owner is to be filled in."""
+    """Return OWNER/NAME on GitHub as pyproject.toml has it, None while the owner is not filled in."""
     found = _URL.search(((root or paths.root()) / "pyproject.toml").read_text(encoding="utf-8"))
     repo = found.group(2) if found else None
     return None if repo is None or repo.startswith(f"{PLACEHOLDER}/") else repo
@@ -26,7 +26,7 @@ def write(repo: str, root: Path | None = None) -> list[Path]:
     """Make `repo`, as owner/name on GitHub, the address of this checkout, and return the files that changed.
 
     pyproject.toml gets it, and from there the badge and the setup cell of every notebook, and README's list of badges. Raises
-    ValueError for what is no owner/name, and outside a checkout.
+    ValueError for anything but owner/name, and outside a checkout.
     """
     if not _NAME.fullmatch(repo):
         raise ValueError(f"repo: owner/name as on GitHub is needed, got {repo!r}")

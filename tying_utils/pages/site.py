@@ -1,5 +1,6 @@
-"""A page to look at without running anything: README, methods and the executed notebooks as static HTML, light and dark."""
+"""A page to look at without running anything: the documents and the executed notebooks as static HTML, light and dark."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from tqdm.auto import tqdm
 from tying_utils.base import files, paths
 from tying_utils.pages import notebooks
 
-PAGES = ("README.md", "METHODS.md", "CONTRIBUTING.md", "SECURITY.md")  # the first becomes index.html
+# The first becomes index.html.
+PAGES = ("README.md", "RESULTS.md", "METHODS.md", "benchmarks/README.md", "CONTRIBUTING.md", "SECURITY.md")
 COPIED = ("LICENSE", "CITATION.cff")
 _NO_WORDS = "No description has been provided for this image"  # nbconvert's
 _VIEW = "application/vnd.jupyter.widget-view+json"
@@ -65,11 +67,11 @@ def render(profile: str = "laptop", target: Path | None = None, *, progress: boo
     for book in books:
         notebooks.run(notebooks.FOLDER / book.name, book, {"PROFILE": repr(profile)}, progress=progress)
     shutil.rmtree(target, ignore_errors=True)
-    for drawn in (profile, "benchmarks"):  # what README shows beside a profile's own
+    for drawn in (profile, "benchmarks"):  # what the documents show beside a profile's own
         shutil.copytree(paths.figures(drawn), target / "figures" / drawn, ignore=shutil.ignore_patterns("*.pdf"))
     for name in COPIED:
         shutil.copy(root / name, target / name)
-    pages = {target / ("index.html" if source == sources[0] else f"{source.stem}.html"): source for source in sources}
+    pages = {target / _moved(name): root / name for name in PAGES}
     pages |= {target / "notebooks" / f"{book.stem}.html": book for book in sorted(books)}
     for page, source in tqdm(pages.items(), desc="rendering", disable=not progress, leave=False):
         links = [(_title(other), _between(page, other)) for other in pages]
@@ -82,14 +84,12 @@ def render(profile: str = "laptop", target: Path | None = None, *, progress: boo
 
 
 def _title(page: Path) -> str:
-    return {"index": "Results", "METHODS": "Methods", "CONTRIBUTING": "Contributing"}.get(page.stem, page.stem)
+    stem = page.parent.name if page.parent.name == "benchmarks" else page.stem
+    return stem.capitalize() if stem.isalpha() else stem
 
 
 def _between(page: Path, other: Path) -> str:
-    inside = page.parent.name == "notebooks"
-    if other.parent == page.parent:
-        return other.name
-    return f"../{other.name}" if inside else f"notebooks/{other.name}"
+    return Path(os.path.relpath(other, page.parent)).as_posix()
 
 
 def _html(source: Path, links: list[tuple[str, str]]) -> str:
