@@ -1,14 +1,16 @@
-# make setup | reproduce | lab | site | test | test-faults | test-colab | test-eval | audit | sweep | figures | bench | gpu | badges | clean
+# make setup | reproduce | lab | site | test | test-notebooks | test-faults | test-colab | test-eval | audit | sweep | figures | bench | gpu | badges | clean
 # PROFILE=quick (default) or laptop
 PROFILE ?= quick
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two tests at a time; a file's tests stay together (tests/conftest.py).
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 # Colab's own torch; its CPU build, where there is one to be had, is far smaller: COLAB_TORCH=torch==2.11.0+cpu
 COLAB_TORCH ?= torch==2.11.0
 COLAB := build/colab
 
-.PHONY: setup reproduce lab site figures sweep test test-faults test-colab test-eval audit bench gpu badges lint clean
+.PHONY: setup reproduce lab site figures sweep test test-notebooks test-faults test-colab test-eval audit bench gpu badges lint clean
 
 setup: $(VENV)/.installed
 
@@ -48,12 +50,16 @@ lint: setup
 	$(BIN)/pyright
 
 test: setup lint
-	$(BIN)/pytest
+	$(PYTEST)
+
+# Every notebook on the smoke profile, where `make test` trains in three and reads committed tables in the others.
+test-notebooks: setup
+	$(PYTEST) tests/pages/test_notebooks.py -m notebook --all-notebooks
 
 # The long form of tests/faults, which ends with how often each was tried: over 200 kills, 100,000 inputs to the readers of
 # safetensors and of ranges, 20,000 steps; about twenty minutes of two cores.
 test-faults: setup
-	$(BIN)/pytest tests/faults -m "slow or not slow"
+	$(PYTEST) tests/faults -m "slow or not slow"
 
 # Known vulnerabilities of the exact set that the tests run with. Needs the network; what cannot be looked up is an error.
 audit:

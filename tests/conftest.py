@@ -1,7 +1,8 @@
 """What the tests share: a home of their own for every file they write, a small text, and a small training condition."""
 
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,32 @@ from tying_utils.training.config import TrainConfig
 from tying_utils.training.run_store import Run
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the workers that xdist starts, and for what the tests start
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")  # its number, where there are several
+# The files that take longest are begun first, so that no worker is left alone with one of them at the end.
+LONGEST = ("test_notebooks", "test_card_command", "test_scale_explorer", "test_ranks", "test_interrupts", "test_kills")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-notebooks", action="store_true", help="train on the smoke profile in every notebook, not in three")
+
+
+def pytest_configure() -> None:
+    """Give each worker a core of its own: what it starts stays there, and the runs that it trains are trained one by one."""
+    if WORKER and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(WORKER) % len(cores)]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one worker: its fixtures are made once, and it does not run beside itself."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    for item in items if WORKER else ():
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 SUBJECTS = ("the old sailor", "a young painter", "my neighbour", "the quiet clerk", "every gardener", "no astronomer")
 VERBS = ("repairs", "remembers", "carries", "describes", "forgets", "admires", "measures", "borrows")
@@ -81,6 +106,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     monkeypatch.setenv("TYING_HOME", str(root))
     return root
+
+
+@pytest.fixture(scope="module")
+def smoke_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the file's own for the smoke profile; its runs and tokens are those of every such home, so none is made twice.
+
+    The workers of xdist share them: the locks of runs and tokens have one wait for what another makes.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if WORKER else own
+    data = tmp_path_factory.mktemp("home") / "data"
+    data.mkdir()
+    for name in ("runs", "corpora"):
+        (shared / "smoke" / name).mkdir(parents=True, exist_ok=True)
+        (data / name).symlink_to(shared / "smoke" / name, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TYING_HOME", str(data.parent))
+        yield data.parent
 
 
 @pytest.fixture(scope="module")

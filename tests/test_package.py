@@ -1,8 +1,6 @@
 import ast
 import importlib.metadata
 import subprocess
-import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,27 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = sorted((ROOT / "tying_utils").rglob("*.py"))
 REQUIREMENTS = [Requirement(line) for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
-
-
-def python(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
-@pytest.mark.parametrize("module", ["tying_utils", "tying_utils.training"])
-def test_import_loads_no_lens_and_no_plots(module):
-    loaded = python(f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))").split()
-    assert "tying_utils" in loaded
-    assert {"transformer_lens", "tuned_lens", "matplotlib"}.isdisjoint(loaded)
-
-
-def test_import_takes_under_three_seconds():
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        python("import tying_utils")
-        times.append(time.perf_counter() - began)
-    assert min(times) < 3
 
 
 def test_version_is_the_projects():

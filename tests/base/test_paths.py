@@ -24,7 +24,7 @@ def test_local_texts_are_taken_where_they_are_set(monkeypatch: pytest.MonkeyPatc
 def test_the_checkout_that_the_package_lies_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TYING_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert paths.root() == Path(paths.__file__).resolve().parents[1]
+    assert paths.root() == Path(paths.__file__).resolve().parents[2]
 
 
 def test_an_installed_package_finds_the_checkout_it_is_used_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

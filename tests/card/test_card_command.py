@@ -248,7 +248,7 @@ HANGING = """
 import signal, sys, time
 from pathlib import Path
 import torch
-from tying_utils.card import command, facts, plan
+from tying_utils.card import claims, command, correct, facts, fast, plan, summary  # what takes longer than the minutes
 def hang():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     time.sleep(200)
@@ -256,7 +256,7 @@ facts.tasks = lambda setting: iter([plan.Task("before", lambda: {"x": 1.0}), pla
 command._GRACE = 1.0
 folder = Path(sys.argv[1])
 (folder / plan.SCRATCH).mkdir(parents=True)
-command._parts(0.25, torch.device("cpu"), folder, time.monotonic())
+command._parts(0.1, torch.device("cpu"), folder, time.monotonic())
 """
 
 

@@ -220,14 +220,6 @@ def test_a_missing_extra_says_how_to_get_it(monkeypatch, missing):
     downstream._reader_class.cache_clear()
 
 
-def test_importing_loads_no_lm_eval():
-    import subprocess
-
-    program = "import sys, tying_utils.experiments.downstream; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert {"lm_eval", "evaluate", "transformer_lens", "matplotlib"}.isdisjoint(done.stdout.split())
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

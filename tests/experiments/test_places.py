@@ -1,7 +1,7 @@
 """The claims at other places: effects put into tables come out of them, lines cross 0 where they do, and smoke runs agree."""
 
 import itertools
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -138,11 +138,9 @@ def test_an_unknown_group_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def smoke(smoke_home: Path) -> Results:
     """The smoke profile, whose runs at other places are trained when a test first asks for their tables."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TYING_HOME", str(tmp_path_factory.mktemp("home")))
-        yield places.results("smoke", progress=False)
+    return places.results("smoke", progress=False)
 
 
 def test_every_place_arm_and_seed_is_measured_once(smoke: Results) -> None:

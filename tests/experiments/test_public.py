@@ -33,12 +33,9 @@ def one(frame: pd.DataFrame, **values: object) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory):
+def made(smoke_home: Path):
     """A home with the smoke profile's miniatures and every table measured on them."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TYING_HOME", str(home))
-        yield home, Public("smoke", progress=False).complete()
+    return smoke_home, Public("smoke", progress=False).complete()
 
 
 @pytest.fixture

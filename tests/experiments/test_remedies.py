@@ -1,5 +1,6 @@
 """What remedies come to: on tables whose answers are known, and on the smoke profile's runs."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,14 +121,12 @@ def test_the_front_is_what_nobody_beats(points: list[tuple[float, float]]) -> No
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def smoke(smoke_home: Path) -> Results:
     """Trained once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TYING_HOME", str(tmp_path_factory.mktemp("home")))
-        results = Results("smoke", progress=False)
-        for study in results.studies.values():
-            study.complete([name for name in study.names if name.startswith("remedy_")])
-        yield results
+    results = Results("smoke", progress=False)
+    for study in results.studies.values():
+        study.complete([name for name in study.names if name.startswith("remedy_")])
+    return results
 
 
 def test_every_remedy_of_a_profile_is_measured(smoke: Results) -> None:

@@ -105,14 +105,17 @@ def events_of(job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[int,
     return next(events), time.monotonic() - began
 
 
-def sweep(tables: list[str]) -> list[str]:
+def sweep(tables: list[str], seeds: tuple[int, ...]) -> list[str]:
     """Train a small sweep, run by run, and measure some of its tables; the runs' folders."""
+    import dataclasses
+
     from tying_utils.study.profiles import TWO_ROLE
     from tying_utils.study.study import SWEEP, Shard, Study
 
     if hasattr(os, "sched_setaffinity"):  # one core: each run in turn, in this process
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     study = Study("smoke", TWO_ROLE, progress=False)
+    study.profile = dataclasses.replace(study.profile, seeds=seeds)
     runs = study.train(SWEEP, Shard(1, 1))
     study.complete(tables)
     return [str(run.folder) for run in runs]

@@ -125,6 +125,9 @@ print(len(lens.kl_by_layer(model, tuned, tokens[:4])))
 @pytest.mark.notebook
 def test_a_kernel_interrupted_in_a_sweep_says_how_many_runs_are_finished(kernel):
     code = """
+import os
+if hasattr(os, "sched_setaffinity"):  # all cores, so that runs are trained side by side, also where the tests are kept to one
+    os.sched_setaffinity(0, range(os.cpu_count()))
 from tying_utils.base.names import TWO_ROLE
 from tying_utils.study.study import SWEEP, Shard, Study
 study = Study("smoke", TWO_ROLE, progress=False)

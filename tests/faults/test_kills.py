@@ -1,13 +1,15 @@
-"""Processes that train and sweep, killed at random moments and started again: nothing is lost, nothing is done twice.
+"""Processes that train and sweep, killed and started again: nothing is lost, nothing is done twice.
 
-Half of the moments are instants, drawn over the time that the undisturbed job takes; the others are file events, drawn over
-those that it has, so that every place between two files gets its turn. SIGKILL gives a process no last word in either case.
+The short form kills before a few file events, the same each time. Of the long form's kills half are at instants, drawn over
+the time that the undisturbed job takes, the others before file events, drawn over those that it has, so that every place
+between two files gets its turn. SIGKILL gives a process no last word in either case.
 """
 
+import itertools
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +42,36 @@ def assert_sound(home: Path) -> None:
         assert [name for name, digest in record["files"].items() if not files.intact(path.parent / name, digest)] == []
 
 
-def tried(home: Path, kills: int, within: float, job: Callable[..., Any], *arguments: Any) -> int:
+def moments(parts: Sequence[float], seed: int, events: float, seconds: float) -> Iterator[tuple[int | None, float]]:
+    """When to kill, without end: before which file event of the first `events`, or after how many of the first `seconds`.
+
+    Before the event at each of `parts` in turn; drawn where there are none.
+    """
+    draw, at = random.Random(seed), itertools.cycle(parts)
+    while True:
+        if parts or draw.random() < 0.5:
+            yield int(events * (next(at) if parts else draw.random())), 600
+        else:
+            yield None, draw.uniform(0, seconds)
+
+
+def tried(home: Path, kills: int, parts: Sequence[float], within: float, job: Callable[..., Any], *arguments: Any) -> int:
     """Start `job` and kill it until `kills` have met a living process; where it comes through, it starts in another home.
 
-    Moments are drawn over the first part `within` of what the job takes undisturbed. Returns how many homes it took.
+    `moments` gives them, of the first part `within` of what the job takes undisturbed. Returns how many homes it took.
     """
-    draw, homes, met = random.Random(kills), 0, 0
+    homes, met = 0, 0
     events, seconds = jobs.result(jobs.events_of, home / "undisturbed", job, arguments)
+    when = moments(parts, kills, within * events, within * seconds)
     while met < kills:
         here = home / f"home-{homes}"
         homes += 1
         alive = True
         while alive and met < kills:
             before = finished(here)
-            by_event = draw.random() < 0.5
-            process = jobs.start(job, here, *arguments, dies_at=draw.randrange(int(within * events)) if by_event else None)
-            process.join(600 if by_event else draw.uniform(0, within * seconds))
+            event, until = next(when)
+            process = jobs.start(job, here, *arguments, dies_at=event)
+            process.join(until)
             process.kill()
             process.join()
             alive = process.exitcode != 0  # of what was killed
@@ -67,10 +83,10 @@ def tried(home: Path, kills: int, within: float, job: Callable[..., Any], *argum
     return homes
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(140, marks=slow)])
-def test_a_training_process_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, tiny, kills, tally):
+@pytest.mark.parametrize(("kills", "parts"), [(4, (0.1, 0.35, 0.6, 0.8)), pytest.param(140, (), marks=slow)])
+def test_a_training_process_that_is_killed_ends_as_one_that_was_not(tmp_path, tiny, kills, parts, tally):
     config = tiny(steps=60, checkpoint_every=7, input_scale=5)
-    homes = tried(tmp_path, kills, 1.0, jobs.train, config)
+    homes = tried(tmp_path, kills, parts, 1.0, jobs.train, config)
     expected = jobs.result(jobs.train, tmp_path / "undisturbed", config)
     for number in range(homes):
         home = tmp_path / f"home-{number}"
@@ -82,15 +98,15 @@ def test_a_training_process_killed_at_random_moments_ends_as_one_that_was_not(tm
     tally["kills of a training process"] += kills
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(60, marks=slow)])
-def test_a_sweep_killed_at_random_moments_trains_each_run_once_and_measures_the_same(tmp_path, kills, tally):
+@pytest.mark.parametrize(("kills", "parts", "seeds"), [(3, (0.2, 0.55, 0.8), (0,)), pytest.param(60, (), (0, 1), marks=slow)])
+def test_a_sweep_that_is_killed_trains_each_run_once_and_measures_the_same(tmp_path, kills, parts, seeds, tally):
     tables = ["sweep_losses", "sweep_share"]
-    homes = tried(tmp_path, kills, 0.3, jobs.sweep, tables)
-    expected = jobs.result(jobs.sweep, tmp_path / "undisturbed", tables)
+    homes = tried(tmp_path, kills, parts, 0.3, jobs.sweep, tables, seeds)
+    expected = jobs.result(jobs.sweep, tmp_path / "undisturbed", tables, seeds)
     for number in range(homes):
         home = tmp_path / f"home-{number}"
-        runs = jobs.result(jobs.sweep, home, tables)
-        assert len(runs) == len(expected) == 14 and len(finished(home)) == 14
+        runs = jobs.result(jobs.sweep, home, tables, seeds)
+        assert len(runs) == len(expected) == len(finished(home)) == 7 * len(seeds)
         for own, other in zip(map(Path, runs), map(Path, expected), strict=True):
             one, two = (files.read_json(folder / "run.json") for folder in (own, other))
             assert one and two and own.name == other.name and one["files"] == two["files"]

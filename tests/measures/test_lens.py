@@ -1,7 +1,5 @@
 import copy
 import re
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -24,13 +22,6 @@ def quick(model: Any, **changes: Any) -> Any:
 def trained() -> tuple[Any, Any]:
     model = shaken(tied=False)
     return model, quick(model)
-
-
-def test_importing_loads_no_lens_library():
-    program = "import sys, tying_utils.measures.lens, tying_utils.measures.residual; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "tying_utils.measures.lens" in done.stdout.split()
-    assert {"tuned_lens", "transformer_lens"}.isdisjoint(done.stdout.split())
 
 
 @both_arms

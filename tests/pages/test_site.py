@@ -1,5 +1,6 @@
 """The pages: every link leads somewhere, every picture has words, nothing needs a network or a kernel."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from tying_utils.pages import notebooks, site
 
 
-@pytest.fixture
-def rendered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The site over notebooks that were not run, but for one with an output of each kind."""
 
     def run(path: Path, target: Path, parameters: dict[str, str], **_: Any) -> None:
@@ -29,8 +30,9 @@ def rendered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(book, target)
 
-    monkeypatch.setattr(notebooks, "run", run)
-    return site.render("laptop", tmp_path / "site", progress=False).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebooks, "run", run)
+        yield site.render("laptop", tmp_path_factory.mktemp("pages") / "site", progress=False).parent
 
 
 def test_every_page_is_there_and_nothing_is_broken(rendered: Path) -> None:
@@ -72,7 +74,7 @@ def test_faults_are_found(tmp_path: Path, line: str, fault: str) -> None:
 def test_a_broken_link_is_no_site(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "COPIED", ("LICENSE",))  # README links to CITATION.cff
     with pytest.raises(RuntimeError, match=r"index\.html: 'CITATION\.cff' leads to no file"):
-        site.render("laptop", rendered, progress=False)
+        site.render("laptop", rendered.with_name("broken"), progress=False)
 
 
 def test_outside_a_checkout_it_says_so(home: Path) -> None:

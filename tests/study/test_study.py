@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,15 +18,9 @@ from tying_utils.training.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A home in which the smoke profile's cheap tables are measured once."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TYING_HOME", str(home))
-        made = Study("smoke", progress=False)
-        for name in ("losses", "alignment", "gradients"):
-            made.table(name)
-        yield made
+def smoke(smoke_home: Path) -> Study:
+    """The smoke profile, with its cheap tables measured once."""
+    return Study("smoke", progress=False).complete(("losses", "alignment", "gradients"))
 
 
 def test_tables_have_a_row_for_each_arm_and_seed(smoke: Study) -> None:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +19,10 @@ from tying_utils.study.sweep import Sweep
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def smoke(smoke_home: Path) -> Study:
     """The smoke profile's sweep, made by the command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TYING_HOME", str(tmp_path_factory.mktemp("home")))
-        assert command.main(["sweep", "--profile", "smoke"]) == 0
-        yield Study("smoke", TWO_ROLE, progress=False)
+    assert command.main(["sweep", "--profile", "smoke"]) == 0
+    return Study("smoke", TWO_ROLE, progress=False)
 
 
 def test_the_command_makes_every_table_and_says_where(smoke: Study, capsys: pytest.CaptureFixture[str]) -> None:

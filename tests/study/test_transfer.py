@@ -105,10 +105,9 @@ def test_outcomes_are_those_of_the_curves() -> None:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def smoke(smoke_home: Path) -> Any:
     """The smoke profile's tables of fine-tuning on the two-role language."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TYING_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr(trainer, "_cores", lambda: 1)  # such runs are shorter than the start of a process
         names = [name for name in study_tables.TABLES if name.startswith("transfer_")]
         yield Study("smoke", TWO_ROLE, progress=False).complete(names)
