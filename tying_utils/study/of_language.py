@@ -9,9 +9,8 @@ from tqdm.auto import tqdm
 
 from tying_utils.corpora.two_role import Language
 from tying_utils.measures import neighbors
-from tying_utils.study.columns import tabulated
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Trained, side_by_side
+from tying_utils.study.trained import Trained, each, side_by_side
 
 
 def roles(run: Trained) -> pd.DataFrame:
@@ -43,9 +42,7 @@ def roles(run: Trained) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def all_roles(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Tabulate `roles` of every run."""
-    return tabulated(roles, runs, bar, side_by_side)
+all_roles = each(lambda run, _: roles(run), side_by_side)
 
 
 def _first_language(runs: Sequence[Trained]) -> Language:

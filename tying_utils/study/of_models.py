@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,54 +12,37 @@ from tqdm.auto import tqdm
 from tying_utils.base.names import TIED
 from tying_utils.measures import lens, lens_budget, residual
 from tying_utils.study import columns
-from tying_utils.study.columns import labelled, tabulated
+from tying_utils.study.columns import labelled
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Trained, models_side_by_side
-from tying_utils.training.trainer import choose_hardware, steps_of
+from tying_utils.study.trained import Trained, each, models_side_by_side
+from tying_utils.training.trainer import steps_of
 
 
-def lenses(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Measure what each layer lacks of the model's own prediction, bits, by the tuned lens and the logit lens (Figure 2)."""
-    device = choose_hardware().device
-
-    def one(run: Trained) -> pd.DataFrame:
-        model, context = run.run.model(device=device), run.run.config.context
-        held_out = run.corpus.windows("validation", profile.evaluation_windows, context)
-        tokens = run.corpus.windows("train", profile.lens_windows, context)
-        tuned = lens.train_lens(model, tokens, seed=run.seed, progress=False, **profile.lens)
-        curves = columns.lens_curves(run.labels | {"lens": "tuned"}, model, tuned, held_out)
-        logit = lens.kl_by_layer(model, lens.logit_lens(model), held_out)
-        return pd.concat(
-            [curves, columns.curve(run.labels | {"lens": "logit", "indexing": "matched"}, logit)], ignore_index=True
-        )
-
-    return tabulated(one, runs, bar, partial(models_side_by_side, device=device))
+def _lenses(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return what each layer lacks of the model's own prediction, bits, by the tuned lens and the logit lens (Figure 2)."""
+    model, held_out = run.model(), run.held_out(profile.evaluation_windows)
+    tokens = run.corpus.windows("train", profile.lens_windows, run.run.config.context)
+    tuned = lens.train_lens(model, tokens, seed=run.seed, progress=False, **profile.lens)
+    bits = lens.kl_by_layer(model, lens.logit_lens(model), held_out)
+    logit = columns.curve(run.labels | {"lens": "logit", "indexing": "matched"}, bits)
+    return pd.concat([columns.lens_curves(run.labels | {"lens": "tuned"}, model, tuned, held_out), logit])
 
 
-def lens_budgets(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Measure what Figure 2 becomes when the lens is stopped early."""
-    device = choose_hardware().device
-
-    def one(run: Trained) -> pd.DataFrame:
-        context = run.run.config.context
-        held_out = run.corpus.windows("validation", profile.evaluation_windows, context)
-        tokens = run.corpus.windows("train", profile.lens_windows, context)
-        curves = lens_budget.kl_by_budget(
-            run.run.model(device=device), tokens, held_out, budgets=profile.lens_budgets, seed=run.seed, progress=False
-        )
-        return labelled(run.labels, curves[["steps", "layer", "kl_bits"]])
-
-    return tabulated(one, runs, bar, partial(models_side_by_side, device=device))
+def _lens_budgets(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return what Figure 2 becomes when the lens is stopped early."""
+    tokens = run.corpus.windows("train", profile.lens_windows, run.run.config.context)
+    held_out, options = run.held_out(profile.evaluation_windows), {"seed": run.seed, "progress": False}
+    curves = lens_budget.kl_by_budget(run.model(), tokens, held_out, budgets=profile.lens_budgets, **options)
+    return labelled(run.labels, curves[["steps", "layer", "kl_bits"]])
 
 
-def residual_stream(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Measure what each component adds to the residual stream, and to the logit of the right token."""
+def _residual_stream(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return what each component adds to the residual stream, and to the logit of the right token."""
+    return labelled(run.labels, residual.contributions(run.run.model(), run.held_out(profile.evaluation_windows)))
 
-    def one(run: Trained) -> pd.DataFrame:
-        held_out = run.corpus.windows("validation", profile.evaluation_windows, run.run.config.context)
-        return labelled(run.labels, residual.contributions(run.run.model(), held_out))
 
-    return tabulated(one, runs, bar)
+lenses, lens_budgets = each(_lenses, models_side_by_side), each(_lens_budgets, models_side_by_side)
+residual_stream = each(_residual_stream)
 
 
 def step_times(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:

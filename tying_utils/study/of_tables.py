@@ -1,19 +1,19 @@
 """What is measured of token tables: how they align, whose neighbours they share, how they move, how their norms go."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
-import torch
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from tying_utils.base.names import TIED
 from tying_utils.measures import alignment, drift, neighbors
 from tying_utils.study import columns
-from tying_utils.study.columns import in_turn, labelled, tabulated
+from tying_utils.study.columns import labelled
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Measure, Trained, references, side_by_side
+from tying_utils.study.trained import Trained, each, references, side_by_side
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class _Pair:
     """Two tables of one seed that are compared; the labels are of the run that the target belongs to, and of the tables."""
 
     labels: dict[str, Any]
-    source: torch.Tensor
-    target: torch.Tensor
+    source: Tensor
+    target: Tensor
 
 
 def _pairs(runs: Sequence[Trained]) -> list[_Pair]:
     """Return each run's table or tables beside the untied pair of its place; that pair too where the tied arm is there."""
-    found, others = references(runs)
+    found = references(runs)
     with_own = any(run.arm.kind == TIED for run in runs)  # in one table of a study is enough
     pairs = []
     for run in runs:
         own = run.tables()
-        if run in others:
+        if found[run.place] is not run:
             reference = found[run.place].tables()
         elif with_own:
             reference, own = {"input": own["input"]}, {"output": own["output"]}
@@ -44,70 +44,59 @@ def _pairs(runs: Sequence[Trained]) -> list[_Pair]:
     return pairs
 
 
-def _compared(
-    rows: Callable[[_Pair, Profile], pd.DataFrame],
-    how: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = side_by_side,
-) -> Measure:
-    """Return the measure that takes `rows` of every pair."""
-
-    def measure(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-        return tabulated(lambda pair: rows(pair, profile), _pairs(runs), bar, how)
-
-    return measure
+def _aligned(kinds: Sequence[alignment.Kind], pair: _Pair, profile: Profile) -> pd.DataFrame:
+    return columns.aligned(pair.labels, pair.source, pair.target, kinds, profile.permutations)
 
 
-def _aligned(*kinds: alignment.Kind) -> Measure:
-    return _compared(lambda pair, of: columns.aligned(pair.labels, pair.source, pair.target, kinds, of.permutations))
-
-
-def _neighbors_of(pair: _Pair, profile: Profile) -> pd.DataFrame:
+def _overlap(pair: _Pair, profile: Profile) -> pd.DataFrame:
     score = neighbors.overlap(pair.source, pair.target, k=10, permutations=profile.permutations)
     return pd.DataFrame([{**pair.labels, "k": 10, **columns.scores(score)}])
 
 
-align, align_orthogonal = _aligned("identity", "orthogonal", "linear"), _aligned("orthogonal")
-overlap_neighbors = _compared(_neighbors_of)
-spread_cosines = _compared(lambda pair, _: columns.cosines(pair.labels, pair.source, pair.target), in_turn)
+def _cosines(pair: _Pair, profile: Profile) -> pd.DataFrame:
+    return columns.cosines(pair.labels, pair.source, pair.target)
 
 
-def _orthogonal_score(source: torch.Tensor, target: torch.Tensor, permutations: int) -> dict[str, float]:
-    """Return the orthogonal score alone, beside chance from `permutations`."""
+@dataclass(frozen=True)
+class _Compared:
+    """A run and the untied run of its place."""
+
+    run: Trained
+    reference: Trained
+
+
+def _compared(runs: Sequence[Trained]) -> list[_Compared]:
+    found = references(runs)
+    return [_Compared(run, found[run.place]) for run in runs if found[run.place] is not run]
+
+
+def _orthogonal(source: Tensor, target: Tensor, profile: Profile) -> dict[str, float]:
+    """Return the orthogonal score alone, beside chance from few permutations."""
     value = alignment.align(source, target, "orthogonal")
-    chance = alignment.chance(source, target, "orthogonal", permutations=permutations)
+    chance = alignment.chance(source, target, "orthogonal", permutations=max(2, profile.permutations // 10))
     scores = {"value": value, "chance": chance.mean, "chance_low": chance.low, "chance_high": chance.high}
     return scores | {"corrected": alignment.corrected(value, chance.mean)}
 
 
-def align_at_the_input(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Align the untied pair with the table that embeds each run's input; orthogonal fit, chance from few permutations."""
-    found, others = references(runs)
-    permutations = max(2, profile.permutations // 10)
-
-    def one(run: Trained) -> pd.DataFrame:
-        name, own = next(iter(run.tables().items()))
-        return pd.DataFrame(
-            {**run.labels, "source": source, "target": name, **_orthogonal_score(table, own, permutations)}
-            for source, table in found[run.place].tables().items()
-        )
-
-    return tabulated(one, others, bar, side_by_side)
+def _at_the_input(pair: _Compared, profile: Profile) -> pd.DataFrame:
+    """Return how the table that embeds a run's input aligns with the untied pair."""
+    name, own = next(iter(pair.run.tables().items()))
+    rows = [
+        {**pair.run.labels, "source": source, "target": name, **_orthogonal(table, own, profile)}
+        for source, table in pair.reference.tables().items()
+    ]
+    return pd.DataFrame(rows)
 
 
-def align_over_training(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Align each tied table with the untied pair of its seed after as many steps; as `align_at_the_input`."""
-    found, tied = references(runs)
-    permutations = max(2, profile.permutations // 10)
-
-    def one(run: Trained) -> pd.DataFrame:
-        rows = []
-        for step in spaced(run.run.checkpoints):
-            table = run.tables(step)["tied"]
-            for source, other in found[run.place].tables(step).items():
-                scores = _orthogonal_score(other, table, permutations)
-                rows.append({**run.labels, "step": step, "source": source, "target": "tied", **scores})
-        return pd.DataFrame(rows)
-
-    return tabulated(one, tied, bar, side_by_side)
+def _over_training(pair: _Compared, profile: Profile) -> pd.DataFrame:
+    """Return how a tied table aligns with the untied pair of its seed after as many steps."""
+    rows = []
+    for step in spaced(pair.run.run.checkpoints):
+        table = pair.run.tables(step)["tied"]
+        for source, other in pair.reference.tables(step).items():
+            labels = {**pair.run.labels, "step": step, "source": source, "target": "tied"}
+            rows.append({**labels, **_orthogonal(other, table, profile)})
+    return pd.DataFrame(rows)
 
 
 def spaced(steps: Sequence[int]) -> list[int]:
@@ -119,24 +108,22 @@ def spaced(steps: Sequence[int]) -> list[int]:
     return [*kept, steps[-1]]
 
 
-def move(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Measure how far each table is from its start and from its last checkpoint (Figure 3)."""
-
-    def one(run: Trained) -> pd.DataFrame:
-        kept = {step: run.tables(step) for step in run.run.checkpoints}
-        series = {name: {step: tables[name] for step, tables in kept.items()} for name in kept[0]}
-        frames = [labelled(run.labels | {"table": name}, drift.drift(tables)) for name, tables in series.items()]
-        return pd.concat(frames, ignore_index=True)
-
-    return tabulated(one, runs, bar)
+def _drift(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return how far each table is from its start and from its last checkpoint (Figure 3)."""
+    kept = {step: run.tables(step) for step in run.run.checkpoints}
+    series = {name: {step: tables[name] for step, tables in kept.items()} for name in kept[0]}
+    return pd.concat([labelled(run.labels | {"table": name}, drift.drift(tables)) for name, tables in series.items()])
 
 
-def norms(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Measure row norms by how often the token occurs (Figure 5)."""
+def _norms(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return row norms by how often the token occurs (Figure 5)."""
+    counts = run.corpus.counts[run.used.numpy()]
+    return pd.concat([columns.norms(run.labels | {"table": name}, table, counts) for name, table in run.tables().items()])
 
-    def one(run: Trained) -> pd.DataFrame:
-        counts = run.corpus.counts[run.used.numpy()]
-        frames = [columns.norms(run.labels | {"table": name}, table, counts) for name, table in run.tables().items()]
-        return pd.concat(frames, ignore_index=True)
 
-    return tabulated(one, runs, bar)
+align = each(partial(_aligned, ("identity", "orthogonal", "linear")), side_by_side, _pairs)
+align_orthogonal = each(partial(_aligned, ("orthogonal",)), side_by_side, _pairs)
+align_at_the_input = each(_at_the_input, side_by_side, _compared)
+align_over_training = each(_over_training, side_by_side, _compared)
+overlap_neighbors = each(_overlap, side_by_side, _pairs)
+cosines, move, norms = each(_cosines, of=_pairs), each(_drift), each(_norms)

@@ -24,7 +24,7 @@ def _labelled(measure: Measure, columns: tuple[str, ...]) -> Measure:
 MEASURES: dict[str, Measure] = {
     "alignment": of_tables.align,
     "neighbors": of_tables.overlap_neighbors,
-    "cosines": of_tables.spread_cosines,
+    "cosines": of_tables.cosines,
     "control_alignment": of_tables.align,
     "losses": of_runs.losses,
     "sizes": of_runs.losses,

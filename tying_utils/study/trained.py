@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -16,9 +17,10 @@ from tying_utils.base.names import PLACE
 from tying_utils.corpora.store import Corpus
 from tying_utils.corpora.two_role import Language
 from tying_utils.study.arms import Arm
-from tying_utils.study.columns import in_turn
+from tying_utils.study.columns import in_turn, tabulated
 from tying_utils.study.profile import Profile
 from tying_utils.training.run_store import Run
+from tying_utils.training.trainer import choose_hardware
 
 # The first columns of a table. Where the place stands in columns, the arm is called as at the profile's own place.
 PLAIN = ("corpus", "arm", "input_scale", "seed")
@@ -74,30 +76,46 @@ class Trained:
         config = self.run.config
         return self.language.loss(self.corpus.windows("validation", config.validation_sequences, config.context + 1))
 
+    def model(self) -> Any:
+        """Return the finished model, on the device that this machine computes on."""
+        return self.run.model(device=choose_hardware().device)
+
+    def held_out(self, windows: int) -> np.ndarray:
+        """Return so many windows of the held-out text, (windows, context)."""
+        return self.corpus.windows("validation", windows, self.run.config.context)
+
 
 Measure = Callable[[Sequence[Trained], Profile, "tqdm[Any]"], pd.DataFrame]
+How = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
 
-def references(runs: Sequence[Trained]) -> tuple[dict[tuple[Any, ...], Trained], list[Trained]]:
-    """Return the first plain untied run of each place, and the runs that are compared with one: all others."""
+def each(
+    one: Callable[[Any, Profile], pd.DataFrame], how: How = in_turn, of: Callable[[Sequence[Trained]], Sequence[Any]] = list
+) -> Measure:
+    """Return the measure that puts the rows of `one` below one another: of each run, or of what `of` makes of the runs."""
+    return lambda runs, profile, bar: tabulated(lambda item: one(item, profile), of(runs), bar, how)
+
+
+def references(runs: Sequence[Trained]) -> dict[tuple[Any, ...], Trained]:
+    """Return by place the untied run that others are compared with: the first without a remedy."""
     found: dict[tuple[Any, ...], Trained] = {}
     for run in runs:
         if not run.run.config.tied and run.run.config.remedy is None:
             found.setdefault(run.place, run)
-    return found, [run for run in runs if found[run.place] is not run]
+    return found
 
 
 def side_by_side(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Return the same, computed on the CPU in as many threads as it has cores, each computing on one."""
+    """Return `function` of each item, in order: in as many threads as the CPU has cores, each computing on one."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(max(1, min(threads, len(items))), initializer=lambda: torch.set_num_threads(1)) as pool:
         return list(pool.map(function, items))
 
 
-def models_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], device: torch.device) -> list[Any]:
-    """Return the same where `function` builds models and lenses on `device`: on a GPU one after another.
+def models_side_by_side(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Return the same where `function` builds models and lenses; on a GPU it takes one after another.
 
-    `items` have a name and a seed, which a ValueError of `function` then names, as of a lens that diverged.
+    `items` have an arm and a seed, which a ValueError of `function` then names, as of a lens that diverged.
     """
     # transformers puts another module in its own place when it is imported: threads that are the first to import it, at once,
     # are handed the one without its models.
@@ -110,4 +128,4 @@ def models_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], de
         except ValueError as error:
             raise ValueError(f"{error} (arm {item.arm.name!r}, seed {item.seed})") from error
 
-    return side_by_side(one, items) if device.type == "cpu" else in_turn(one, items)
+    return side_by_side(one, items) if choose_hardware().device.type == "cpu" else in_turn(one, items)

@@ -8,22 +8,18 @@ import keyword
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from tying_utils.corpora.store import Corpus
 from tying_utils.measures import perplexity, probe
 from tying_utils.study import columns
 from tying_utils.study.arms import Arm
-from tying_utils.study.columns import tabulated
 from tying_utils.study.profile import Profile
-from tying_utils.study.trained import Trained, models_side_by_side, side_by_side
-from tying_utils.training.trainer import choose_hardware
+from tying_utils.study.trained import Trained, each, models_side_by_side, side_by_side
 
 CATEGORIES = ("keyword", "identifier part", "whitespace", "number", "punctuation")
 FOLDS = 5  # of a probe
@@ -66,24 +62,19 @@ def _questions(run: Trained) -> dict[str, np.ndarray]:
     return {"category": categories(run.corpus)}
 
 
-def probes(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Probe every table for the category or the roles of its tokens."""
-    permutations = max(2, profile.permutations // 10)
-
-    def one(run: Trained) -> pd.DataFrame:
-        rows, used = [], run.used.numpy()
-        for question, answers in _questions(run).items():
-            own = answers[used]
-            known = (own >= 0) & (np.bincount(own[own >= 0], minlength=own.max() + 1)[own] >= FOLDS)  # a rare kind is left out
-            for name, table in run.tables().items():
-                score = probe.probe(
-                    table[torch.from_numpy(known)], own[known], folds=FOLDS, permutations=permutations, seed=run.seed
-                )
-                rows.append({**run.labels, "table": name, "question": question, **columns.scores(score)})
-                rows[-1] |= {"classes": score.classes, "tokens": score.tokens}
-        return pd.DataFrame(rows)
-
-    return tabulated(one, runs, bar, side_by_side)
+def _probes(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return how well the category or the roles of a token are read off each table."""
+    rows, used, permutations = [], run.used.numpy(), max(2, profile.permutations // 10)
+    for question, answers in _questions(run).items():
+        own = answers[used]
+        known = (own >= 0) & (np.bincount(own[own >= 0], minlength=own.max() + 1)[own] >= FOLDS)  # a rare kind is left out
+        for name, table in run.tables().items():
+            score = probe.probe(
+                table[torch.from_numpy(known)], own[known], folds=FOLDS, permutations=permutations, seed=run.seed
+            )
+            rows.append({**run.labels, "table": name, "question": question, **columns.scores(score)})
+            rows[-1] |= {"classes": score.classes, "tokens": score.tokens}
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
@@ -111,40 +102,33 @@ def _tunings(runs: Sequence[Trained]) -> list[_Tuning]:
     return [_Tuning(starts[run.arm.start, run.seed], run) for run in runs if run.arm.start]
 
 
-def losses(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Measure the held-out loss on the new text by step of fine-tuning, from step 0, which is the start as it was."""
-    device = choose_hardware().device
-
-    def one(tuning: _Tuning) -> pd.DataFrame:
-        after, config = tuning.after, tuning.after.run.config
-        windows = after.corpus.windows("validation", config.validation_sequences, config.context + 1)
-        known = after.run.metrics.dropna(subset="validation_loss")
-        return pd.DataFrame(
-            {
-                **tuning.labels,
-                "step": [0, *known["step"]],
-                "loss": [_loss(tuning.before, windows, device), *known["validation_loss"]],
-                "floor": after.floor,
-                "bytes_per_token": np.nan if after.language else token_bytes(after.corpus)[windows[:, 1:]].mean(),
-            }
-        )
-
-    return tabulated(one, _tunings(runs), bar, partial(models_side_by_side, device=device))
+def _losses(tuning: _Tuning, profile: Profile) -> pd.DataFrame:
+    """Return the held-out loss on the new text by step of fine-tuning, from step 0, which is the start as it was."""
+    after, config = tuning.after, tuning.after.run.config
+    windows = after.corpus.windows("validation", config.validation_sequences, config.context + 1)
+    known = after.run.metrics.dropna(subset="validation_loss")
+    return pd.DataFrame(
+        {
+            **tuning.labels,
+            "step": [0, *known["step"]],
+            "loss": [_loss(tuning.before, windows), *known["validation_loss"]],
+            "floor": after.floor,
+            "bytes_per_token": np.nan if after.language else token_bytes(after.corpus)[windows[:, 1:]].mean(),
+        }
+    )
 
 
-def forgetting(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
-    """Measure the held-out loss on the old text, before fine-tuning and after it."""
-    device = choose_hardware().device
-
-    def one(tuning: _Tuning) -> pd.DataFrame:
-        before, config = tuning.before, tuning.before.run.config
-        windows = before.corpus.windows("validation", config.validation_sequences, config.context + 1)
-        ends = {"before": _loss(before, windows, device), "after": _loss(tuning.after, windows, device)}
-        return pd.DataFrame([tuning.labels | ends])
-
-    return tabulated(one, _tunings(runs), bar, partial(models_side_by_side, device=device))
+def _forgetting(tuning: _Tuning, profile: Profile) -> pd.DataFrame:
+    """Return the held-out loss on the old text, before fine-tuning and after it."""
+    before, config = tuning.before, tuning.before.run.config
+    windows = before.corpus.windows("validation", config.validation_sequences, config.context + 1)
+    return pd.DataFrame([{**tuning.labels, "before": _loss(before, windows), "after": _loss(tuning.after, windows)}])
 
 
-def _loss(run: Trained, windows: np.ndarray, device: torch.device) -> float:
+def _loss(run: Trained, windows: np.ndarray) -> float:
     """Return the mean loss of a finished run's model on `windows`, nats a token."""
-    return perplexity.perplexity(run.run.model(device=device), windows, progress=False).loss
+    return perplexity.perplexity(run.model(), windows, progress=False).loss
+
+
+losses, forgetting = each(_losses, models_side_by_side, _tunings), each(_forgetting, models_side_by_side, _tunings)
+probes = each(_probes, side_by_side)
