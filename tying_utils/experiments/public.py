@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tying_utils.corpora import texts, vocabulary
-from tying_utils.experiments import alignment as experiment
+from tying_utils.experiments import alignment
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.public_tables import MINIATURES, PUBLIC, TABLES, rows
 from tying_utils.models import checkpoints
@@ -234,7 +234,7 @@ def output_bias(table: pd.DataFrame) -> pd.DataFrame:
     """
     fits = table[table["kind"] != "identity"]
     columns = ("corrected", "held_out", "published_corrected")
-    bias = {column: experiment.output_bias(fits, column).set_index(["family", "kind"])["output_bias"] for column in columns}
+    bias = {column: alignment.output_bias(fits, column).set_index(["family", "kind"])["output_bias"] for column in columns}
     return pd.DataFrame(bias).reset_index()
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.experiments import claims, places
-from tying_utils.experiments import remedies as remedied
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.public import Public, output_bias
+from tying_utils.experiments.remedies import changes, outcomes
 from tying_utils.experiments.sizes import loss_gaps
 from tying_utils.experiments.tables import tied_less_untied, tuned
 from tying_utils.pages import costs
@@ -49,7 +49,7 @@ def conditions(results: Results) -> str:
 
 
 def verdicts(results: Results, only: Collection[str] = (*claims.HEADLINES, "output_bias_linear_held_out")) -> str:
-    """Return verdict, mean and interval by corpus, and the published value, of `only` the statistics that stand for a claim."""
+    """Return verdict, mean and interval by corpus, and the published value, of the statistics whose ids are in `only`."""
     frame = claims.verdicts(results)
     frame = frame[frame["id"].isin(list(only))] if only else frame
     published = frame.drop_duplicates(["claim", "statistic"])["published"]
@@ -126,10 +126,10 @@ def equal_ratios(results: Results) -> str:
 
 def remedies(results: Results) -> str:
     """Return what every remedy changes against the tied arm of its corpus and shape, and what it costs."""
-    found, keys, rows = remedied.outcomes(results), ["corpus", "shape", "arm"], []
+    found, keys, rows = outcomes(results), ["corpus", "shape", "arm"], []
     costs = {tuple(row[key] for key in keys): row for row in found.drop_duplicates(keys).to_dict("records")}
-    changes = spread(remedied.changes(found), keys, "measure", lambda row: span(row["change"], row["low"], row["high"], "+.3f"))
-    for row in changes:
+    changed = spread(changes(found), keys, "measure", lambda row: span(row["change"], row["low"], row["high"], "+.3f"))
+    for row in changed:
         added, time = (costs[row[:3]][name] for name in ("added", "step_ratio"))
         rows.append((*row, f"{added:+,.0f}", "" if pd.isna(time) else f"{time:.2f}"))
     measures = "Bias | Loss, nats | Lens KL of early layers, bits"
