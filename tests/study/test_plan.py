@@ -61,13 +61,13 @@ def test_time_is_about_what_a_run_takes(home, tiny):
 def test_every_part_of_the_time_counts(home, tiny, monkeypatch):
     """12 steps, 3 validations (5, 10, 12), 3 checkpoints, tables at 0, 1, 2, 5, 10 and 12."""
     for name, seconds in {"_step": 0.02, "_validation_loss": 0.1}.items():
-        real = getattr(training._Trainer, name)
+        real = getattr(training.Trainer, name)
 
         def slow(trainer, *arguments, real=real, seconds=seconds):
             time.sleep(seconds)
             return real(trainer, *arguments)
 
-        monkeypatch.setattr(training._Trainer, name, slow)
+        monkeypatch.setattr(training.Trainer, name, slow)
     made = plan(tiny(), probe_steps=2)
     assert min(made.step_seconds) >= 0.02 and made.validation_seconds >= 0.1
     made = dataclasses.replace(
@@ -85,7 +85,7 @@ def test_a_long_probe_ends_early_with_a_step(home, tiny, monkeypatch):
 
 def test_what_does_not_fit_is_not_probed(home, tiny, monkeypatch):
     monkeypatch.setattr(budget, "memory_free", lambda device: 1000)
-    monkeypatch.setattr(training, "_Trainer", lambda *_: pytest.fail("it was probed"))
+    monkeypatch.setattr(training, "Trainer", lambda *_: pytest.fail("it was probed"))
     made = plan(tiny())
     assert (made.fits, made.seconds, made.seconds_range, made.step_seconds) == (False, None, None, ())
     assert "not probed: it does not fit in memory" in str(made)

@@ -1,25 +1,26 @@
 """What a run, or a whole profile of them, will cost on this machine: known before it trains, from shapes and a short probe."""
 
 import dataclasses
-import itertools
-import math
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from tying_utils import models
 from tying_utils.base import files
 from tying_utils.base.checks import positive
 from tying_utils.corpora.store import Corpus
 from tying_utils.models import balance
 from tying_utils.study import profiles
-from tying_utils.training import budget, run_store
-from tying_utils.training import trainer as training
+from tying_utils.training import budget, pool, run_store
 from tying_utils.training.config import TrainConfig
+from tying_utils.training.hardware import Hardware, choose_hardware
 from tying_utils.training.run_store import Writer
+from tying_utils.training.trainer import Trainer
 
 # A probe of large models ends after so many seconds, with fewer steps than it was asked for, but at least one.
 PROBE_SECONDS = 60
@@ -109,18 +110,16 @@ def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
     is not probed. Raises ValueError for probe_steps below 1 and as `training.train` does for a corpus or device.
     """
     positive("probe_steps", probe_steps)
-    corpus = training._corpus(config)
-    hardware = training.choose_hardware(config.device, config.dtype)
+    corpus = config.load_corpus()
+    hardware = choose_hardware(config.device, config.dtype)
     parameters = budget.parameters(config)
-    tables = (1 if config.tied_after(config.steps) else 2) * config.vocab_size * config.d_model
-    trunk = sum(map(math.prod, budget.weights(config).values())) - tables
     kept, peak = budget.disk(config)
     counted = Plan(
         config=config,
         device=hardware.device.type,
         dtype=str(hardware.dtype).removeprefix("torch."),
         parameters=parameters,
-        table_share=1 - trunk / parameters,
+        table_share=1 - budget.trunk(config) / parameters,
         memory=budget.memory(config, hardware.dtype, hardware.device),
         memory_free=(free := budget.memory_free(hardware.device)),
         disk=kept,
@@ -137,35 +136,32 @@ def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
         torch.set_num_threads(threads)
 
 
-def _probed(counted: Plan, corpus: Corpus, hardware: training.Hardware, probe_steps: int) -> Plan:
+def _probed(counted: Plan, corpus: Corpus, hardware: Hardware, probe_steps: int) -> Plan:
     # A checkpoint in mid-run is the dearer kind: it holds the state to resume from.
-    config = counted.config.replace(steps=max(counted.config.steps, probe_steps + 2))
+    steps = max(counted.config.steps, probe_steps + 2)
+    config = counted.config.replace(steps=steps, validation_every=steps)
     with tempfile.TemporaryDirectory(prefix="tying-plan-") as folder:
         writer = Writer(Path(folder) / "run", config, corpus.fingerprint)
-        trainer = training._Trainer(config, corpus, hardware, writer)  # of its own weights: those of a start cost as much
+        trainer = Trainer(config, corpus, hardware, writer)  # of its own weights: those of a start cost as much
 
-        def timed(step: int) -> float:
+        def timed(work: Callable[[], object]) -> float:
             began = time.perf_counter()
-            statistics = trainer._step(step)
-            float(statistics[0])  # wait for the device
-            trainer.pending.append((step, 0.0, statistics, 0.0))
+            work()
             return time.perf_counter() - began
 
-        timed(1)
-        steps: list[float] = []
-        while len(steps) < probe_steps and (not steps or sum(steps) < PROBE_SECONDS):
-            steps.append(timed(len(steps) + 2))
-        times = [time.perf_counter()]
-        trainer._validation_loss()
-        times.append(time.perf_counter())
-        writer.put_tables(0, run_store.models.tables(trainer.model))
-        times.append(time.perf_counter())
-        trainer._commit(len(steps) + 1, 0.0)
-        times.append(time.perf_counter())
-    validation, tables, checkpoint = (after - before for before, after in itertools.pairwise(times))
+        def step(number: int) -> float:
+            return timed(lambda: float(trainer.step(number)[0]))  # waits for the device
+
+        step(1)
+        seconds: list[float] = []
+        while (len(seconds) < probe_steps and sum(seconds) < PROBE_SECONDS) or not seconds:
+            seconds.append(step(len(seconds) + 2))
+        validation = timed(trainer.validate)
+        tables = timed(lambda: writer.put_tables(0, models.tables(trainer.model)))
+        checkpoint = timed(lambda: trainer.commit(len(seconds) + 1, 0.0))
     return dataclasses.replace(
         counted,
-        step_seconds=tuple(steps),
+        step_seconds=tuple(seconds),
         validation_seconds=validation,
         tables_seconds=tables,
         checkpoint_seconds=checkpoint,
@@ -231,7 +227,7 @@ def plan_profile(profile: str, corpus: str | None = None, *, probe_steps: int = 
         kinds.setdefault(_kind(config), []).append(config)
     plans = tuple((plan(alike[0], probe_steps=probe_steps), len(alike)) for alike in kinds.values())
     on_cpu = all(of.device == "cpu" for of, _ in plans)
-    workers = training.workers_for(missing) if on_cpu else 1
+    workers = pool.workers_for(missing) if on_cpu else 1
     return ProfilePlan(
         profile=of.name,
         corpus=of.corpus,

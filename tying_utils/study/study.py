@@ -120,7 +120,7 @@ class Study:
     def runs(self, *arms: str) -> list[Arm]:
         """The finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
         from tying_utils.study.tabulate import Arm
-        from tying_utils.training.trainer import train_all
+        from tying_utils.training import train_all
 
         wanted = self._wanted(arms) if arms else self._wanted(*([arm] for arm in self.profile.arms))
         if missing := [pair for pair in wanted if pair not in self._runs]:
@@ -134,7 +134,7 @@ class Study:
         The shards part all runs, finished or not, so that they are disjoint and leave none out whenever each is started; a
         shard that was killed goes on from its checkpoints when it is started again.
         """
-        from tying_utils.training.trainer import train_all
+        from tying_utils.training import train_all
 
         wanted = self._wanted(*(TABLES[name](self.profile) for name in names if name in self))
         configs = dict.fromkeys(self.profile.config(*pair) for pair in wanted)

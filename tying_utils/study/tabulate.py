@@ -19,8 +19,8 @@ from tying_utils.corpora.two_role import Language
 from tying_utils.measures import alignment, drift, frequency, lens, lens_budget, neighbors, residual
 from tying_utils.study import columns
 from tying_utils.study.profiles import Profile
+from tying_utils.training import Trainer, choose_hardware
 from tying_utils.training.run_store import Run
-from tying_utils.training.trainer import choose_hardware, steps_of
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ def _step_times(arms: Sequence[Arm], profile: Profile, bar: "tqdm[Any]") -> pd.D
     threads = torch.get_num_threads()
     torch.set_num_threads(first[0].run.config.threads)
     try:
-        steps = {arm.name: steps_of(arm.run.config.replace(steps=rounds), arm.corpus) for arm in first}
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        trainers = {arm.name: Trainer(arm.run.config.replace(steps=rounds), arm.corpus) for arm in first}
+        seconds: dict[str, list[float]] = {name: [] for name in trainers}
         for step in range(1, rounds + 1):
             # Forwards and backwards, so that none is always first.
-            for name in [*steps][:: 1 if step % 2 else -1]:
+            for name in [*trainers][:: 1 if step % 2 else -1]:
                 began = time.perf_counter()
-                steps[name](step)
+                float(trainers[name].step(step)[0])  # waits for the device
                 seconds[name].append(time.perf_counter() - began)
             bar.update()
     finally:
