@@ -6,9 +6,9 @@ On the device, at the worst moment, in bytes (P weights in all, T = V d of one t
                       the output path's own moment
     gradients         4 P, and 8 T where the tables are tied: both paths' and the combined one
     one micro-batch   N (layers (a d + 4 heads) + 12 d), with `a` of `ACTIVATIONS` (gpt_neo keeps its attention: + 4 heads
-                      context a layer), and 12 N V: log-probabilities, their gradient and that of the logits; on the CPU in
-                      float32 these share one buffer, held throughout (`next_token.KeptLogits`): 4 N V, beside which the
-                      head's gradient, 4 T, is made
+                      context a layer), and 12 N V: log-probabilities, their gradient and that of the logits; many of them
+                      share one buffer on the CPU in float32, held throughout (`next_token.KeptLogits`): 4 N V, beside
+                      which the head's gradient, 4 T, is made
 
 P counts what the optimizer holds at the end. Tables that come of other weights add 8 T, values and gradients, and a rule
 adds what it remembers.
@@ -30,6 +30,7 @@ import torch
 from tying_utils.models import architectures
 from tying_utils.models.balance import PathRule
 from tying_utils.training.config import TrainConfig
+from tying_utils.training.next_token import KEPT_FROM
 
 # Bytes that one block keeps for its backward pass, by token and unit of width: in float32, and in bfloat16 autocast.
 ACTIVATIONS = {
@@ -94,7 +95,7 @@ def memory(config: TrainConfig, dtype: torch.dtype = torch.float32, device: torc
     beside = gradients if config.micro_batches > 1 else table if tied else 0
     tokens, half = config.batch_size // config.micro_batches * config.context, dtype != torch.float32
     logits, blocks = tokens * config.vocab_size, _blocks(config, tokens, half)
-    if device.type == "cpu" and not half and not watches:
+    if device.type == "cpu" and not half and not watches and logits > KEPT_FROM:
         return 4 * (held + logits) + max(4 * (beside + table) + blocks, 4 * gradients)
     return 4 * held + max(4 * (beside + (5 if watches else 3) * logits) + blocks, 4 * gradients)
 
@@ -121,8 +122,9 @@ def disk(config: TrainConfig) -> tuple[int, int]:
         return 4 * (trunks * rest + tables * config.vocab_size * config.d_model) + _HEADER * (trunks * tensors + 3)
 
     kept = sum(of(step, 0) for step in config.table_steps) + sum(of(step, 1) for step in config.checkpoint_steps)
-    state = 4 * (2 * parameters(config) + 2 * config.vocab_size * config.d_model + _remembered(config))
-    state += 3 * _HEADER * (tensors + 9)
+    # Adam's moments, and the output path's own or what the tables come of.
+    beside = parameters(config) - rest if config.tied or config.remedy else 0
+    state = 4 * (2 * parameters(config) + beside + _remembered(config)) + 3 * _HEADER * (tensors + 9)
     return kept, kept + min(2, len(config.checkpoint_steps) - 1) * state
 
 
