@@ -99,7 +99,7 @@ def _compile(model: Any, way: str) -> None:
 
 
 def same_step(values: dict[str, Any]) -> None:
-    """Equal losses, and equal norms of both paths as published, whoever recomputes them."""
+    """Equal losses, and equal norms of both paths as published, in whichever way they are computed."""
     own, *others = map(_named, values.values())
     tolerance = 1e-4 if device() == "cpu" else 2e-2  # bfloat16
     for way, tracked in zip([*values][1:], others, strict=True):

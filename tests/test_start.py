@@ -114,7 +114,8 @@ def test_a_plan_trains_no_start(home: Path, tuned: Callable[..., TrainConfig]) -
     made = plan(config, probe_steps=1)
     assert made.fits and not (home / "data" / "runs").exists()
     run = train(config, progress=False)
-    assert made.disk == sum(path.stat().st_size for path in run.folder.rglob("*.safetensors"))
+    left = sum(path.stat().st_size for path in run.folder.rglob("*.safetensors"))
+    assert left <= made.disk <= 1.05 * left
 
 
 def test_runs_from_one_start_and_from_none_lie_apart(home: Path, tuned: Callable[..., TrainConfig]) -> None:
