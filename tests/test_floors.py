@@ -1,10 +1,43 @@
-"""What judges and draws committed tables stands on the ground: neither the trainer nor a model library is loaded for it."""
+"""Rooms import only rooms nearer the ground, and judging committed tables loads neither the trainer nor a model library."""
 
+import ast
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import tying_utils
+
+PACKAGE = Path(tying_utils.__file__).parent
+# From the ground up; what lies beside the rooms (the commands, the public names) may import any.
+ROOMS = ("base", "corpora", "measures", "models", "training", "study", "experiments", "explorer", "pages", "card")
+SURFACE = {
+    "models": ("build", "tables"),
+    "tie": ("SplitTie",),
+    "balance": ("REMEDIES", "NormMatch", "PCGrad", "RareGate", "Scale", "Schedule", "Shrink"),
+    "callback": ("BalanceCallback",),
+    "corpora": ("load", "Corpus"),
+    "training": ("TrainConfig", "train", "train_all"),
+    "run_store": ("Run",),
+    "checkpoints": ("read_tables", "steps"),
+    "study": ("Study", "Results"),
+    "claims": ("verdicts",),
+}
+MEASURES = [
+    "alignment",
+    "neighbors",
+    "spectral",
+    "drift",
+    "frequency",
+    "gradients",
+    "lens",
+    "residual",
+    "statistics",
+    "perplexity",
+    "integrity",
+]
 HEAVY = ("transformers", "tuned_lens", "transformer_lens", "datasets", "tokenizers")
 ABOVE = tuple(
     f"tying_utils.{name}"
@@ -44,3 +77,49 @@ def test_drawing_committed_tables_loads_none_either():
 @pytest.mark.parametrize("name", ["names", "checks"])
 def test_the_ground_loads_no_torch(name):
     assert "torch" not in loaded(f"import tying_utils.base.{name}")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_nearer_the_ground(room):
+    above = set(ROOMS[ROOMS.index(room) + 1 :])
+    for module in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            taken = {name.split(".")[1] for name in names if name.startswith("tying_utils.")}
+            assert not taken & above, f"{module.relative_to(PACKAGE)} imports {taken & above}"
+
+
+def test_every_folder_is_a_room():
+    folders = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/*.py")}
+    assert folders == set(ROOMS)
+
+
+def test_the_package_loads_no_torch_and_is_read_in_under_50_ms():
+    command = [sys.executable, "-X", "importtime", "-c", "import sys, tying_utils; print('torch' in sys.modules)"]
+    tried = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(5)]
+    assert {done.stdout.strip() for done in tried} == {"False"}
+    microseconds = [int(done.stderr.splitlines()[-1].split("|")[1]) for done in tried]
+    assert min(microseconds) < 50_000
+
+
+@pytest.mark.parametrize("name", tying_utils.__all__)
+def test_each_name_of_the_public_face_is_there(name):
+    assert callable(getattr(tying_utils, name))
+    assert name in dir(tying_utils)
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in SURFACE.items() for name in names])
+def test_each_public_module_has_its_names(module, name):
+    assert hasattr(importlib.import_module(f"tying_utils.{module}"), name)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_each_measure_is_a_module(name):
+    assert importlib.import_module(f"tying_utils.measures.{name}")
+
+
+def test_an_unknown_name_is_named():
+    with pytest.raises(AttributeError, match="'tying_utils' has no attribute 'nothing'"):
+        tying_utils.nothing  # noqa: B018

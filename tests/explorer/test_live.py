@@ -43,7 +43,7 @@ class Gate:
 
             return own(config, progress=progress, on_step=step)
 
-        monkeypatch.setattr(room.training, "train", train)
+        monkeypatch.setattr(room.trainer, "train", train)
 
 
 def test_train_trains_the_scale_and_joins_its_point(made: Live) -> None:
@@ -115,7 +115,7 @@ def test_a_run_that_fails_says_why(made: Live, monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr(room.training, "train", fail)
+    monkeypatch.setattr(room.trainer, "train", fail)
     made.train.click()
     made.wait(60)
     assert "The run failed: the disk is full" in made.note.value and 'role="alert"' in made.note.value
