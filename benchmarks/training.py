@@ -3,6 +3,7 @@
 The tokens are drawn from a Zipf distribution: what they say does not matter to what a step costs.
 """
 
+import dataclasses
 import importlib.util
 import os
 import tempfile
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from benchmarks import turns
 from benchmarks.turns import Contest, Turn, device
 from tying_utils.corpora import Corpus
 from tying_utils.models import architectures
-from tying_utils.training import Hardware, budget, gpu, run_store
-from tying_utils.training import trainer as training
-from tying_utils.training.config import TrainConfig
-from tying_utils.training.ranks import Ranks
+from tying_utils.training import Hardware, TrainConfig, Trainer, budget, choose_hardware, run_store, train_all
+from tying_utils.training.batches import Batches
+from tying_utils.training.hardware import blocks
+from tying_utils.training.metrics import SCALARS
 
 CONTEXT = 64
 SPLIT, ORDINARY, HOOKS = "split tie, tracked", "ordinary tied step", "published hooks"
@@ -78,28 +78,28 @@ def _runs(quick: bool) -> list[Contest]:
 
 def step(way: str, V: int, d: int, layers: int, tokens: int, context: int = CONTEXT) -> Turn:
     """One optimizer step on `tokens` tokens; the turn returns what it tracked: scalars by name, in a dictionary or stacked."""
-    config, corpus, hardware = _setting(V, d, layers, tokens, context=context)
+    config, corpus, hardware = setting(V, d, layers, tokens, context=context)
     if way.startswith(SPLIT):
-        trainer = _trainer_of(config, corpus, hardware)
+        trainer = trainer_of(config, corpus, hardware)
         _compile(trainer.model, way)
-        return _counted(trainer._step)
+        return _counted(trainer.step)
     tracked: dict[str, Tensor] = {}
     model = _model(config, hardware)
     _compile(model, way)
     if way.startswith(HOOKS):
         _watch(model, tracked)
-    ordinary = _ordinary(model, _Dealer(config, corpus, hardware))
+    ordinary = _ordinary(model, config, corpus, hardware)
     return _counted(lambda index: {"loss": ordinary(index), **tracked})
 
 
 def _compile(model: Any, way: str) -> None:
     """Compile the blocks of `model` where the name of the way says so."""
-    for block in gpu.blocks(model) if way.endswith(BLOCKS) else ():
+    for block in blocks(model) if way.endswith(BLOCKS) else ():
         block.compile()
 
 
 def same_step(values: dict[str, Any]) -> None:
-    """Equal losses, and equal norms of both paths as published, whoever recomputes them."""
+    """Equal losses, and equal norms of both paths as published, in whichever way they are computed."""
     own, *others = map(_named, values.values())
     tolerance = 1e-4 if device() == "cpu" else 2e-2  # bfloat16
     for way, tracked in zip([*values][1:], others, strict=True):
@@ -109,18 +109,18 @@ def same_step(values: dict[str, Any]) -> None:
 
 def _named(value: Any) -> dict[str, Any]:
     """What a step tracked, by name."""
-    return value if isinstance(value, dict) else dict(zip(training._SCALARS, value.tolist(), strict=True))
+    return value if isinstance(value, dict) else dict(zip(SCALARS, value.tolist(), strict=True))
 
 
 def kind(way: str, V: int, d: int, layers: int, tokens: int, context: int = CONTEXT) -> Turn:
     """One tracked step in another precision, or of blocks that are compiled; the turn returns its loss."""
-    config, corpus, _ = _setting(V, d, layers, tokens, context=context)
-    hardware = training.choose_hardware(config.device, "bfloat16" if way == HALF else "float32")
-    trainer = _trainer_of(config, corpus, hardware)
+    config, corpus, _ = setting(V, d, layers, tokens, context=context)
+    hardware = choose_hardware(config.device, "bfloat16" if way == HALF else "float32")
+    trainer = trainer_of(config, corpus, hardware)
     if way == COMPILED:
-        for block in gpu.blocks(trainer.model):
+        for block in blocks(trainer.model):
             block.compile()
-    return _counted(lambda index: float(trainer._step(index)[training._SCALARS.index("loss")]))
+    return _counted(lambda index: float(trainer.step(index)[SCALARS.index("loss")]))
 
 
 def same_loss(values: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ def at_rate(way: str, V: int, d: int, layers: int, tokens: int, context: int = C
     """
     if way.startswith(STEP):
         return step(way.replace(STEP, SPLIT), V, d, layers, tokens, context)
-    config, _, hardware = _setting(V, d, layers, tokens, context=context)
+    config, _, hardware = setting(V, d, layers, tokens, context=context)
     operations = tokens * (6 * budget.parameters(config) + 12 * layers * context * d)
     side = 8192 if turns.on_cuda() else 512
     count = max(1, round(operations / (2 * side**3)))
@@ -156,7 +156,7 @@ def nothing(values: dict[str, Any]) -> None:
 
 def run(way: str, V: int, d: int, layers: int, tokens: int, steps: int) -> Turn:
     """A run of `steps` steps from a fresh model to its mean training loss, which the turn returns."""
-    config, corpus, hardware = _setting(V, d, layers, tokens, **_kept(steps))
+    config, corpus, hardware = setting(V, d, layers, tokens, **_kept(steps))
     return lambda: {RUN: _ours, LOOP: _loop, TRAINER: _trainer}[way](config, corpus, hardware)
 
 
@@ -168,12 +168,12 @@ def _kept(steps: int) -> dict[str, int]:
 
 def side_by_side(way: str, V: int, d: int, layers: int, tokens: int, steps: int, runs: int) -> Turn:
     """As many runs in the two-role language, from fresh models to their mean training loss, which the turn returns."""
-    config, _, hardware = _setting(V, d, layers, tokens, **_kept(steps))
+    config, _, hardware = setting(V, d, layers, tokens, **_kept(steps))
     configs = [config.replace(corpus="two-role", threads=1, init_seed=seed) for seed in range(runs)]
 
     def ours() -> float:
         with _nowhere():
-            return float(np.mean([run.metrics["loss"].mean() for run in training.train_all(configs, progress=False)]))
+            return float(np.mean([run.metrics["loss"].mean() for run in train_all(configs, progress=False)]))
 
     def theirs() -> float:
         with _nowhere():
@@ -191,21 +191,6 @@ def same_run(values: dict[str, Any]) -> None:
         np.testing.assert_allclose(values[way], values[ours], rtol=tolerance, err_msg=way)
 
 
-class _AsNamed(training._Trainer):
-    """A trainer whose blocks are compiled where a way's name says so, and not where a probe on the card finds that it pays."""
-
-    def _compile(self) -> str:
-        return "as named"
-
-
-class _Dealer(training._Trainer):
-    """As much of a trainer as deals the batches and the learning rates, with no model."""
-
-    def __init__(self, config: TrainConfig, corpus: Corpus, hardware: Hardware) -> None:
-        self.config, self.corpus, self.hardware = config, corpus, hardware
-        self.ranks, self.share, self.ahead = Ranks(), config.batch_size, None
-
-
 @cache
 def _corpus(V: int) -> Corpus:
     random, weights = np.random.default_rng(0), 1 / np.arange(1, V + 1)
@@ -213,17 +198,18 @@ def _corpus(V: int) -> Corpus:
     return Corpus("benchmark", V, train, validation, {"name": "benchmark"}, Path())
 
 
-def _setting(V: int, d: int, layers: int, tokens: int, **others: Any) -> tuple[TrainConfig, Corpus, Hardware]:
+def setting(V: int, d: int, layers: int, tokens: int, **others: Any) -> tuple[TrainConfig, Corpus, Hardware]:
+    """Return the condition of that size on this machine's device, a text of random tokens for it, and the device."""
     sizes: dict[str, Any] = {"vocab_size": V, "d_model": d, "n_layers": layers, "n_heads": max(1, d // (32 if d < 512 else 64))}
     context = others.setdefault("context", CONTEXT)
     batch = {"batch_size": max(1, tokens // context), "threads": torch.get_num_threads()}
     config = TrainConfig(**sizes, **batch, **others, device=device())
-    return config, _corpus(V), training.choose_hardware(device())
+    return config, _corpus(V), choose_hardware(device())
 
 
-def _trainer_of(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> Any:
-    nothing_written: Any = SimpleNamespace(step=0)
-    return _AsNamed(config, corpus, hardware, nothing_written)
+def trainer_of(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> Trainer:
+    """Return a trainer whose blocks are compiled where a way's name says so, not where a probe finds that it pays."""
+    return Trainer(config, corpus, dataclasses.replace(hardware, compiles=False))
 
 
 def _model(config: TrainConfig, hardware: Hardware) -> Any:
@@ -241,17 +227,16 @@ def _optimizer(model: Any, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
-def _ordinary(model: Any, dealer: _Dealer) -> Callable[[int], Tensor]:
+def _ordinary(model: Any, config: TrainConfig, corpus: Corpus, hardware: Hardware) -> Callable[[int], Tensor]:
     """The same model, batches and optimizer, tied the ordinary way and with nothing tracked but the loss."""
-    config = dealer.config
-    optimizer = _optimizer(model, config)
+    optimizer, batches = _optimizer(model, config), Batches(config, corpus, hardware.device)
 
     def one(index: int) -> Tensor:
         for group in optimizer.param_groups:
-            group["lr"] = dealer._learning_rate(index)
+            group["lr"] = config.learning_rate_at(index)
         optimizer.zero_grad(set_to_none=True)
-        windows = dealer._batch(index - 1)
-        with dealer.hardware.autocast():
+        windows = batches(index - 1)
+        with hardware.autocast():
             logits = model(windows[:, :-1]).logits
         loss = F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()
@@ -303,27 +288,27 @@ def _nowhere() -> Iterator[str]:
 
 def _ours(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
     with architectures.without_bars(), _nowhere(), run_store.writing(config, corpus.fingerprint) as writer:
-        run = training._Trainer(config, corpus, hardware, writer).run(False, None)
+        run = Trainer(config, corpus, hardware, writer).run()
         assert run is not None
         return float(run.metrics["loss"].mean())
 
 
 def _loop(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
-    one = _ordinary(_model(config, hardware), _Dealer(config, corpus, hardware))
+    one = _ordinary(_model(config, hardware), config, corpus, hardware)
     return float(torch.stack([one(step) for step in range(1, config.steps + 1)]).mean())
 
 
 def _trainer(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    import transformers
 
-    dealer = _Dealer(config, corpus, hardware)
-    windows = torch.cat([dealer._batch(index) for index in range(config.steps)]).cpu()
+    batches = Batches(config, corpus, hardware.device)
+    windows = torch.cat([batches(index) for index in range(config.steps)]).cpu()
     examples: Any = [{"input_ids": w[:-1], "labels": w[:-1], "shift_labels": w[1:]} for w in windows]
     model = _model(config, hardware)
     optimizer = _optimizer(model, config)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: dealer._learning_rate(done + 1) / config.learning_rate)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: config.learning_rate_at(done + 1) / config.learning_rate)
     with _nowhere() as folder:
-        arguments = TrainingArguments(
+        arguments = transformers.TrainingArguments(
             folder,
             max_steps=config.steps,
             per_device_train_batch_size=config.batch_size,
@@ -337,6 +322,6 @@ def _trainer(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
             disable_tqdm=True,
             remove_unused_columns=False,
         )
-        trainer = Trainer(model, arguments, train_dataset=examples, optimizers=(optimizer, rate))
-        trainer.remove_callback(PrinterCallback)
+        trainer = transformers.Trainer(model, arguments, train_dataset=examples, optimizers=(optimizer, rate))
+        trainer.remove_callback(transformers.PrinterCallback)
         return trainer.train().training_loss

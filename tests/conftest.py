@@ -147,7 +147,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig, int],
     """Trains a condition, and interrupts it after so many steps."""
 
     def until(config: TrainConfig, last: int) -> None:
-        step = training._Trainer._step
+        step = training.Trainer.step
 
         def stopping(trainer: Any, number: int) -> torch.Tensor:
             if number > last:
@@ -155,7 +155,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig, int],
             return step(trainer, number)
 
         with monkeypatch.context() as patch:
-            patch.setattr(training._Trainer, "_step", stopping)
+            patch.setattr(training.Trainer, "step", stopping)
             with pytest.raises(KeyboardInterrupt):
                 train(config, progress=False)
 

@@ -1,7 +1,6 @@
 """The parts of a check, each on its own: a wrong device is found out, sizes fit the card, the time and the text."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import training as steps
 from tying_utils.card import claims, correct, facts, fast
 from tying_utils.card.plan import LeftOut
 from tying_utils.card.setting import Setting
-from tying_utils.training import budget, gpu, trainer
+from tying_utils.training import budget, hardware, trainer
 
 small = correct.small_run
 
@@ -30,7 +30,7 @@ def small_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 10**9)
     of_card = SimpleNamespace(dtype=torch.bfloat16)
-    monkeypatch.setattr(trainer, "choose_hardware", lambda *_: of_card)
+    monkeypatch.setattr(steps, "choose_hardware", lambda *_: of_card)
     return Setting(torch.device("cuda"), tmp_path, smoke=False)
 
 
@@ -107,7 +107,7 @@ def test_one_process_is_joined_in_a_folder_of_any_name(tmp_path):
 
 
 def test_a_profiler_that_sees_no_call_to_the_card_counts_no_waits(here, monkeypatch):
-    monkeypatch.setattr(correct.training, "trainer_of", lambda *_: SimpleNamespace(_step=lambda step: torch.ones(2).sum()))
+    monkeypatch.setattr(correct.training, "Trainer", lambda *_: SimpleNamespace(step=lambda step: torch.ones(2).sum()))
     assert correct.waits(here)["difference"] == 0
     here = Setting(torch.device("cuda"), here.scratch, smoke=True)
     monkeypatch.setattr(correct, "small_run", lambda _: SimpleNamespace(load_corpus=lambda: None))
@@ -141,15 +141,13 @@ def test_a_driver_that_does_not_answer_is_unknown(monkeypatch):
 
 
 def test_a_way_of_a_contest_is_compiled_where_its_name_says_so_alone(monkeypatch):
-    from benchmarks import training as steps
-
     def probed(*_: Any, **__: Any) -> None:
         raise AssertionError("a probe may compile what is called eager")
 
-    monkeypatch.setattr(steps.gpu, "compile_where_it_pays", probed)
-    config, corpus, _ = steps._setting(320, 16, 1, 64)
-    on_gpu = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, reason="", on_gpu=True, autocast=nullcontext)
-    assert steps._trainer_of(config, corpus, on_gpu).reason == "; as named"  # type: ignore[arg-type]
+    monkeypatch.setattr(trainer, "compile_where_it_pays", probed)
+    config, corpus, on_cpu = steps.setting(320, 16, 1, 64)
+    monkeypatch.setattr(hardware.Hardware, "on_gpu", True)
+    assert steps.trainer_of(config, corpus, on_cpu).reason.endswith("; not compiled")
 
 
 def test_rates_are_of_finite_time(here):
@@ -213,7 +211,7 @@ def test_no_text_is_read_twice(on_card):
 
 def test_more_logits_at_a_time_on_a_larger_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 10**9))
-    assert gpu.logits_at_once(torch.device("cuda"), 2**27) == 80 * 10**9 // 64 > 16_384 * 50_304
-    assert gpu.logits_at_once(torch.device("cpu"), 2**27) == 2**27
+    assert hardware.logits_at_once(torch.device("cuda"), 2**27) == 80 * 10**9 // 64 > 16_384 * 50_304
+    assert hardware.logits_at_once(torch.device("cpu"), 2**27) == 2**27
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10**9))
-    assert gpu.logits_at_once(torch.device("cuda"), 2**27) == 2**27
+    assert hardware.logits_at_once(torch.device("cuda"), 2**27) == 2**27

@@ -66,7 +66,7 @@ def test_train_trains_the_scale_and_joins_its_point(made: Live) -> None:
 def test_a_run_that_was_trained_before_is_loaded(made: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     made.train.click()
     made.wait(120)
-    monkeypatch.setattr(trainer._Trainer, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer.Trainer, "run", lambda *_: pytest.fail("trained again"))
     made.train.click()
     made.wait(120)
     assert len(made.runs) == 2 and "Joined" in made.note.value

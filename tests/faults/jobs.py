@@ -128,9 +128,9 @@ def one_by_one(configs: list[TrainConfig]) -> list[dict[str, str]]:
 
 def side_by_side(configs: list[TrainConfig]) -> list[dict[str, str]]:
     """The same by two worker processes."""
-    from tying_utils.training import trainer as training
+    from tying_utils.training import train_all
 
-    return [run.record["files"] for run in training.train_all(configs, progress=False, workers=2)]
+    return [run.record["files"] for run in train_all(configs, progress=False, workers=2)]
 
 
 class NotAllowed(Exception):
@@ -171,7 +171,7 @@ def train_on_a_full_disk(config: TrainConfig, spare: int) -> tuple[str, int, lis
     home = os.environ["TYING_HOME"]
     alone()
     mount("tmpfs", home, "tmpfs", 0, "size=8m")
-    filler, step = Path(home) / "filler", training._Trainer._step
+    filler, step = Path(home) / "filler", training.Trainer.step
 
     def filling(trainer: Any, number: int) -> Any:
         if number == 6 and not filler.exists():
@@ -184,7 +184,7 @@ def train_on_a_full_disk(config: TrainConfig, spare: int) -> tuple[str, int, lis
                 file.truncate(max(0, file.tell() - spare))
         return step(trainer, number)
 
-    training._Trainer._step = filling  # type: ignore[method-assign]
+    training.Trainer.step = filling  # type: ignore[method-assign]
     try:
         train(config)
     except OSError as error:
@@ -245,21 +245,20 @@ def train_watching_memory(config: TrainConfig, every: int) -> tuple[list[int], s
     """Train; resident bytes after every so many steps, and the run's folder."""
     from tying_utils.training import trainer as training
 
-    page, samples, step = os.sysconf("SC_PAGE_SIZE"), [], training._Trainer._step
+    page, samples, step = os.sysconf("SC_PAGE_SIZE"), [], training.Trainer.step
 
     def watching(trainer: Any, number: int) -> Any:
         if number % every == 0:
             samples.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
         return step(trainer, number)
 
-    training._Trainer._step = watching  # type: ignore[method-assign]
+    training.Trainer.step = watching  # type: ignore[method-assign]
     return samples, str(training.train(config, progress=False).folder)
 
 
 def counting_commits(configs: list[TrainConfig], out: str) -> None:
     """Train, or load, each run and write to `out` what it is and how often this process committed it, by data seed."""
-    from tying_utils.training import run_store
-    from tying_utils.training import trainer as training
+    from tying_utils.training import run_store, train_all
 
     commit, commits = run_store.Writer.commit, dict.fromkeys((config.data_seed for config in configs), 0)
 
@@ -268,6 +267,6 @@ def counting_commits(configs: list[TrainConfig], out: str) -> None:
         return commit(writer, *arguments)
 
     run_store.Writer.commit = counting  # type: ignore[method-assign]
-    runs = training.train_all(configs, progress=False, workers=1)
+    runs = train_all(configs, progress=False, workers=1)
     told = {run.config.data_seed: {"files": run.record["files"], "commits": commits[run.config.data_seed]} for run in runs}
     Path(out).write_text(json.dumps(told))

@@ -155,7 +155,7 @@ def test_the_sentence_before_the_first_checkpoint(home, tiny, monkeypatch):
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer._Trainer, "_step", stop)
+    monkeypatch.setattr(trainer.Trainer, "step", stop)
     with pytest.raises(
         KeyboardInterrupt, match=r"^training was interrupted; nothing of it is kept yet: the same call starts it"
     ):

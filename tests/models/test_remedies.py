@@ -1,36 +1,24 @@
 """Every remedy trained: from its start, through an interruption, to a checkpoint that anyone can read."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import pytest
+import small_runs
 import torch
+from small_runs import PARAMETERS, contents
 from transformers import AutoModelForCausalLM
 
 from tying_utils import models
 from tying_utils.models.balance import REMEDIES
 from tying_utils.study import plan
-from tying_utils.training import budget, choose_hardware, gpu, run_store, train
+from tying_utils.training import TrainConfig, Trainer, budget, hardware, run_store, train
 from tying_utils.training import trainer as training
-from tying_utils.training.config import TrainConfig
+from tying_utils.training.metrics import SCALARS
 from tying_utils.training.run_store import Run
 
-ROLES: dict[str, Any] = {"corpus": "two-role", "path": None, "vocab_size": 120, "language": {"length": 4000, "classes": 4}}
-SIZES: dict[str, Any] = {"n_layers": 2, "d_model": 16}
-# Parameters with which a remedy does something in twelve steps of a small language.
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "scale": {"input": 3.0},
-    "schedule": {"start": 0.25, "stop": 0.7},
-    "norm-match": {"target": 0.4, "smoothing": 0.7},
-    "pcgrad": {"by": "row"},
-    "rare-gate": {"alpha": 0.6, "memory": 4},
-    "table-rates": {"input": 3.0, "output": 0.5},
-    "factorised": {"width": 4},
-    "untie": {"at": 0.6},
-}
 FOLDED = ("projection", "spd-map", "factorised")
 remedies = pytest.mark.parametrize("name", REMEDIES)
 
@@ -38,21 +26,12 @@ remedies = pytest.mark.parametrize("name", REMEDIES)
 @pytest.fixture(scope="module")
 def remedied(tiny) -> Callable[..., TrainConfig]:
     """A small condition with the remedy of that name; keyword arguments change fields."""
-
-    def make(name: str | None, **changes: Any) -> TrainConfig:
-        values = {**ROLES, **SIZES, "tied": True if name is None else REMEDIES[name].fits[0], **changes}
-        return tiny(remedy=name and {"name": name, **PARAMETERS.get(name, {})}, **values)
-
-    return make
+    return lambda name, **changes: tiny(**{**small_runs.remedied(name), **changes})
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(remedied, trained_once) -> Callable[..., Run]:
     return lambda name, **changes: trained_once(remedied(name, **changes))
-
-
-def contents(run: Run) -> dict[str, bytes]:
-    return {name: (run.folder / name).read_bytes() for name in run.record["files"]}
 
 
 def same_tables(run: Run, other: Run, step: int) -> bool:
@@ -146,15 +125,15 @@ def test_rates_of_one_are_the_ordinary_untied_run(uninterrupted, home, remedied)
 def test_rates_of_their_own_in_separate_groups_are_those_of_one_group(remedied, home):
     """To the bit: that 1 is the ordinary run does not hang on how the weights are grouped."""
     config = remedied("table-rates")
-    trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    trainer = Trainer(config, config.load_corpus())
     assert [group["rate"] for group in trainer.optimizer.param_groups].count(1.0) == len(trainer.parameters) - 2
     for group in trainer.optimizer.param_groups:
         group["rate"] = 1.0
     plain = config.replace(remedy=None)
-    other = training._Trainer(plain, plain.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    other = Trainer(plain, plain.load_corpus())
     for step in range(1, 5):
-        trainer._step(step)
-        other._step(step)
+        trainer.step(step)
+        other.step(step)
     assert all(torch.equal(p, q) for p, q in zip(trainer.parameters, other.parameters, strict=True))
 
 
@@ -189,17 +168,17 @@ def test_a_run_is_tied_up_to_the_fraction_and_then_goes_two_ways(uninterrupted):
 
 def test_moments_are_copied_where_the_table_is(remedied, home):
     config = remedied("untie")
-    trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+    trainer = Trainer(config, config.load_corpus())
     for step in range(1, 8):
-        trainer._step(step)
+        trainer.step(step)
     held, before = trainer.optimizer.state[trainer.input_weight], trainer.input_weight.detach().clone()
     moments = {key: value.clone() for key, value in held.items()}
-    trainer._untie()
+    trainer.untie()
     copied = trainer.optimizer.state[trainer.output_weight]
     assert set(copied) == {"step", "exp_avg", "exp_avg_sq"} and float(copied["step"]) == 7
     assert all(torch.equal(copied[key], moments[key]) and copied[key] is not held[key] for key in moments)
     assert torch.equal(trainer.output_weight, before) and not models.tables(trainer.model).tied
-    trainer._step(8)
+    trainer.step(8)
     assert not torch.equal(trainer.output_weight, trainer.input_weight)
     assert all(len(group["params"]) == len(set(group["params"])) for group in trainer.optimizer.param_groups)
 
@@ -207,9 +186,9 @@ def test_moments_are_copied_where_the_table_is(remedied, home):
 def test_coupled_rows_share_their_second_moment(remedied, home):
     for tied in (True, False):
         config = remedied("coupled-adam", tied=tied)
-        trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
+        trainer = Trainer(config, config.load_corpus())
         for step in range(1, 4):
-            trainer._step(step)
+            trainer.step(step)
         shapes = {tuple(state["exp_avg_sq"].shape) for p, state in trainer.optimizer.state.items() if len(p) == 120}
         assert shapes == {(1, 16)}
 
@@ -227,51 +206,8 @@ def test_the_output_share_of_the_update_counts_the_rules_weights(uninterrupted):
 def train_scaled(config: TrainConfig, source: float, target: float) -> dict[str, float]:
     """The first step's measures with scales given by hand."""
     plain = config.replace(remedy=None, input_scale=source, output_scale=target)
-    trainer = training._Trainer(plain, plain.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
-    return dict(zip(training._SCALARS, trainer._step(1).tolist(), strict=True))
-
-
-# After an interruption
-
-
-@remedies
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(home, remedied, uninterrupted, monkeypatch, name):
-    step = training._Trainer._step
-    for last in (3, 8, 11):  # from the start again, from step 5, from step 10
-
-        def stopping(trainer: Any, number: int, last: int = last) -> torch.Tensor:
-            if number > last:
-                raise KeyboardInterrupt
-            return step(trainer, number)
-
-        monkeypatch.setattr(training._Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(remedied(name), progress=False)
-    monkeypatch.setattr(training._Trainer, "_step", step)
-    run, reference = train(remedied(name), progress=False), uninterrupted(name)
-    assert run.folder != reference.folder and run.record["files"] == reference.record["files"]
-    assert contents(run) == contents(reference)
-
-
-@pytest.mark.parametrize("at", [0.0, 5 / 12, 0.5, 0.99])
-def test_untying_beside_a_checkpoint_is_resumed(home, remedied, tmp_path, monkeypatch, at):
-    """Before it, right at it (the tables are two only from the next step on), and in the last step."""
-    config = remedied("untie").replace(remedy={"name": "untie", "at": at})
-    step = training._Trainer._step
-
-    def stopping(trainer: Any, number: int) -> torch.Tensor:
-        if number == 7:
-            raise KeyboardInterrupt
-        return step(trainer, number)
-
-    monkeypatch.setattr(training._Trainer, "_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, progress=False)
-    monkeypatch.setattr(training._Trainer, "_step", step)
-    run = train(config, progress=False)
-    monkeypatch.setenv("TYING_HOME", str(tmp_path / "other"))
-    assert contents(train(config, progress=False)) == contents(run)
-    assert [run.tables(k).tied for k in run.checkpoints] == [k <= at * 12 for k in run.checkpoints]
+    trainer = Trainer(plain, plain.load_corpus())
+    return dict(zip(SCALARS, trainer.step(1).tolist(), strict=True))
 
 
 # Checkpoints
@@ -305,34 +241,10 @@ def test_every_architecture_can_end_with_two_tables(home, remedied, arch):
 
 
 @remedies
-def test_disk_is_counted_to_the_byte(remedied, held_by, name):
-    config = remedied(name)
-    assert budget.disk(config) == held_by(config)
-
-
-@remedies
-def test_what_is_held_is_counted_to_the_byte(home, remedied, monkeypatch, name):
-    config = remedied(name, steps=2)
-    share, found = training._Trainer._update_share, []
-
-    def bytes_of(tensors: list[torch.Tensor | None]) -> int:
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
-        return sum(storages.values())
-
-    def watch(trainer: Any, step: int, output_gradient: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
-        state = [value for of in trainer.optimizer.state.values() for value in of.values() if value.dim()]
-        tables = [trainer.input_weight, trainer.output_weight]
-        gradients = [p.grad for p in trainer.parameters] + [output_gradient]
-        if trainer.tie or trainer.folded:
-            gradients.append(sys._getframe(1).f_locals["input_gradient"])
-        held = bytes_of([*trainer.parameters, *tables, *state, *trainer._kept().values(), *trainer.scratch])
-        found.append((held, bytes_of(gradients)))
-        return share(trainer, step, output_gradient, clip)
-
-    monkeypatch.setattr(training._Trainer, "_update_share", watch)
-    train(config, progress=False)
-    unseen = 4 * 120 * 16 if name == "rare-gate" else 0  # what the gate's hooks hold
-    assert found[-1] == (budget._held(config) - unseen, budget._gradients(config))
+def test_disk_is_little_more_than_what_is_held(remedied, held_by, name):
+    config = remedied(name, d_model=64)
+    for estimated, found in zip(budget.disk(config), held_by(config), strict=True):
+        assert found <= estimated <= 1.3 * found
 
 
 def test_a_plan_knows_a_remedy(home, remedied):
@@ -355,7 +267,7 @@ def test_what_a_gpu_does_otherwise_is_rounding_alone(home, remedied, uninterrupt
     monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 120)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, 0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
-    monkeypatch.setattr(gpu, "_seconds", lambda once: (once(), 0.01)[1])
+    monkeypatch.setattr(hardware, "_seconds", lambda once: (once(), 0.01)[1])
     run = train(remedied(name), progress=False)
     assert run.record["made"]["reason"].endswith("before a compiler is")
     pd.testing.assert_frame_equal(run.metrics, reference.metrics, rtol=2e-3, atol=1e-5)
@@ -365,11 +277,11 @@ def test_what_a_gpu_does_otherwise_is_rounding_alone(home, remedied, uninterrupt
 
 @remedies
 def test_no_step_makes_the_host_wait(home, remedied, monkeypatch, watching, name):
-    monkeypatch.setattr(training._Trainer, "_compile", lambda _: "eager")
+    monkeypatch.setattr(training, "compile_where_it_pays", lambda *_, **__: (False, "eager"))
     monkeypatch.setattr(training.Hardware, "on_gpu", True)
     config = remedied(name)
-    trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
-    trainer._step(1)
+    trainer = Trainer(config, config.load_corpus())
+    trainer.step(1)
     with watching() as watch:
-        trainer._step(2)
+        trainer.step(2)
     assert watch.waits == []

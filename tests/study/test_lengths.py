@@ -153,13 +153,13 @@ def small(home: Path, tiny: Callable[..., TrainConfig], monkeypatch: pytest.Monk
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Init seed and number of each step, as they are taken."""
-    steps, step = [], training._Trainer._step
+    steps, step = [], training.Trainer.step
 
     def noting(trainer: Any, number: int) -> Any:
         steps.append((trainer.config.init_seed, number))
         return step(trainer, number)
 
-    monkeypatch.setattr(training._Trainer, "_step", noting)
+    monkeypatch.setattr(training.Trainer, "step", noting)
     return steps
 
 
@@ -230,7 +230,7 @@ def test_two_processes_share_the_work(small, trained):
 
 
 def test_an_interrupted_run_is_gone_on_with(small, trained, monkeypatch):
-    step = training._Trainer._step
+    step = training.Trainer.step
 
     def stopping(trainer: Any, number: int) -> Any:
         if (trainer.config.init_seed, number) == (1, 8):
@@ -238,7 +238,7 @@ def test_an_interrupted_run_is_gone_on_with(small, trained, monkeypatch):
         return step(trainer, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_step", stopping)
+        patch.setattr(training.Trainer, "step", stopping)
         runs = lengths.train_next(progress=False)
         assert next(runs)[0] == small[0]
         with pytest.raises(KeyboardInterrupt, match="step 5 is kept"):

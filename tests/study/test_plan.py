@@ -12,9 +12,7 @@ from tying_utils.models import balance
 from tying_utils.study import plan as plans
 from tying_utils.study import profiles
 from tying_utils.study.plan import Plan, ProfilePlan, duration, plan, plan_profile
-from tying_utils.training import budget, run_store, train
-from tying_utils.training import trainer as training
-from tying_utils.training.config import TrainConfig
+from tying_utils.training import TrainConfig, Trainer, budget, pool, run_store, train
 
 
 def test_a_plan_is_counted_exactly_and_writes_no_run(home, tiny, tmp_path, monkeypatch):
@@ -23,16 +21,15 @@ def test_a_plan_is_counted_exactly_and_writes_no_run(home, tiny, tmp_path, monke
     monkeypatch.setattr(plans.tempfile, "tempdir", str(places))
     config = tiny(tied=False)
     made = plan(config, probe_steps=3)
-    assert not (home / "data" / "runs").exists() and not list(places.iterdir())
-    assert len(made.step_seconds) == 3 and made.fits
+    assert not (home / "data" / "runs").exists() and not list(places.glob("tying-plan-*"))
+    assert made.step_seconds and made.fits
 
     run = train(config, progress=False)
     assert made.parameters == run.record["made"]["parameters"]
     assert (made.device, made.dtype) == (run.record["made"]["device"], run.record["made"]["dtype"])
     assert made.table_share == pytest.approx(2 * 300 * 16 / made.parameters)
-    assert made.disk == sum(path.stat().st_size for path in run.folder.rglob("*.safetensors"))
-    assert made.disk < made.disk_peak and made.memory == budget.memory(config)
-    assert made.validations == run.metrics["validation_loss"].notna().sum()
+    left = sum(path.stat().st_size for path in run.folder.rglob("*.safetensors"))
+    assert left <= made.disk <= 1.05 * left and made.disk < made.disk_peak and made.memory == budget.memory(config)
 
 
 def test_a_probe_leaves_generators_and_threads_as_they_were(home, tiny):
@@ -60,34 +57,35 @@ def test_time_is_about_what_a_run_takes(home, tiny):
 
 def test_every_part_of_the_time_counts(home, tiny, monkeypatch):
     """12 steps, 3 validations (5, 10, 12), 3 checkpoints, tables at 0, 1, 2, 5, 10 and 12."""
-    for name, seconds in {"_step": 0.02, "_validation_loss": 0.1}.items():
-        real = getattr(training._Trainer, name)
+    for name, seconds in {"step": 0.02, "validate": 0.1}.items():
+        real = getattr(Trainer, name)
 
         def slow(trainer, *arguments, real=real, seconds=seconds):
             time.sleep(seconds)
             return real(trainer, *arguments)
 
-        monkeypatch.setattr(training._Trainer, name, slow)
+        monkeypatch.setattr(Trainer, name, slow)
+    for owner, name, seconds in ((run_store.Writer, "put_tables", 0.05), (Trainer, "commit", 0.2)):
+        monkeypatch.setattr(owner, name, lambda *_, seconds=seconds: time.sleep(seconds))
     made = plan(tiny(), probe_steps=2)
-    assert min(made.step_seconds) >= 0.02 and made.validation_seconds >= 0.1
-    made = dataclasses.replace(
-        made, step_seconds=(1.0, 3.0), validation_seconds=10.0, tables_seconds=100.0, checkpoint_seconds=1000.0
-    )
-    rest = 3 * 10 + len(tiny().table_steps) * 100 + 3 * 1000
-    assert made.seconds == 24 + rest
-    assert made.seconds_range == (12 + rest, 36 + rest)
+    rest = 3 * 0.1 + len(tiny().table_steps) * 0.05 + 3 * 0.2
+    assert made.step_seconds is not None and made.seconds is not None
+    assert made.step_seconds >= 0.02 and rest <= made.rest_seconds < rest + 1
+    assert made.seconds == 12 * made.step_seconds + made.rest_seconds
 
 
 def test_a_long_probe_ends_early_with_a_step(home, tiny, monkeypatch):
+    taken, step = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda trainer, number: (taken.append(number), step(trainer, number))[1])
     monkeypatch.setattr(plans, "PROBE_SECONDS", 0)
-    assert len(plan(tiny()).step_seconds) == 1
+    assert plan(tiny()).step_seconds and taken == [1, 2], "one to warm up, and one"
 
 
 def test_what_does_not_fit_is_not_probed(home, tiny, monkeypatch):
     monkeypatch.setattr(budget, "memory_free", lambda device: 1000)
-    monkeypatch.setattr(training, "_Trainer", lambda *_: pytest.fail("it was probed"))
+    monkeypatch.setattr(plans, "Trainer", lambda *_: pytest.fail("it was probed"))
     made = plan(tiny())
-    assert (made.fits, made.seconds, made.seconds_range, made.step_seconds) == (False, None, None, ())
+    assert (made.fits, made.seconds, made.step_seconds) == (False, None, None)
     assert "not probed: it does not fit in memory" in str(made)
 
 
@@ -99,11 +97,16 @@ def test_bad_probe_steps_are_named(home, tiny, steps):
 
 def test_a_plan_in_words(home, tiny):
     made = dataclasses.replace(
-        plan(tiny(), probe_steps=2), step_seconds=(0.01, 0.03), memory=1_234_000, memory_free=None, disk_free=5 * 10**9
+        plan(tiny(), probe_steps=2),
+        step_seconds=0.02,
+        rest_seconds=3.0,
+        memory=1_234_000,
+        memory_free=None,
+        disk_free=5 * 10**9,
     )
     model, cost, memory, disk = str(made).splitlines()
     assert model.startswith("model   olmo, tied, 1 layers, d 16, V 300: ") and "% of them in the tables" in model
-    assert "12 steps of 20 ms, 3 validations, 3 checkpoints; 2 steps were probed" in cost
+    assert cost == "time    3.2 s: 12 steps of 20 ms, 3.0 s of validations and checkpoints"
     assert memory == "memory  1.23 MB at the peak, on cpu in float32; an unknown amount free"
     assert disk.endswith("; 5 GB free")
 
@@ -146,7 +149,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
             disk=kept,
             disk_peak=peak,
             disk_free=10**10,
-            step_seconds=(float(config.n_layers),),
+            step_seconds=float(config.n_layers),
         )
 
     monkeypatch.setattr(plans, "plan", counted)
@@ -154,7 +157,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
 
 
 def test_a_profile_probes_each_kind_once_and_counts_what_is_missing(home, probed, monkeypatch):
-    monkeypatch.setattr(training, "_cores", lambda: 2)
+    monkeypatch.setattr(pool, "_cores", lambda: 2)
     of = profiles.get("smoke", "two-role")
     configs = list(dict.fromkeys(of.config(arm, seed) for seed in of.seeds for arm in of.arms if seed in of.seeds_of(arm)))
     whole = plan_profile("smoke", "two-role")
@@ -180,7 +183,7 @@ def test_a_profile_that_is_finished_or_too_large_says_so(home, probed):
     done = ProfilePlan(profile="quick", corpus="python", runs=3, plans=(), workers=1)
     assert str(done) == "quick on python: 0 of 3 runs are missing" and done.seconds == 0
     whole = plan_profile("smoke", "two-role")
-    unknown = dataclasses.replace(whole, plans=((dataclasses.replace(whole.plans[0][0], step_seconds=()), 2),))
+    unknown = dataclasses.replace(whole, plans=((dataclasses.replace(whole.plans[0][0], step_seconds=None), 2),))
     assert unknown.seconds is None and "not probed: a run does not fit in memory" in str(unknown)
 
 
@@ -198,7 +201,7 @@ def test_the_command_prints_configurations(home, tiny, capsys):
     assert main(["plan", *options]) == 0
     out = capsys.readouterr().out
     assert re.findall(r"^model   olmo, (\w+)", out, re.M) == ["tied", "untied"]
-    assert len(re.findall(r"^time    .* 10 steps were probed$", out, re.M)) == 2
+    assert len(re.findall(r"^time    .*: 12 steps of .* of validations and checkpoints$", out, re.M)) == 2
     assert not (home / "data" / "runs").exists()
 
 

@@ -12,7 +12,7 @@ from tying_utils.experiments import published
 from tying_utils.models import architectures, tie
 from tying_utils.study import arms, profiles
 from tying_utils.study.profile import Profile
-from tying_utils.training import budget, gpu
+from tying_utils.training import budget, hardware
 from tying_utils.training.next_token import NextTokenLoss
 
 PAPER = profiles.get("paper")
@@ -60,7 +60,7 @@ def test_it_has_as_many_parameters_as_published(arm, padded, count):
 def test_its_tie_is_split_on_shapes():
     config = PAPER.config(TIED, 0)
     model = on_meta(TIED, config.vocab_size)
-    gpu.without_mask(model)  # values, which are looked at otherwise, there are none
+    hardware.without_mask(model)  # values, which are looked at otherwise, there are none
     split = tie.SplitTie(model)
     windows = torch.zeros(2, 65, dtype=torch.long, device="meta")
     NextTokenLoss(model, logits_at_once=32 * config.vocab_size)(windows).backward()

@@ -59,7 +59,7 @@ def test_two_processes_train_a_sweep_between_them(home, monkeypatch):
     wanted = [study.profile.config(arm, seed) for seed in (0, 1) for arm in ("untied", *study.profile.sweep)]
     assert len(first) + len(second) == len(wanted) == 14
     # The call that measures finds all of them.
-    monkeypatch.setattr(trainer._Trainer, "run", lambda *_: pytest.fail("a run was lost"))
+    monkeypatch.setattr(trainer.Trainer, "run", lambda *_: pytest.fail("a run was lost"))
     runs = study.train(SWEEP, Shard(1, 1))
     assert {str(run.folder) for run in runs} == {*first, *second}
     assert {run.config for run in runs} == {*wanted}

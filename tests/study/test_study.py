@@ -44,7 +44,7 @@ def test_a_table_is_read_back_not_measured_again(smoke: Study, monkeypatch: pyte
 def test_fresh_measures_again_from_the_same_runs(smoke: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     import tying_utils.training.trainer as training
 
-    monkeypatch.setattr(training._Trainer, "run", lambda *_: pytest.fail("a finished run was trained again"))
+    monkeypatch.setattr(training.Trainer, "run", lambda *_: pytest.fail("a finished run was trained again"))
     fresh = Study("smoke", fresh=True, progress=False)
     pd.testing.assert_frame_equal(fresh["losses"], smoke["losses"])
     assert fresh.origin["losses"] == "measured now from 4 runs"

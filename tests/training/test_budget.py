@@ -17,7 +17,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from tying_utils import models
 from tying_utils.experiments import shares
 from tying_utils.training import budget, run_store, train
-from tying_utils.training import trainer as training
 from tying_utils.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,13 +29,14 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("arch", models.ARCHITECTURES)
-def test_weights_and_parameters_are_the_models(tiny, arch, tied):
+def test_parameters_are_the_models(tiny, arch, tied):
     config = tiny(arch=arch, tied=tied, n_layers=2)
     before = torch.random.get_rng_state()
-    own = budget.weights(config)
+    counted = budget.parameters(config)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert own == {name: tuple(p.shape) for name, p in run_store.weight_names(run_store.build_model(config)).items()}
-    assert budget.parameters(config) == shares.count(config).parameters
+    assert counted == sum(p.numel() for p in run_store.weight_names(run_store.build_model(config)).values())
+    assert counted == shares.count(config).parameters
+    assert budget.trunk(config) == counted - (1 if tied else 2) * config.vocab_size * config.d_model
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,10 @@ def test_weights_and_parameters_are_the_models(tiny, arch, tied):
     [{}, {"tied": False}, {"steps": 1}, {"checkpoint_every": 12}, {"checkpoint_every": 2, "arch": "gpt2"}],
     ids=str,
 )
-def test_disk_is_what_a_run_leaves_and_the_most_it_held(tiny, held_by, changes):
-    config = tiny(**changes)
-    assert budget.disk(config) == held_by(config)
+def test_disk_is_little_more_than_what_a_run_leaves_and_the_most_it_held(tiny, held_by, changes):
+    config = tiny(d_model=64, **changes)
+    for estimated, found in zip(budget.disk(config), held_by(config), strict=True):
+        assert found <= estimated <= 1.3 * found
 
 
 def test_check_takes_milliseconds(home, tiny):
@@ -57,31 +58,6 @@ def test_check_takes_milliseconds(home, tiny):
 
 
 # Memory
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_what_is_held_and_the_gradients_are_counted_to_the_byte(home, tiny, monkeypatch, tied):
-    """Weights, moments, the output path's moment and both scratch tables; every gradient, and those of both paths."""
-    config = tiny(tied=tied, steps=1)
-    found: list[tuple[int, int]] = []
-    share = training._Trainer._update_share
-
-    def bytes_of(tensors: list[torch.Tensor | None]) -> int:
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
-        return sum(storages.values())
-
-    def watch(trainer: Any, step: int, output_gradient: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
-        state = [value for of in trainer.optimizer.state.values() for value in of.values() if value.dim()]
-        gradients = [p.grad for p in trainer.parameters] + [output_gradient]
-        if trainer.tie:  # the local of the step that calls this; the tie itself has let go of it
-            gradients.append(sys._getframe(1).f_locals["input_gradient"])
-        held = bytes_of([*trainer.parameters, *state, trainer.output_moment, *trainer.scratch])
-        found.append((held, bytes_of(gradients)))
-        return share(trainer, step, output_gradient, clip)
-
-    monkeypatch.setattr(training._Trainer, "_update_share", watch)
-    train(config, progress=False)
-    assert found == [(budget._held(config), budget._gradients(config))]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -112,7 +88,7 @@ def test_activations_are_what_autograd_saves(arch, dtype):
     def estimated(layers: int) -> int:
         own: dict[str, Any] = {"vocab_size": V, "d_model": d, "n_layers": layers, "n_heads": heads, "context": context}
         config = TrainConfig(arch=arch, batch_size=n, **own)
-        return budget._blocks(config, dtype) + 4 * n * context * V
+        return budget._blocks(config, n * context, dtype != torch.float32) + 4 * n * context * V
 
     assert estimated(4) - estimated(2) == pytest.approx(saved(4) - saved(2), rel=0.02)
     assert estimated(4) == pytest.approx(saved(4), rel=0.05)
@@ -121,7 +97,7 @@ def test_activations_are_what_autograd_saves(arch, dtype):
 MEASURED = """
 import json, sys
 from pathlib import Path
-from tying_utils.training.trainer import TrainConfig, _corpus, train
+from tying_utils.training import TrainConfig, train
 
 def status(name):
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
@@ -129,7 +105,7 @@ def status(name):
 
 base, config = json.loads(sys.argv[1])
 train(TrainConfig(**base), progress=False)  # whatever is loaded on first use
-_corpus(TrainConfig(**config))
+TrainConfig(**config).load_corpus()
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins here: what the corpus took is not the run's
 before = status("VmRSS")
 train(TrainConfig(**config), progress=False)
@@ -186,53 +162,27 @@ def test_more_of_anything_costs_more(arch, tied, name, more, half):
 # Refusal
 
 
-def refused(config: TrainConfig, home: Path) -> tuple[str, TrainConfig]:
-    """The argument that is named, and `config` with what would fit."""
-    with pytest.raises(ValueError, match=r"^\w+: \d+ is too much: .* would fit$") as raised:
+def test_too_much_memory_is_refused_with_what_would_do(home, tiny, monkeypatch):
+    config = tiny(batch_size=64, steps=2, table_snapshots=1)
+    needed = budget.memory(config)
+    monkeypatch.setattr(budget, "memory_free", lambda device: needed // 2)
+    words = rf"^batch_size: training needs about {budget.size(needed)} of memory on cpu, {budget.size(needed // 2)} are free; "
+    with pytest.raises(ValueError, match=words + r"raise micro_batches \(now 1\), or lower batch_size \(64\), d_model"):
         train(config, progress=False)
-    name, _, rest = str(raised.value).partition(":")
-    changes = dict(part.split("=") for part in rest.split("; ")[-1].removesuffix(" would fit").split(", "))
     assert not list((home / "data" / "runs").rglob("*.safetensors"))
-    assert next(iter(changes)) == name
-    return name, config.replace(**{key: int(value) for key, value in changes.items()})
+    train(config.replace(micro_batches=64), progress=False)
 
 
-# Between those: what the batch cannot shrink below (weights and moments), what a whole batch needs.
-@pytest.mark.parametrize(
-    ("changes", "free", "named"),
-    [
-        ({"batch_size": 64}, 900_000, "micro_batches"),
-        ({"d_model": 64}, 900_000, "d_model"),
-        ({"n_layers": 40, "n_heads": 8, "batch_size": 1}, 900_000, "n_layers"),
-        ({"d_model": 64, "n_layers": 8, "batch_size": 64}, 700_000, "d_model"),
-    ],
-    ids=str,
-)
-def test_too_much_memory_is_refused_with_the_largest_that_fits(home, tiny, monkeypatch, changes, free, named):
-    monkeypatch.setattr(budget, "memory_free", lambda device: free)
-    config = tiny(**changes, steps=2, table_snapshots=1)
-    name, fitting = refused(config, home)
-    assert name == named
-    train(fitting, progress=False)
-    # The next larger value is refused as well.
-    value = getattr(fitting, name)
-    if name == "micro_batches":
-        larger = fitting.replace(micro_batches=max(n for n in range(1, value) if fitting.batch_size % n == 0))
-    else:
-        larger = fitting.replace(**{name: value + {"d_model": 2 * config.n_heads}.get(name, 1)})
-    with pytest.raises(ValueError, match=" is too much: "):
-        train(larger, progress=False)
-
-
-def test_a_full_disk_is_refused_with_what_fits(home, tiny, monkeypatch):
-    monkeypatch.setattr(budget, "disk_free", lambda folder: 200_000)
-    name, fitting = refused(tiny(checkpoint_every=1), home)
-    assert name == "checkpoint_every"
-    assert budget.disk(fitting)[1] <= 200_000 < budget.disk(fitting.replace(checkpoint_every=fitting.checkpoint_every - 1))[1]
-    train(fitting, progress=False)
-    monkeypatch.setattr(budget, "disk_free", lambda folder: 100)
-    with pytest.raises(ValueError, match=r"^vocab_size: 300 is too much: .* no d_model or n_layers"):
-        train(tiny(data_seed=1), progress=False)
+def test_a_full_disk_is_refused_with_what_would_do(home, tiny, monkeypatch):
+    monkeypatch.setattr(budget, "disk_free", lambda folder: 300_000)
+    config = tiny(checkpoint_every=1)
+    words = (
+        rf"^checkpoint_every: the run writes up to {budget.size(budget.disk(config)[1])} under .*, 300 kB are free; make room, "
+    )
+    with pytest.raises(ValueError, match=words + r"raise checkpoint_every \(now 1\) or lower table_snapshots \(now 4\)"):
+        train(config, progress=False)
+    assert not list((home / "data" / "runs").rglob("*.safetensors"))
+    train(config.replace(checkpoint_every=12), progress=False)
 
 
 def test_what_fits_exactly_and_what_is_unknown_is_taken(home, tiny, monkeypatch):

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,8 +188,8 @@ def test_a_vocabulary_below_the_bytes_is_for_the_two_role_language():
 
 
 def test_the_corpus_is_loaded_with_its_language(monkeypatch: pytest.MonkeyPatch):
-    asked = []
-    monkeypatch.setattr(store, "load", lambda *names, **options: asked.append((*names, options)))
+    asked, found = [], SimpleNamespace(train=range(200), validation=range(200))
+    monkeypatch.setattr(store, "load", lambda *names, **options: asked.append((*names, options)) or found)
     TrainConfig(corpus="text", path="a/folder", vocab_size=300).load_corpus()
     TrainConfig(corpus="two-role", language=SETTINGS, vocab_size=32).load_corpus()
     assert asked == [

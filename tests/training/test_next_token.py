@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tying_utils import models
 from tying_utils.models.tie import SplitTie
+from tying_utils.training import next_token
 from tying_utils.training.next_token import KeptLogits, NextTokenLoss, chunked_cross_entropy
 
 V, D, CONTEXT = 300, 16, 12
@@ -34,17 +35,24 @@ def plainly(model: Any, taken: Tensor) -> Tensor:
     return F.cross_entropy(model(taken[:, :-1]).logits.flatten(0, 1), taken[:, 1:].flatten())
 
 
+@pytest.fixture
+def always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have few logits be kept as many are, their gradient made a few rows at a time."""
+    monkeypatch.setattr(next_token, "KEPT_FROM", 0)
+    monkeypatch.setattr(next_token, "PART", 10 * V)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("arch", models.ARCHITECTURES)
-def test_kept_logits_change_no_bit_of_a_gradient(arch, tied):
+def test_kept_logits_change_no_bit_of_a_gradient(arch, tied, always_kept):
     ours, plain = build(arch, tied), build(arch, tied)
-    loss = NextTokenLoss(ours)
+    loss = NextTokenLoss(ours, keep_logits=True)
     for rows in (3, 2, 5, 5):  # smaller and larger than what is kept
         own, other = loss(windows(rows)) / 3, plainly(plain, windows(rows)) / 3
         own.backward()
         other.backward()
         assert torch.equal(own, other)
-    assert loss.kept.calls == 8  # they were used
+    assert loss.kept is not None and loss.kept.calls == 8  # they were used
     for (name, one), (_, two) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
         assert torch.equal(one.grad, two.grad), name
 
@@ -63,8 +71,8 @@ def test_kept_logits_are_those_of_the_whole(tokens, vocabulary, width, seed):
         torch.testing.assert_close(own, other)
 
 
-def test_a_loss_whose_logits_are_gone_has_no_gradient():
-    loss = NextTokenLoss(build())
+def test_a_loss_whose_logits_are_gone_has_no_gradient(always_kept):
+    loss = NextTokenLoss(build(), keep_logits=True)
     first = loss(windows())
     second = loss(windows())
     with pytest.raises(RuntimeError, match="overwritten by a later loss"):
@@ -74,23 +82,22 @@ def test_a_loss_whose_logits_are_gone_has_no_gradient():
         second.backward()
 
 
-def test_the_same_memory_serves_every_step():
-    loss = NextTokenLoss(build())
+def test_the_same_memory_serves_every_step(always_kept):
+    loss = NextTokenLoss(build(), keep_logits=True)
+    assert loss.kept is not None
     loss(windows(4)).backward()
-    places = [buffer.data_ptr() for buffer in loss.kept.buffers(1, V)]
+    place = loss.kept.buffer(1, V).data_ptr()
     for rows in (4, 2, 4):
         loss(windows(rows)).backward()
-        assert [buffer.data_ptr() for buffer in loss.kept.buffers(1, V)] == places
-    assert not loss.kept.buffers(4 * CONTEXT, V)[1].any()
+        assert loss.kept.buffer(1, V).data_ptr() == place
 
 
 def test_a_head_that_is_watched_is_called():
     model = build()
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda *_: seen.append(1))
-    loss = NextTokenLoss(model)
-    loss(windows()).backward()
-    assert seen and not loss.kept.calls
+    NextTokenLoss(model)(windows()).backward()
+    assert seen
 
 
 @given(

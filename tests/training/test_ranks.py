@@ -133,14 +133,14 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(home, tiny):
 def test_a_share_is_whole_or_what_is_advised_would_be(batch, ranks, data):
     micro_batches = data.draw(st.sampled_from([parts for parts in range(1, batch + 1) if batch % parts == 0]))
     if batch % (ranks * micro_batches) == 0:
-        assert Ranks(ranks).share(batch, micro_batches) * ranks == batch
+        assert Ranks(ranks).local_batch_size(batch, micro_batches) * ranks == batch
         return
     with pytest.raises(ValueError, match=rf"^batch_size: {ranks} processes of {micro_batches} ") as refused:
-        Ranks(ranks).share(batch, micro_batches)
+        Ranks(ranks).local_batch_size(batch, micro_batches)
     words = str(refused.value).split()
     fewer, other = int(words[words.index("start") + 1]), int(words[-1])
-    assert fewer < ranks and Ranks(fewer).share(batch, micro_batches)
-    assert other > batch and Ranks(ranks).share(other, micro_batches)
+    assert fewer < ranks and Ranks(fewer).local_batch_size(batch, micro_batches)
+    assert other > batch and Ranks(ranks).local_batch_size(other, micro_batches)
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1", "mps"])
@@ -161,6 +161,6 @@ def test_one_process_needs_no_group(monkeypatch):
     ranks, value, module = Ranks.here(), torch.ones(2), torch.nn.Linear(2, 2)
     assert ranks == Ranks(1, 0) and ranks.first
     ranks.join("mps")
-    assert ranks.told(value) is value and ranks.total(value) is value and ranks.joined(module) is module
-    assert ranks.collected(3) == [3] and ranks.handed_out({"a": value}, torch.device("cpu"))["a"] is value
+    assert ranks.broadcast(value) is value and ranks.all_reduce(value) is value and ranks.data_parallel(module) is module
+    assert ranks.all_gather(3) == [3] and ranks.broadcast_tensors({"a": value}, torch.device("cpu"))["a"] is value
     assert not torch.distributed.is_initialized()

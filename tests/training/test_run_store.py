@@ -7,25 +7,17 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import contents
 from transformers import AutoModelForCausalLM
 
 from tying_utils import corpora, models
 from tying_utils.base import files
-from tying_utils.training import run_store
+from tying_utils.training import run_store, train_all
 from tying_utils.training import trainer as training
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.run_store import Run
 
 both_arms = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-
-
-def contents(run: Run) -> dict[str, bytes]:
-    """Every file of the run but run.json, which holds the time it took."""
-    return {
-        path.relative_to(run.folder).as_posix(): path.read_bytes()
-        for path in run.folder.rglob("*")
-        if path.is_file() and path != run.folder / "run.json"
-    }
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +102,7 @@ def test_a_run_on_the_two_role_language_is_found_again(home, tiny):
     assert run.fingerprint == config.load_corpus().fingerprint
     found = run_store.find(config, run.fingerprint)
     assert found is not None and found.folder == run.folder
-    (again,) = training.train_all([config], progress=False)
+    (again,) = train_all([config], progress=False)
     assert again.folder == run.folder
     other = config.replace(language={"length": 2000, "agreement": 1.0})
     assert run_store.find(other, other.load_corpus().fingerprint) is None

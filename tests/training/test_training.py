@@ -1,11 +1,5 @@
-import functools
 import itertools
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,15 +11,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import identical
 
 from tying_utils import corpora, models
-from tying_utils.base import files
-from tying_utils.training import METRICS, choose_hardware, gpu, run_store, train, train_all
+from tying_utils.training import METRICS, run_store, train, train_all
 from tying_utils.training import trainer as training
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.run_store import Run
 
-ROOT = Path(__file__).resolve().parents[2]
 # One of each kind: both paths scaled, the batch in parts, no tie.
 ARMS: dict[str, dict[str, Any]] = {
     "tied": {},
@@ -34,22 +27,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "untied": {"tied": False},
 }
 arms = pytest.mark.parametrize("arm", ARMS)
-
-
-def contents(run: Run) -> dict[str, bytes]:
-    """Every file of the run but run.json, which holds the time it took."""
-    return {
-        path.relative_to(run.folder).as_posix(): path.read_bytes()
-        for path in run.folder.rglob("*")
-        if path.is_file() and path != run.folder / "run.json"
-    }
-
-
-def identical(run: Run, other: Run) -> bool:
-    assert run.folder != other.folder
-    assert run.key == other.key
-    assert run.record["files"] == other.record["files"]
-    return contents(run) == contents(other)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +266,7 @@ def test_validation_loss_is_of_held_out_text(uninterrupted, home, text):
         assert run.metrics.set_index("step")["validation_loss"][step] == pytest.approx(float(loss), rel=1e-5)
 
 
-# Again, and after an interruption
+# Again
 
 
 @pytest.mark.parametrize("arm", ["input x5", "untied"])
@@ -309,69 +286,15 @@ def test_seeds_decide_start_and_order_apart(uninterrupted):
 
 def test_a_finished_run_is_loaded(home, tiny, monkeypatch):
     first = train(tiny(), progress=False)
-    monkeypatch.setattr(training, "_Trainer", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(training, "Trainer", lambda *_: pytest.fail("it trained again"))
     again = train(tiny(), progress=False)
     assert again.record == first.record
     pd.testing.assert_frame_equal(again.metrics, first.metrics)
     assert [run.folder for run in train_all([tiny(), tiny()], progress=False)] == [first.folder] * 2
 
 
-@pytest.mark.parametrize("arm", ["input x5", "untied"])
-@pytest.mark.parametrize("stops", [[0], [1], [4], [5], [6], [10], [11], [3, 7, 10, 11]], ids=str)
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(home, tiny, uninterrupted, monkeypatch, arm, stops):
-    config, step = tiny(**ARMS[arm]), training._Trainer._step
-    stepped = []
-    for last in stops:
-
-        def stopping(trainer: Any, number: int, last: int = last) -> torch.Tensor:
-            if number > last:
-                raise KeyboardInterrupt
-            stepped.append(number)
-            return step(trainer, number)
-
-        monkeypatch.setattr(training._Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, progress=False)
-
-    def counting(trainer: Any, number: int) -> torch.Tensor:
-        stepped.append(number)
-        return step(trainer, number)
-
-    monkeypatch.setattr(training._Trainer, "_step", counting)
-    run = train(config, progress=False)
-    assert identical(run, uninterrupted(**ARMS[arm]))
-    pd.testing.assert_frame_equal(run.metrics, uninterrupted(**ARMS[arm]).metrics, check_exact=True)
-    resumed_from = max(kept for kept in (0, 5, 10) if kept <= stops[-1])
-    assert stepped[-(12 - resumed_from) :] == list(range(resumed_from + 1, 13))
-    repeated = sum(last - max(kept for kept in (0, 5, 10) if kept <= last) for last in stops)
-    assert len(stepped) == 12 + repeated
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_a_killed_run_ends_as_an_uninterrupted_one(home, tiny, text, uninterrupted):
-    changes: dict[str, Any] = {"steps": 300, "checkpoint_every": 20, "input_scale": 5}
-    config = tiny(**changes)
-    fingerprint = corpora.load("text", vocab_size=300, path=text).fingerprint
-    record = run_store.run_folder(config, fingerprint) / "run.json"
-    command = [sys.executable, "-m", "tying_utils", "train", "--config", json.dumps(config.as_dict()), "--lines"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
-        while not record.exists():
-            assert child.poll() is None and child.stderr is not None, "it ended before its first checkpoint"
-            time.sleep(0.002)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-    committed = files.read_json(record)
-    assert committed is not None and committed["finished"] is False and 0 < committed["step"] < 300
-    run = train(config, progress=False)
-    reference = uninterrupted(**changes)
-    assert run.record["files"] == reference.record["files"]
-    own = contents(run)
-    assert {name: own[name] for name in reference.record["files"]} == contents(reference)
-    pd.testing.assert_frame_equal(run.metrics, reference.metrics, check_exact=True)
-
-
 def test_time_of_all_sittings_is_counted(home, tiny, monkeypatch):
-    step = training._Trainer._step
+    step = training.Trainer.step
 
     def slow(trainer: Any, number: int) -> torch.Tensor:
         if number == 6:
@@ -379,78 +302,11 @@ def test_time_of_all_sittings_is_counted(home, tiny, monkeypatch):
         time.sleep(0.06)
         return step(trainer, number)
 
-    monkeypatch.setattr(training._Trainer, "_step", slow)
+    monkeypatch.setattr(training.Trainer, "step", slow)
     with pytest.raises(KeyboardInterrupt):
         train(tiny(), progress=False)
-    monkeypatch.setattr(training._Trainer, "_step", step)
+    monkeypatch.setattr(training.Trainer, "step", step)
     assert train(tiny(), progress=False).record["made"]["seconds"] >= 0.3
-
-
-# Side by side
-
-
-def test_side_by_side_equals_one_by_one(home, tiny, uninterrupted):
-    changes: list[dict[str, Any]] = [{}, {"tied": False}, {"data_seed": 1}]
-    done = train(tiny(**changes[2]), progress=False)
-    runs = train_all([tiny(**change) for change in (*changes, changes[0])], progress=False, workers=2)
-    assert [run.config for run in runs] == [tiny(**change) for change in (*changes, changes[0])]
-    assert runs[2].record == done.record
-    assert runs[0].folder == runs[3].folder
-    for run, change in zip(runs, changes, strict=False):
-        assert run.folder.is_relative_to(home)
-        assert identical(run, uninterrupted(**change))
-
-
-def test_one_worker_trains_here(home, tiny, uninterrupted, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
-    runs = train_all([tiny(tied=False), tiny()], progress=False, workers=1)
-    assert [run.config.tied for run in runs] == [False, True]
-    assert identical(runs[0], uninterrupted(tied=False)) and identical(runs[1], uninterrupted())
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
-    """Have workers run `body` (Python) in place of training."""
-    script = folder / "worker"
-    script.write_text(f"#!{sys.executable} -S\n{body}\n", encoding="utf-8")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a script in the interpreter's place")
-@pytest.mark.parametrize("before", [0, 1_000_000], ids=["few words", "many words"])
-def test_a_failing_worker_is_an_error_with_its_last_words(home, tiny, tmp_path, monkeypatch, before):
-    # A worker that cannot say all it has to say would wait for ever: the alarm ends it without its last words.
-    body = (
-        f"import signal, sys\nsignal.alarm(5)\nsys.stderr.write('.' * {before})\nsys.stderr.write('out of luck')\nsys.exit(3)"
-    )
-    stand_in(monkeypatch, tmp_path, body)
-    with pytest.raises(RuntimeError, match=r"(?s)failed.*:\n.*out of luck"):
-        train_all([tiny(), tiny(tied=False)], progress=False, workers=2)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a script in the interpreter's place")
-def test_no_worker_outlives_a_failure(home, tiny, tmp_path, monkeypatch):
-    body = (
-        "import json, sys, time, pathlib\n"
-        f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "tied = json.loads(sys.argv[sys.argv.index('--config') + 1])['tied']\n"
-        "(folder / f'began-{tied}').touch()\n"
-        "while not tied and not (folder / 'began-True').exists(): time.sleep(0.01)\n"
-        "if not tied: sys.exit(1)\n"
-        "time.sleep(8)\n(folder / 'outlived').touch()"
-    )
-    stand_in(monkeypatch, tmp_path, body)
-    began = time.monotonic()
-    with pytest.raises(RuntimeError):
-        train_all([tiny(tied=False), tiny()], progress=False, workers=2)
-    assert time.monotonic() - began < 7
-    assert not (tmp_path / "outlived").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are not granted one by one here")
-def test_no_more_workers_than_granted_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
-    assert training._cores() == 3
 
 
 # What cannot be trained
@@ -477,13 +333,13 @@ def test_a_text_too_small_for_the_vocabulary_is_named(home, tiny):
 
 def test_threads_are_set_for_the_run_and_put_back(home, tiny, monkeypatch):
     seen = []
-    validate = training._Trainer._validation_loss
+    validate = training.Trainer.validate
 
     def watch(trainer: Any) -> float:
         seen.append(torch.get_num_threads())
         return validate(trainer)
 
-    monkeypatch.setattr(training._Trainer, "_validation_loss", watch)
+    monkeypatch.setattr(training.Trainer, "validate", watch)
     before = torch.get_num_threads()
     train(tiny(threads=before + 1, steps=1), progress=False)
     assert set(seen) == {before + 1}
@@ -509,116 +365,12 @@ def test_a_context_fit_exactly_trains(home, tiny, tmp_path, grammar):
     assert run.metrics["learning_rate"][0] == pytest.approx(3e-4)
 
 
-# Hardware
-
-
-def test_the_cpu_trains_in_float32_unless_asked():
-    chosen = choose_hardware("cpu")
-    assert (chosen.device.type, chosen.dtype) == ("cpu", torch.float32)
-    assert chosen.reason == "float32: on cpu it is the reference"
-    asked = choose_hardware("cpu", "bfloat16")
-    assert asked.dtype == torch.bfloat16
-    assert asked.reason == "bfloat16 on cpu, as asked for"
-    for hardware, dtype in ((chosen, torch.float32), (asked, torch.bfloat16)):
-        with hardware.autocast():
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtype", "said"),
-    [((9, 0), torch.bfloat16, "9.0 has it"), ((8, 0), torch.bfloat16, "8.0 has it"), ((7, 5), torch.float32, "7.5 has no")],
-)
-def test_a_card_trains_in_what_it_computes_in(monkeypatch, capability, dtype, said):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
-    chosen = choose_hardware()
-    assert (chosen.device.type, chosen.dtype) == ("cuda", dtype)
-    assert said in chosen.reason
-    assert choose_hardware("cuda", "float32").dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [(("abacus",), "device"), (("cuda:99",), "device"), (("cpu", "float16"), "dtype"), (("cpu", "half"), "dtype")],
-)
-def test_what_is_not_there_is_named(arguments, named):
-    with pytest.raises(ValueError, match=rf"^{named}: '{arguments[-1]}'.*'auto'"):
-        choose_hardware(*arguments)
-
-
 def test_bfloat16_keeps_float32_weights_and_nearly_the_loss(uninterrupted):
     reference, run = uninterrupted(), uninterrupted(dtype="bfloat16")
     assert run.record["made"]["dtype"] == "bfloat16"
     assert run.tables().table.dtype == torch.float32
     assert not torch.equal(run.tables().table, reference.tables().table)
     pd.testing.assert_series_equal(run.metrics["loss"], reference.metrics["loss"], rtol=0.02)
-
-
-@pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Have the CPU train as a card of that compute capability does: in chunks, with batches ahead, compiled where it pays."""
-
-    def arrange(capability: tuple[int, int], seconds: tuple[float, float] = (1.0, 0.5)) -> None:
-        times, compile_where_it_pays = iter(seconds), gpu.compile_where_it_pays
-        monkeypatch.setattr(training.Hardware, "on_gpu", True)
-        monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 300)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
-        monkeypatch.setattr(gpu, "_seconds", lambda once: (once(), next(times))[1])
-        monkeypatch.setattr(gpu, "compile_where_it_pays", functools.partial(compile_where_it_pays, backend="aot_eager"))
-
-    return arrange
-
-
-@pytest.mark.parametrize(
-    ("capability", "seconds", "said"),
-    [
-        ((8, 0), (100.0, 50.0), "compiled: 50000.0 ms a pass compiled, 100000.0 ms eager"),
-        ((9, 0), (100.0, 99.0), "eager: 99000.0 ms a pass compiled, 100000.0 ms eager"),
-        ((9, 0), (0.1, 0.05), "eager: {whole} s of training are over before a compiler is"),
-        ((7, 5), (100.0, 50.0), "eager: compute capability 7.5 is below 8.0"),
-    ],
-)
-@pytest.mark.parametrize("arm", ["both scaled, in parts", "untied"])
-def test_what_a_gpu_does_otherwise_is_rounding_alone(home, tiny, uninterrupted, as_on_a_gpu, capability, seconds, said, arm):
-    reference = uninterrupted(**ARMS[arm])
-    as_on_a_gpu(capability, seconds)
-    run = train(tiny(**ARMS[arm]), progress=False)
-    assert run.record["made"]["reason"].startswith("float32: on cpu it is the reference; ")
-    passes = 12 * run.config.micro_batches
-    assert run.record["made"]["reason"].endswith(f"; {said.format(whole=round(seconds[0] * passes))}")
-    pd.testing.assert_frame_equal(run.metrics, reference.metrics, rtol=2e-3, atol=1e-5)
-    pd.testing.assert_frame_equal(run.metrics[:1], reference.metrics[:1], rtol=1e-4, atol=1e-6)
-
-
-def test_batches_ahead_are_the_same_batches(home, tiny, uninterrupted, monkeypatch):
-    """To the bit, from any step on, past the end of an epoch."""
-    monkeypatch.setattr(training._Trainer, "_compile", lambda _: "eager")
-    config = tiny(steps=60)
-    plain = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
-    monkeypatch.setattr(training.Hardware, "on_gpu", True)
-    ahead = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
-    assert plain.ahead is None and ahead.ahead is not None
-    for index in (0, 1, 2, 7, 8, 3, *range(900, 905)):
-        assert torch.equal(ahead._batch(index), plain._batch(index))
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_no_step_on_a_gpu_makes_the_host_wait(home, tiny, monkeypatch, watching, arm):
-    monkeypatch.setattr(training._Trainer, "_compile", lambda _: "eager")
-    monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 300)
-    config = tiny(**ARMS[arm])
-    waits = []
-    for on_gpu in (False, True):
-        monkeypatch.setattr(training.Hardware, "on_gpu", on_gpu)
-        trainer = training._Trainer(config, config.load_corpus(), choose_hardware("cpu"), run_store.Onlooker())
-        trainer._step(1)
-        with watching() as watch:
-            trainer._step(2)
-        waits.append(watch.waits)
-    assert waits[0], "transformers no longer looks at the positions: gpu.without_mask may go"
-    assert waits[1] == []
 
 
 def test_a_run_frees_the_models_of_those_before_it(tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,9 +14,7 @@ from tying_utils.card.plan import LeftOut, Plan, Task, installed
 from tying_utils.card.setting import Setting
 from tying_utils.corpora.store import Corpus
 from tying_utils.measures import alignment, neighbors
-from tying_utils.training import budget
-from tying_utils.training import trainer as training
-from tying_utils.training.config import TrainConfig
+from tying_utils.training import TrainConfig, Trainer, budget
 
 TOKENS_PER_WEIGHT = 20.0
 PERMUTATIONS, TENTHS = 100, 10
@@ -70,7 +68,7 @@ class Text:
 
 def tasks(setting: Setting, plan: Plan, text: Text) -> Iterator[Task]:
     """Yield what the text is, the size that fits, then a run with its tables at a time."""
-    state: dict[str, Any] = {"tables": {}, "seconds": 0.0}
+    state: dict[str, Any] = {"tables": {}, "between": {}, "seconds": 0.0}
 
     def prepared() -> dict[str, Any]:
         state["corpus"] = corpus = text.corpus(0.5 * plan.left)
@@ -135,11 +133,11 @@ def chosen(setting: Setting, corpus: Corpus, seconds: float) -> tuple[TrainConfi
 
 def seconds_per_step(config: TrainConfig, corpus: Corpus) -> float:
     """Measure a step of the untied arm: the mean of ten, after three."""
-    one, began = training.steps_of(config.replace(tied=False), corpus), 0.0
+    trainer, began = Trainer(config.replace(tied=False), corpus), 0.0
     for step in range(1, 14):
         if step == 4:
             began = time.perf_counter()
-        one(step)  # which returns the loss, for which the host waits
+        float(trainer.step(step)[0])  # the loss, for which the host waits
     return (time.perf_counter() - began) / 10
 
 
@@ -150,9 +148,9 @@ def run(setting: Setting, state: dict[str, Any], arm: str, seed: int) -> dict[st
     init = seed if ARMS[arm].get("tied", True) else 1000 + seed  # tied and untied arms start apart
     config = state["config"].replace(**ARMS[arm], init_seed=init, data_seed=seed)
     began = time.perf_counter()
-    trainer = training.trainer_of(config, corpus)
-    trainer.run(False, None)
-    seconds, metrics = time.perf_counter() - began, trainer._metrics()
+    trainer = Trainer(config, corpus)
+    trainer.run()
+    seconds, metrics = time.perf_counter() - began, trainer.metrics()
     labels = {"corpus": corpus.name, "arm": arm, "seed": seed, "d_model": config.d_model, "n_layers": config.n_layers}
     labels |= {"tokens_per_weight": config.steps * config.batch_size * config.context / _weights(config)}
     tables: dict[str, list[dict[str, Any]]] = {"losses": [], "share": [], "alignment": [], "lens": []}
@@ -167,7 +165,11 @@ def run(setting: Setting, state: dict[str, Any], arm: str, seed: int) -> dict[st
     if not own.tied:
         state["tables"][seed] = rows
     elif seed in state["tables"]:
-        tables["alignment"] += compared(labels, state["tables"][seed], rows["tied"], setting)
+        untied = state["tables"][seed]
+        if seed not in state["between"]:  # once for all tied arms of the seed
+            state["between"][seed] = compared("input", "output", untied["input"], untied["output"], setting)
+        found = [compared(source, "tied", table, rows["tied"], setting) for source, table in untied.items()]
+        tables["alignment"] += [{**labels, **row} for row in (*found, state["between"][seed])]
     if installed("tuned_lens"):
         tables["lens"] += curve(labels, trainer.model, corpus, setting, seed)
     state["seconds"] = max(state["seconds"], time.perf_counter() - began)
@@ -181,23 +183,12 @@ def _weights(config: TrainConfig) -> int:
     return budget.parameters(config.replace(tied=False, input_scale=1.0))
 
 
-def compared(
-    labels: dict[str, Any], untied: dict[str, torch.Tensor], tied: torch.Tensor, setting: Setting
-) -> list[dict[str, Any]]:
-    """Return the rows of a tied table beside the untied input and output table, and of those two beside each other."""
-    pairs = [(source, "tied", table, tied) for source, table in untied.items()]
-    rows, permutations = [], 5 if setting.smoke else PERMUTATIONS
-    for source, target, one, other in (*pairs, ("input", "output", untied["input"], untied["output"])):
-        score = alignment.alignment(one, other, "orthogonal", permutations=permutations)
-        near = neighbors.overlap(one, other)
-        rows.append({**labels, "source": source, "target": target, "value": score.value, "chance": score.chance})
-        rows[-1] |= {
-            "corrected": score.corrected,
-            "held_out": score.held_out,
-            "knn": near.value,
-            "knn_corrected": near.corrected,
-        }
-    return rows
+def compared(source: str, target: str, one: torch.Tensor, other: torch.Tensor, setting: Setting) -> dict[str, Any]:
+    """Return the row of a pair of tables (n, d), named `source` and `target`: their alignment and their neighbour overlap."""
+    score = alignment.alignment(one, other, "orthogonal", permutations=5 if setting.smoke else PERMUTATIONS)
+    near = neighbors.overlap(one, other)
+    row = {"source": source, "target": target, "value": score.value, "chance": score.chance, "corrected": score.corrected}
+    return {**row, "held_out": score.held_out, "knn": near.value, "knn_corrected": near.corrected}
 
 
 def curve(labels: dict[str, Any], model: Any, corpus: Corpus, setting: Setting, seed: int) -> list[dict[str, Any]]:

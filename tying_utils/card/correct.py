@@ -20,7 +20,7 @@ from tying_utils.card.setting import Setting
 from tying_utils.measures import alignment, neighbors, spectral
 from tying_utils.models import architectures, balance, checkpoints
 from tying_utils.models.tie import SplitTie
-from tying_utils.training import gpu, run_store
+from tying_utils.training import hardware, run_store
 from tying_utils.training import trainer as training
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.next_token import NextTokenLoss
@@ -73,7 +73,7 @@ def built(arch: str, device: torch.device | str, dtype: torch.dtype = torch.floa
     model.to(device=device, dtype=dtype)
     model.tie_weights()
     if torch.device(device).type == "cuda":
-        gpu.without_mask(model)
+        hardware.without_mask(model)
     return model
 
 
@@ -132,7 +132,7 @@ def paths(
         if checkpointing:
             model.gradient_checkpointing_enable()
         if compiled:
-            for block in gpu.blocks(model):
+            for block in hardware.blocks(model):
                 block.compile()
         tie, loss = SplitTie(model) if split else None, NextTokenLoss(model, autocast)
         for part in windows().to(setting.device).chunk(micro_batches):
@@ -258,13 +258,13 @@ def waits(setting: Setting) -> Found:
     from torch.profiler import ProfilerActivity, profile
 
     config = small_run(setting)
-    trainer = training.trainer_of(config, config.load_corpus())
+    trainer = training.Trainer(config, config.load_corpus())
     for step in range(1, 6):
-        trainer._step(step)
+        trainer.step(step)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.device.type == "cuda" else [])]
     with profile(activities=activities) as seen:
         for step in range(6, 16):
-            trainer._step(step)
+            trainer.step(step)
     events = seen.key_averages()
     if setting.device.type == "cuda" and not any(event.key.startswith(("cudaLaunch", "cuLaunch")) for event in events):
         raise LeftOut("the profiler sees no call to the card, as where a container does not allow it")

@@ -14,8 +14,7 @@ from tying_utils.card import facts
 from tying_utils.card.plan import Task, installed
 from tying_utils.card.setting import Setting
 from tying_utils.measures import alignment
-from tying_utils.training import budget, trainer
-from tying_utils.training.config import TrainConfig
+from tying_utils.training import budget
 
 if TYPE_CHECKING:
     from benchmarks.turns import Contest
@@ -77,18 +76,15 @@ def contests(setting: Setting) -> "Iterator[Contest]":
 
 def held(setting: Setting, contest: "Contest") -> dict[str, Any]:
     """Hold a contest, and return its rows as the benchmarks' tables have them, with tokens a second where it trains."""
-    from benchmarks import turns
+    from benchmarks import training, turns
 
     size = dict(contest.size)
     setting.fresh()
     if "layers" in size:
-        config = TrainConfig(
-            vocab_size=size["V"], d_model=size["d"], n_layers=size["layers"], n_heads=max(1, size["d"] // 64),
-            context=size.get("context", 64), batch_size=max(1, size["tokens"] // size.get("context", 64)),
-        )  # fmt: skip
+        config, _, hardware = training.setting(**{name: value for name, value in size.items() if name != "steps"})
         # Each way holds its own weights and moments; one at a time holds what its step needs.
-        half = "float32, eager" not in contest.ways and trainer.choose_hardware(setting.device.type).dtype != torch.float32
-        needed = budget.memory(config, torch.bfloat16 if half else torch.float32, setting.device)
+        dtype = torch.float32 if training.EAGER in contest.ways else hardware.dtype
+        needed = budget.memory(config, dtype, setting.device)
         needed += (len(contest.ways) - 1) * 24 * budget.parameters(config)
         setting.room(needed, f"a step of {size['tokens'] // 4:,} tokens would take about a third")
     rows = turns.held(contest)

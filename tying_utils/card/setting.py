@@ -28,7 +28,7 @@ class Setting:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         if "torch._dynamo" in sys.modules:
-            torch._dynamo.reset()
+            torch.compiler.reset()
 
     def peak(self) -> dict[str, int]:
         """Return the most bytes of the card's memory that were held since it was `fresh`; nothing where there is no card."""

@@ -30,8 +30,8 @@ from tying_utils.base import files
 from tying_utils.base.checks import positive
 from tying_utils.experiments.paired import COLUMNS, WEIGHTED, differences, moved_by_documents, table
 from tying_utils.training.config import DTYPES, TrainConfig
+from tying_utils.training.hardware import choose_hardware
 from tying_utils.training.run_store import Run
-from tying_utils.training.trainer import choose_hardware
 
 __all__ = ["COLUMNS", "TABLE_7", "differences", "evaluate", "table"]
 

@@ -127,7 +127,7 @@ class Public(Recorded):
         return f"make reproduce PROFILE={self.profile.name}"
 
     def _measure(self, name: str) -> Measured:
-        from tying_utils.training.trainer import choose_hardware
+        from tying_utils.training.hardware import choose_hardware
 
         began = time.monotonic()
         with tqdm(total=len(self.families), desc=f"measuring {name}", disable=not self.progress, leave=False) as bar:
@@ -189,7 +189,7 @@ class Public(Recorded):
             found = {model.name: vocabulary.read(self.source(model)) for model in (family.tied, family.untied)}
             tied_rows, untied_rows = vocabulary.join(found[family.tied.name], found[family.untied.name])
             tied, untied = self.read(family.tied), self.read(family.untied)
-            from tying_utils.training.trainer import choose_hardware
+            from tying_utils.training.hardware import choose_hardware
 
             device = choose_hardware().device
             tables = {

@@ -205,7 +205,7 @@ def _perplexity(public: Public, family: Family) -> pd.DataFrame:
 @contextmanager
 def _whole(public: Public, model: Model) -> Iterator[Any]:
     """Hold a whole model in the dtype that the hardware computes in; its memory is given back at the end."""
-    from tying_utils.training.trainer import choose_hardware
+    from tying_utils.training.hardware import choose_hardware
 
     hardware = choose_hardware()
     with architectures.without_bars() if public.models == MINIATURES else nullcontext():

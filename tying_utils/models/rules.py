@@ -82,6 +82,7 @@ class PathRule(Remedy):
 
     # Entries of the state that each process counts for itself, to be summed over processes before `scales`.
     summed: ClassVar[tuple[str, ...]] = ()
+    watches: ClassVar[bool] = False  # whether `watch` hooks the output layer, which then has to be called
 
     def state(self, table: Tensor) -> State:
         """What is remembered from step to step, by name, as before the first step; on the device of `table` (V, d)."""
@@ -231,6 +232,7 @@ class RareGate(PathRule):
     name: ClassVar[str] = "rare-gate"
     line: ClassVar[str] = "AGG: gate what other tokens' targets do to the output gradient of rare tokens"
     summed: ClassVar[tuple[str, ...]] = ("present",)
+    watches: ClassVar[bool] = True
     alpha: float = 0.03
     memory: int = 100
 

@@ -22,10 +22,9 @@ from tying_utils.base.folder import VerifiedFolder
 from tying_utils.corpora.corpus import SEPARATOR
 from tying_utils.models import architectures
 from tying_utils.models.families import Model, families
-from tying_utils.training import run_store
+from tying_utils.training import run_store, train_all
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.run_store import Run
-from tying_utils.training.trainer import train_all
 
 # Part of every record: raise it when the same run would give other folders.
 FORMAT = 1

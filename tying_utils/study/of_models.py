@@ -15,7 +15,7 @@ from tying_utils.study import columns
 from tying_utils.study.columns import labelled
 from tying_utils.study.profile import Profile
 from tying_utils.study.trained import Trained, each, models_side_by_side
-from tying_utils.training.trainer import steps_of
+from tying_utils.training.trainer import Trainer
 
 
 def _lenses(run: Trained, profile: Profile) -> pd.DataFrame:
@@ -53,13 +53,13 @@ def step_times(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> p
     threads = torch.get_num_threads()
     torch.set_num_threads(first[0].run.config.threads)
     try:
-        steps = {run.arm.name: steps_of(run.run.config.replace(steps=rounds), run.corpus) for run in first}
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        trainers = {run.arm.name: Trainer(run.run.config.replace(steps=rounds), run.corpus) for run in first}
+        seconds: dict[str, list[float]] = {name: [] for name in trainers}
         for step in range(1, rounds + 1):
             # Forwards and backwards, so that none is always first.
-            for name in [*steps][:: 1 if step % 2 else -1]:
+            for name in [*trainers][:: 1 if step % 2 else -1]:
                 began = time.perf_counter()
-                steps[name](step)
+                float(trainers[name].step(step)[0])  # waits for the device
                 seconds[name].append(time.perf_counter() - began)
             bar.update()
     finally:

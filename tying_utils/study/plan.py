@@ -1,25 +1,25 @@
 """What a run, or a whole profile of them, will cost on this machine: known before it trains, from shapes and a short probe."""
 
 import dataclasses
-import itertools
-import math
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from tying_utils.base import files
+from tying_utils import models
 from tying_utils.base.checks import positive
 from tying_utils.corpora.store import Corpus
 from tying_utils.models import balance
 from tying_utils.study import profiles
-from tying_utils.training import budget, run_store
-from tying_utils.training import trainer as training
+from tying_utils.training import budget, pool, run_store
 from tying_utils.training.config import TrainConfig
+from tying_utils.training.hardware import Hardware, choose_hardware
 from tying_utils.training.run_store import Writer
+from tying_utils.training.trainer import Trainer
 
 # A probe of large models ends after so many seconds, with fewer steps than it was asked for, but at least one.
 PROBE_SECONDS = 60
@@ -39,11 +39,9 @@ class Plan:
     disk: int  # of the run's tensor files, once it is finished
     disk_peak: int  # the most there are while it trains
     disk_free: int
-    # What the probe took; empty where the run would not fit in memory, so that there was none.
-    step_seconds: tuple[float, ...] = ()
-    validation_seconds: float = 0.0  # a pass
-    tables_seconds: float = 0.0  # to write the tables once
-    checkpoint_seconds: float = 0.0  # to write weights and state once
+    # What the probe says; None where the run would not fit in memory, so that there was none.
+    step_seconds: float | None = None  # the mean step
+    rest_seconds: float = 0.0  # of all validations, tables and checkpoints together
 
     @property
     def fits(self) -> bool:
@@ -55,40 +53,16 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of training, as run.json will count them, at the mean step of the probe; None without a probe."""
-        return self._seconds(statistics.fmean(self.step_seconds)) if self.step_seconds else None
-
-    @property
-    def seconds_range(self) -> tuple[float, float] | None:
-        """The same if every step were the probe's fastest, and its slowest."""
-        return (self._seconds(min(self.step_seconds)), self._seconds(max(self.step_seconds))) if self.step_seconds else None
-
-    @property
-    def validations(self) -> int:
-        """How many passes over the validation windows there are."""
-        return -(-self.config.steps // self.config.validation_every)
-
-    def _seconds(self, step: float) -> float:
-        config = self.config
-        return (
-            config.steps * step
-            + self.validations * self.validation_seconds
-            + len(config.table_steps) * self.tables_seconds
-            + len(config.checkpoint_steps) * self.checkpoint_seconds
-        )
+        """Of training, as run.json will count them; None without a probe."""
+        return None if self.step_seconds is None else self.config.steps * self.step_seconds + self.rest_seconds
 
     def __str__(self) -> str:
         c = self.config
         free = "an unknown amount" if self.memory_free is None else budget.size(self.memory_free)
-        if self.seconds is None or self.seconds_range is None:
-            cost = "not probed: it does not fit in memory"
-        else:
-            low, high = map(duration, self.seconds_range)
-            step = duration(statistics.fmean(self.step_seconds))
-            cost = (
-                f"{duration(self.seconds)} ({low} to {high}): {c.steps} steps of {step}, {self.validations} validations, "
-                f"{len(c.checkpoint_steps)} checkpoints; {len(self.step_seconds)} steps were probed"
-            )
+        cost = "not probed: it does not fit in memory"
+        if self.seconds is not None and self.step_seconds is not None:
+            cost = f"{duration(self.seconds)}: {c.steps} steps of {duration(self.step_seconds)}, {duration(self.rest_seconds)} "
+            cost += "of validations and checkpoints"
         kind = "tied" if c.tied else "untied"
         if c.remedy:
             kind += f", {c.remedy.name}"
@@ -102,25 +76,23 @@ class Plan:
 
 
 def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
-    """What training `config` on this machine will cost, from shapes and from `probe_steps` of its own steps.
+    """Return what training `config` on this machine will cost, from shapes and from `probe_steps` of its own steps.
 
     The probe trains after a step of warming up, in a folder of its own that is removed; no run is written, and torch's and
     numpy's generators stay as they were. It knows nothing of what else the machine will do. A run that does not fit in memory
     is not probed. Raises ValueError for probe_steps below 1 and as `training.train` does for a corpus or device.
     """
     positive("probe_steps", probe_steps)
-    corpus = training._corpus(config)
-    hardware = training.choose_hardware(config.device, config.dtype)
+    corpus = config.load_corpus()
+    hardware = choose_hardware(config.device, config.dtype)
     parameters = budget.parameters(config)
-    tables = (1 if config.tied_after(config.steps) else 2) * config.vocab_size * config.d_model
-    trunk = sum(map(math.prod, budget.weights(config).values())) - tables
     kept, peak = budget.disk(config)
     counted = Plan(
         config=config,
         device=hardware.device.type,
         dtype=str(hardware.dtype).removeprefix("torch."),
         parameters=parameters,
-        table_share=1 - trunk / parameters,
+        table_share=1 - budget.trunk(config) / parameters,
         memory=budget.memory(config, hardware.dtype, hardware.device),
         memory_free=(free := budget.memory_free(hardware.device)),
         disk=kept,
@@ -137,39 +109,30 @@ def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
         torch.set_num_threads(threads)
 
 
-def _probed(counted: Plan, corpus: Corpus, hardware: training.Hardware, probe_steps: int) -> Plan:
+def _probed(counted: Plan, corpus: Corpus, hardware: Hardware, probe_steps: int) -> Plan:
     # A checkpoint in mid-run is the dearer kind: it holds the state to resume from.
-    config = counted.config.replace(steps=max(counted.config.steps, probe_steps + 2))
+    steps = max(counted.config.steps, probe_steps + 2)
+    config = counted.config.replace(steps=steps, validation_every=steps)
     with tempfile.TemporaryDirectory(prefix="tying-plan-") as folder:
         writer = Writer(Path(folder) / "run", config, corpus.fingerprint)
-        trainer = training._Trainer(config, corpus, hardware, writer)  # of its own weights: those of a start cost as much
+        trainer = Trainer(config, corpus, hardware, writer)  # of its own weights: those of a start cost as much
 
-        def timed(step: int) -> float:
+        def timed(work: Callable[[], object]) -> float:
             began = time.perf_counter()
-            statistics = trainer._step(step)
-            float(statistics[0])  # wait for the device
-            trainer.pending.append((step, 0.0, statistics, 0.0))
+            work()
             return time.perf_counter() - began
 
-        timed(1)
-        steps: list[float] = []
-        while len(steps) < probe_steps and (not steps or sum(steps) < PROBE_SECONDS):
-            steps.append(timed(len(steps) + 2))
-        times = [time.perf_counter()]
-        trainer._validation_loss()
-        times.append(time.perf_counter())
-        writer.put_tables(0, run_store.models.tables(trainer.model))
-        times.append(time.perf_counter())
-        trainer._commit(len(steps) + 1, 0.0)
-        times.append(time.perf_counter())
-    validation, tables, checkpoint = (after - before for before, after in itertools.pairwise(times))
-    return dataclasses.replace(
-        counted,
-        step_seconds=tuple(steps),
-        validation_seconds=validation,
-        tables_seconds=tables,
-        checkpoint_seconds=checkpoint,
-    )
+        def step(number: int) -> float:
+            return timed(lambda: float(trainer.step(number)[0]))  # waits for the device
+
+        step(1)
+        seconds: list[float] = []
+        while (len(seconds) < probe_steps and sum(seconds) < PROBE_SECONDS) or not seconds:
+            seconds.append(step(len(seconds) + 2))
+        rest = -(-counted.config.steps // counted.config.validation_every) * timed(trainer.validate)
+        rest += len(config.table_steps) * timed(lambda: writer.put_tables(0, models.tables(trainer.model)))
+        rest += len(config.checkpoint_steps) * timed(lambda: trainer.commit(len(seconds) + 1, 0.0))
+    return dataclasses.replace(counted, step_seconds=statistics.fmean(seconds), rest_seconds=rest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,21 +180,20 @@ class ProfilePlan:
 
 
 def plan_profile(profile: str, corpus: str | None = None, *, probe_steps: int = 10) -> ProfilePlan:
-    """What the missing runs of `profile` on `corpus` (default: its first) will cost: one probe of each kind, seeds and scales
-    aside.
+    """Return what the missing runs of `profile` on `corpus` (default: its first) will cost: one probe of each kind.
 
-    A run counts as finished if its record says so; its files are not verified. Raises ValueError for a profile or corpus that
-    is unknown, and as `plan` does.
+    Seeds and scales make no kind of their own. A run counts as finished if its record says so; its files are not verified.
+    Raises ValueError for a profile or corpus that is unknown, and as `plan` does.
     """
     of = profiles.get(profile, corpus)
     configs = list(dict.fromkeys(of.config(arm, seed) for seed in of.seeds for arm in of.arms if seed in of.seeds_of(arm)))
-    missing = [config for config in configs if not _finished(config)]
+    missing = [config for config in configs if not run_store.is_finished(config, config.load_corpus().fingerprint)]
     kinds: dict[TrainConfig, list[TrainConfig]] = {}
     for config in missing:
         kinds.setdefault(_kind(config), []).append(config)
     plans = tuple((plan(alike[0], probe_steps=probe_steps), len(alike)) for alike in kinds.values())
     on_cpu = all(of.device == "cpu" for of, _ in plans)
-    workers = training.workers_for(missing) if on_cpu else 1
+    workers = pool.workers_for(missing) if on_cpu else 1
     return ProfilePlan(
         profile=of.name,
         corpus=of.corpus,
@@ -241,13 +203,8 @@ def plan_profile(profile: str, corpus: str | None = None, *, probe_steps: int = 
     )
 
 
-def _finished(config: TrainConfig) -> bool:
-    record = files.read_json(run_store.run_folder(config, config.load_corpus().fingerprint) / "run.json")
-    return record is not None and record["finished"]
-
-
 def _kind(config: TrainConfig) -> TrainConfig:
-    """What runs that cost the same have in common."""
+    """Return what runs that cost the same have in common."""
     language = config.language and dataclasses.replace(config.language, seed=0, agreement=0.0, permuted=None)
     # A rule that weighs two gradients adds a few per cent to a step at most: not worth a probe of its own.
     remedy = None if isinstance(config.remedy, balance.PathRule) else config.remedy
@@ -256,7 +213,7 @@ def _kind(config: TrainConfig) -> TrainConfig:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` in words, two or three digits: "4.2 ms", "12 s", "3.5 min", "1.2 h"."""
+    """Return `seconds` in words, two or three digits: "4.2 ms", "12 s", "3.5 min", "1.2 h"."""
     for limit, unit, of in ((1, "ms", 1e-3), (120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
         if seconds < limit:
             return f"{seconds / of:.{1 if seconds / of < 10 else 0}f} {unit}"

@@ -104,7 +104,7 @@ class Study(Recorded):
     def runs(self, *arms: str | Arm) -> list[Trained]:
         """Return the finished runs of `arms` (default: all of the profile), each seed in turn, trained if need be."""
         from tying_utils.study.trained import Trained
-        from tying_utils.training.trainer import train_all
+        from tying_utils.training.pool import train_all
 
         chosen = tuple(map(self.profile.arm, arms))
         wanted = self._wanted(chosen) if arms else self._wanted(*((arm,) for arm in self.profile.arms.values()))
@@ -119,7 +119,7 @@ class Study(Recorded):
         The shards part all runs, finished or not, so that they are disjoint and leave none out whenever each is started; a
         shard that was killed goes on from its checkpoints when it is started again.
         """
-        from tying_utils.training.trainer import train_all
+        from tying_utils.training import train_all
 
         wanted = self._wanted(*(TABLES[name](self.profile) for name in names if name in self))
         configs = dict.fromkeys(self.profile.config(*pair) for pair in wanted)

@@ -19,8 +19,8 @@ from tying_utils.corpora.two_role import Language
 from tying_utils.study.arms import Arm
 from tying_utils.study.columns import in_turn, tabulated
 from tying_utils.study.profile import Profile
+from tying_utils.training.hardware import choose_hardware
 from tying_utils.training.run_store import Run
-from tying_utils.training.trainer import choose_hardware
 
 # The first columns of a table. Where the place stands in columns, the arm is called as at the profile's own place.
 PLAIN = ("corpus", "arm", "input_scale", "seed")

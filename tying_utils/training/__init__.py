@@ -6,8 +6,19 @@ from tying_utils.base.lazy import lazily
 
 if TYPE_CHECKING:
     from tying_utils.training.config import TrainConfig
-    from tying_utils.training.trainer import METRICS, Hardware, choose_hardware, train, train_all
+    from tying_utils.training.hardware import Hardware, choose_hardware
+    from tying_utils.training.metrics import METRICS
+    from tying_utils.training.pool import train_all
+    from tying_utils.training.trainer import Trainer, train
 
-__all__ = ["METRICS", "Hardware", "TrainConfig", "choose_hardware", "train", "train_all"]
-_TRAINER = dict.fromkeys(("METRICS", "Hardware", "choose_hardware", "train", "train_all"), "trainer")
-__getattr__ = lazily(__name__, {"TrainConfig": "config", **_TRAINER})
+__all__ = ["METRICS", "Hardware", "TrainConfig", "Trainer", "choose_hardware", "train", "train_all"]
+_PLACES = {
+    "METRICS": "metrics",
+    "Hardware": "hardware",
+    "TrainConfig": "config",
+    "Trainer": "trainer",
+    "choose_hardware": "hardware",
+    "train": "trainer",
+    "train_all": "pool",
+}
+__getattr__ = lazily(__name__, _PLACES)

@@ -142,6 +142,18 @@ class TrainConfig:
             )
 
     @property
+    def title(self) -> str:
+        """What a progress bar or an error calls the run."""
+        if self.start:
+            return f"{self.start.title}, then {self.corpus}"
+        words = "tied" if self.tied else "untied"
+        if self.remedy:
+            words += f", {self.remedy.name}"
+        if (self.input_scale, self.output_scale) != (1.0, 1.0):
+            words += f" x{self.input_scale:g}/{self.output_scale:g}"
+        return f"{words}, seed {self.data_seed}"
+
+    @property
     def text(self) -> tuple[Any, ...]:
         """What decides the corpus: configurations with one text share it."""
         return self.corpus, self.path, self.vocab_size, self.language, self.start and self.start.text
@@ -167,14 +179,29 @@ class TrainConfig:
         """Whether the model has one table after `step` steps: a remedy may give a tied model two, from the start or later."""
         return self.tied if self.remedy is None else self.remedy.tied_after(self.tied, step, self.steps)
 
-    def load_corpus(self) -> Corpus:
-        """The corpus that the run trains on and is keyed by; with a `start`, in the tokens of that one's text.
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of `step`, from 1: linear warmup, then a cosine to `final_learning_rate` of the peak."""
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        low = self.final_learning_rate
+        return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
 
-        Raises ValueError as `corpora.load` does.
+    def load_corpus(self) -> Corpus:
+        """Return the corpus that the run trains on and is keyed by; with a `start`, in the tokens of that one's text.
+
+        Raises ValueError as `corpora.load` does, and for a text shorter than one context.
         """
         vocabulary = self.start.load_corpus() if self.start and self.corpus != "two-role" else None
         options: dict[str, Any] = {"path": self.path, "language": self.language, "vocabulary": vocabulary}
-        return store.load(self.corpus, vocab_size=self.vocab_size, **options)
+        corpus = store.load(self.corpus, vocab_size=self.vocab_size, **options)
+        for part, tokens in (("training", corpus.train), ("validation", corpus.validation)):
+            if len(tokens) < self.context + 1:
+                raise ValueError(
+                    f"corpus: the {part} part of {self.corpus!r} holds {len(tokens)} tokens, shorter than one context of "
+                    f"{self.context} and its next token; use more text or a shorter context"
+                )
+        return corpus
 
     def as_dict(self) -> dict[str, Any]:
         """Every field by name, as plain values; the language, the remedy and the start as dictionaries of their own."""

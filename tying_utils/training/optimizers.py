@@ -1,4 +1,4 @@
-"""Coupled Adam: one second moment for all rows of a token table."""
+"""AdamW as a run has it, and Coupled Adam: one second moment for all rows of a token table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from tying_utils.models.balance import Remedy
+from tying_utils.training.config import TrainConfig
+
+
+def adamw(
+    config: TrainConfig, remedy: Remedy, parameters: list[nn.Parameter], tables: list[nn.Parameter], *, fused: bool
+) -> torch.optim.AdamW:
+    """Return the optimizer of a run: one group, whose "rate" is 1, but where a remedy gives tables a rate of their own.
+
+    `tables` are the input and the output table among `parameters`, or the tied one alone. "rate" multiplies the learning rate.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(parameters), "rate": 1.0}]
+    if (rates := remedy.rates()) != (1.0, 1.0):
+        of_tables = {id(table): rate for table, rate in zip(tables, rates, strict=True)}
+        groups = [{"params": [p], "rate": of_tables.get(id(p), 1.0)} for p in parameters]
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
+    options = {"lr": config.learning_rate, "betas": betas, "eps": config.adam_eps, "weight_decay": decay, "fused": fused}
+    if remedy.coupled:
+        return CoupledAdamW(groups, tables=tables, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 class CoupledAdamW(torch.optim.AdamW):

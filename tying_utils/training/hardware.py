@@ -1,11 +1,16 @@
-"""What a training step does on a GPU alone. On the CPU nothing here is used, so that runs there stay what they were."""
+"""Where a run trains and in what, and what a step does on a GPU alone: on the CPU none of that is used, so that runs there
+stay what they were."""
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from tying_utils.training.config import DTYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -13,6 +18,51 @@ if TYPE_CHECKING:
 PROBE = 10  # passes, each way
 _WORTH_TRYING = 60.0  # seconds of training left; a compiler takes about as long
 _GAIN = 0.95  # what is compiled must take less than this part of the time
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run trains and in what, chosen once. `reason` says why, in words."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+    compiles: bool = True  # whether a card may compile the blocks where a probe finds that it pays
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a step does what would change a run's last bits on the CPU, where it is left undone."""
+        return self.device.type == "cuda"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which logits are made."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
+    """Choose CUDA, else MPS, else the CPU; bfloat16 autocast where the card computes in it, else float32.
+
+    Weights stay float32. Raises ValueError for a device or dtype that is unknown or not on this machine.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {device!r} is not on this machine; use 'auto' or 'cpu'") from error
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: {dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}")
+    if dtype != "auto":
+        return Hardware(place, getattr(torch, dtype), f"{dtype} on {place.type}, as asked for")
+    if place.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(place)
+        if major >= 8:
+            return Hardware(place, torch.bfloat16, f"bfloat16 autocast: compute capability {major}.{minor} has it")
+        return Hardware(place, torch.float32, f"float32: compute capability {major}.{minor} has no bfloat16 units")
+    return Hardware(place, torch.float32, f"float32: on {place.type} it is the reference")
 
 
 def without_mask(model: "PreTrainedModel") -> bool:
@@ -25,7 +75,7 @@ def without_mask(model: "PreTrainedModel") -> bool:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     config: Any = model.config
-    if config._attn_implementation != "sdpa":
+    if config.model_type == "gpt_neo":  # its local attention has a mask of its own
         return False
     AttentionInterface.register("causal_sdpa", sdpa_attention_forward)
     model.set_attn_implementation("causal_sdpa")
@@ -44,7 +94,7 @@ def logits_at_once(device: torch.device, least: int) -> int:
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
-    """The transformer blocks of `model`, in order. Raises ValueError where there is no list of them."""
+    """Return the transformer blocks of `model`, in order. Raises ValueError where there is no list of them."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList):
             return module
@@ -55,16 +105,20 @@ def compile_where_it_pays(
     model: nn.Module,
     once: Callable[[], object],
     *,
+    device: torch.device,
     passes: int,
     agreed: Callable[[bool], bool] = bool,
     backend: str = "inductor",
 ) -> tuple[bool, str]:
     """Compile the blocks of `model` if `PROBE` passes are faster so; whether it was done, and why, in words.
 
-    `once` is a forward and a backward pass that waits for the device, `passes` how many of them are left to train, and
+    `once` is a forward and a backward pass that waits for the `device`, `passes` how many of them are left to train, and
     `agreed` says whether all that train along found the same. The blocks alone are compiled: embedding and head, whose
     gradients are watched, stay as they are.
     """
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return False, f"eager: compute capability {major}.{minor} is below 8.0"
     once()
     plain = _seconds(once)
     if not agreed(plain * passes >= _WORTH_TRYING):
@@ -72,7 +126,8 @@ def compile_where_it_pays(
     compiled, failure = float("inf"), ""
     try:
         for block in blocks(model):
-            block.compile(backend=backend)
+            # On the instance, so that it can be taken back; `Module.compile` has no way back.
+            block.forward = torch.compile(block.forward, backend=backend)
         once()  # this one compiles, the next may once more
         once()
         compiled = _seconds(once)
@@ -82,7 +137,7 @@ def compile_where_it_pays(
     if agreed(compiled < _GAIN * plain):
         return True, f"compiled: {times}"
     for block in blocks(model):
-        block._compiled_call_impl = None
+        vars(block).pop("forward", None)
     return False, f"eager: the compiler failed with {failure}" if failure else f"eager: {times}"
 
 
