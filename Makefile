@@ -4,8 +4,8 @@ PROFILE ?= quick
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two tests at a time; a file's tests stay together (tests/conftest.py).
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two workers. A file's tests stay in one of them: its fixtures are made once, and its tests may need those before them.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Colab's own torch; its CPU build, where there is one to be had, is far smaller: COLAB_TORCH=torch==2.11.0+cpu
 COLAB_TORCH ?= torch==2.11.0
 COLAB := build/colab

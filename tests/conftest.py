@@ -38,10 +38,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one worker: its fixtures are made once, and it does not run beside itself."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    for item in items if WORKER else ():
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 SUBJECTS = ("the old sailor", "a young painter", "my neighbour", "the quiet clerk", "every gardener", "no astronomer")

@@ -163,7 +163,7 @@ def test_copy_puts_the_line_on_the_clipboard(page: Any) -> None:
     deadline = time.monotonic() + 20
     while "run = train(" not in (text := page.evaluate("navigator.clipboard.readText()")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert "from tying_utils import profiles, training" in text
+    assert "from tying_utils.study import profiles; from tying_utils import train" in text
 
 
 def test_train_adds_a_point(page: Any) -> None:
