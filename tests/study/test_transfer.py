@@ -20,7 +20,7 @@ from tying_utils.measures.probe import probe
 from tying_utils.study import Results, Study, arms, study_tables, transfer
 from tying_utils.study.profile import Profile
 from tying_utils.study.profiles import PROFILES
-from tying_utils.training import trainer
+from tying_utils.training import pool
 from tying_utils.training.next_token import NextTokenLoss
 
 ARMS = {UNTIED, TIED, scaled(5), "norm-match", "untie"}
@@ -108,7 +108,7 @@ def test_outcomes_are_those_of_the_curves() -> None:
 def smoke(smoke_home: Path) -> Any:
     """The smoke profile's tables of fine-tuning on the two-role language."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "_cores", lambda: 1)  # such runs are shorter than the start of a process
+        patch.setattr(pool, "_cores", lambda: 1)  # such runs are shorter than the start of a process
         names = [name for name in study_tables.TABLES if name.startswith("transfer_")]
         yield Study("smoke", TWO_ROLE, progress=False).complete(names)
 
@@ -218,7 +218,7 @@ def texts(home: Path, text: Path, tmp_path: Path, grammar: Callable[..., str], m
         transfers={"capitals": {"path": str(other), "steps": 6}},
     )
     monkeypatch.setitem(PROFILES, "smoke", {"text": profile})
-    monkeypatch.setattr(trainer, "_cores", lambda: 1)
+    monkeypatch.setattr(pool, "_cores", lambda: 1)
     return Study("smoke", "text", progress=False)
 
 
