@@ -14,6 +14,7 @@ from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.style import BLACK, DOTTED, GREY, LOOKS, ONE_COLUMN, ROLE_LOOKS, TABLES, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where, with_scaling
+from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
 
@@ -44,7 +45,7 @@ def evidence(tables: Tables) -> Evidence:
     slope = Statistic("purity_gap_per_decade", "C4 roles", words, "fraction per decade", claimed="below")
     yield slope, per_decade(where(independent, table="tied", output_scale=1.0), "purity_gap")
     losses = tables["roles"].groupby(["arm", "tied", "agreement", "seed"], as_index=False)["over_floor"].first()
-    losses = losses[losses["arm"].str.startswith((UNTIED, TIED))]
+    losses = losses[described(losses)["kind"].isin((UNTIED, TIED))]
     cost = losses.pivot_table(index=["agreement", "seed"], columns="tied", values="over_floor")
     cost = (cost[True] - cost[False]).unstack("agreement")
     if len(cost.columns) > 1:

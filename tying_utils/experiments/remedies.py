@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tying_utils.base.names import AGAIN, EQUAL, TIED, UNTIED
+from tying_utils.base.names import AGAIN, TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.style import BLUE, CORPORA, GREY, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import OfCorpus, Tables, tuned, where
+from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
 SHAPES = (EQUAL_SHAPE, EQUAL_SIZE) = ("equal shape", "equal parameters")
@@ -85,15 +86,14 @@ def _of_corpus(results: Tables, corpus: str) -> pd.DataFrame:
     frame["step_ratio"] = frame["arm"].map(times.to_dict()).astype(float)
     own, two = (frame.loc[frame["arm"] == arm, "parameters"].iloc[0] for arm in POLES)
     frame["added"] = frame["parameters"] - own
-    enlarged = frame["arm"].str.endswith(EQUAL)
+    arms = described(frame)[["kind", "enlarged"]]
+    frame["arm"], enlarged = arms["kind"], arms["enlarged"]
     frame.insert(1, "shape", np.where(enlarged, EQUAL_SIZE, EQUAL_SHAPE))
     both = frame[~enlarged & (frame["added"] > (two - own) / 2)]
     of_size = both.assign(shape=EQUAL_SIZE, early_lens=np.nan, step_ratio=np.nan)
     if not enlarged.any():  # the profile trains none: there is nothing to compare with
         of_size = of_size.iloc[:0]
-    frame = pd.concat([frame, of_size], ignore_index=True)
-    frame["arm"] = frame["arm"].str.removesuffix(f", {EQUAL}").replace(EQUAL, TIED)
-    return frame
+    return pd.concat([frame, of_size], ignore_index=True)
 
 
 def _biases(tables: OfCorpus) -> pd.DataFrame:

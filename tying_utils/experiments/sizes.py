@@ -4,11 +4,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tying_utils.base.names import EQUAL, TIED, UNTIED
+from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import published, style
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.style import BLACK, BLUE, DASHED, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, slopes, where
+from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
 
@@ -21,12 +22,12 @@ def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
     as many weights), parameters_ratio (of that tied model to the untied one).
     """
     rows = []
-    for (corpus, seed), part in sizes.groupby(["corpus", "seed"], sort=False):
-        arms = {kind: part[part["arm"].str.startswith(kind)] for kind in (UNTIED, TIED, EQUAL)}
-        for untied in arms[UNTIED].to_dict("records"):
+    for (corpus, seed), part in described(sizes).groupby(["corpus", "seed"], sort=False):
+        enlarged = where(part, kind=TIED, enlarged=True)
+        for untied in where(part, kind=UNTIED).to_dict("records"):
             shape = {name: untied[name] for name in ("d_model", "n_layers")}
-            tied = where(arms[TIED], **shape).iloc[0]
-            equal = arms[EQUAL].loc[(arms[EQUAL]["parameters"] - untied["parameters"]).abs().idxmin()]
+            tied = where(part, kind=TIED, enlarged=False, **shape).iloc[0]
+            equal = enlarged.loc[(enlarged["parameters"] - untied["parameters"]).abs().idxmin()]
             rows.append(
                 {
                     "corpus": corpus,
