@@ -15,7 +15,7 @@ FIGURES = style.Gallery()
 
 
 def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
-    """Return the validation loss of the tied model less that of the untied one, nats a token, by size and seed.
+    """Return the validation loss of the tied model minus that of the untied one, nats per token, by size and seed.
 
     A row for each corpus, d_model, n_layers (of the untied model) and seed: parameters (untied), share (of the untied model's
     parameters that its two tables hold), equal_shape (the tied model has the same layers), equal_parameters (it has more, and
@@ -68,7 +68,7 @@ def evidence(tables: Tables) -> Evidence:
 
 @FIGURES.reads("00_sizes", "sizes")
 def sizes(tables: Tables) -> Figure:
-    """C5: what share of all parameters the tables take, and the loss, tied less untied, by size."""
+    """Draw C5: what share of all parameters the tables take, and the loss, tied minus untied, by size."""
     gaps = loss_gaps(tables["sizes"]).sort_values("parameters")
     figure, (left, right) = style.panels(TWO_COLUMNS, 2.7, "Tables' share of parameters", "Loss, tied less untied")
     one = gaps.groupby("parameters")["share"].first()
