@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two workers. A file's tests stay in one of them: its fixtures are made once, and its tests may need those before them.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-# Colab's own torch; its CPU build, where there is one to be had, is far smaller: COLAB_TORCH=torch==2.11.0+cpu
+# Colab's own torch; its CPU build, where there is one, is far smaller: COLAB_TORCH=torch==2.11.0+cpu
 COLAB_TORCH ?= torch==2.11.0
 COLAB := build/colab
 

@@ -37,6 +37,15 @@ def test_public_functions_have_docstrings(module):
     assert missing == []
 
 
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_docstrings_of_functions_begin_with_a_verb(module):
+    words = "The A An What How Whether Of Where Which Every Each All Both Table Tables Figure Figures"
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, functions)]
+    first = {f"{node.lineno} {node.name}": (ast.get_docstring(node) or "Return").split()[0] for node in nodes}
+    assert {name: word for name, word in first.items() if word.strip(",.:") in words.split() or word.startswith("`")} == {}
+
+
 def test_measures_know_neither_training_nor_files():
     allowed = {
         "tying_utils.base.checks",

@@ -127,7 +127,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _config(text: str, base: dict[str, Any] | None = None) -> "TrainConfig":
-    """The condition that `text` says, in the fields that it names; the others are those of `base`."""
+    """Return the condition that `text` says, in the fields that it names; the others are those of `base`."""
     from tying_utils.training.config import TrainConfig
 
     try:
@@ -160,7 +160,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _count(text: str) -> Any:
-    """An integer from text as 30e9 or 100_000_000; what is none stays as it is, for the command to name."""
+    """Return an integer from text as 30e9 or 100_000_000; what is none stays as it is, for the command to name."""
     try:
         return int(number) if (number := float(text)).is_integer() else number
     except ValueError:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """The folder that holds data/ and figures/.
+    """Return the folder that holds data/ and figures/.
 
     $TYING_HOME if it is set; else the checkout that this package, or the current folder, lies in; else the user's cache folder.
     """
@@ -19,27 +19,27 @@ def root() -> Path:
 
 
 def runs() -> Path:
-    """Of training runs, one folder each."""
+    """Return the folder of training runs, one folder each."""
     return root() / "data" / "runs"
 
 
 def corpora() -> Path:
-    """Of tokenised text, cached by content."""
+    """Return the folder of tokenised text, cached by content."""
     return root() / "data" / "corpora"
 
 
 def texts() -> Path:
-    """Of local texts, a folder each, as wikitext-2: $TYING_TEXTS if it is set."""
+    """Return the folder of local texts, a folder each, as wikitext-2: $TYING_TEXTS if it is set."""
     if folder := os.environ.get("TYING_TEXTS"):
         return Path(folder).expanduser().resolve()
     return root() / "data" / "texts"
 
 
 def results(profile: str) -> Path:
-    """Of a profile's tidy tables and their manifest."""
+    """Return the folder of a profile's tidy tables and their manifest."""
     return root() / "data" / "results" / profile
 
 
 def figures(profile: str) -> Path:
-    """Of a profile's figures."""
+    """Return the folder of a profile's figures."""
     return root() / "figures" / profile

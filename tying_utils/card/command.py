@@ -90,7 +90,7 @@ def _parts(minutes: float, device: Any, folder: Path, began: float) -> int:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     setting = Setting(device, folder / SCRATCH, smoke=device.type == "cpu")
-    # What the libraries took to load is nobody's share.
+    # The time that the libraries took to load counts for no part.
     plan = Plan(folder, max(0.25, minutes - (time.monotonic() - began) / 60))
     text = claims.Text(setting)
 

@@ -201,7 +201,7 @@ def tables_read(setting: Setting) -> Found:
 
 
 def _pair(setting: Setting) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Two correlated (1500, 48) tables with uneven rows, on the device in float32 and on the CPU in float64."""
+    """Return two correlated (1500, 48) tables with uneven rows, on the device in float32 and on the CPU in float64."""
     generator = torch.Generator().manual_seed(0)
     one, noise = (torch.randn(1500, 48, generator=generator) for _ in range(2))
     other = one @ torch.linalg.qr(torch.randn(48, 48, generator=generator)).Q + noise
@@ -295,7 +295,7 @@ def distributed(setting: Setting) -> Found:
 
 
 def resumed(setting: Setting) -> Found:
-    """Kill a run at a checkpoint, resume it, and compare its weights with those of a run that nobody killed."""
+    """Kill a run at a checkpoint, resume it, and compare its weights with those of a run that was not killed."""
     config = small_run(setting, steps=600, checkpoint_every=50, validation_every=600)
     whole = training.train(config, progress=False)
     weights = {name: p.detach().clone() for name, p in run_store.weight_names(whole.model()).items()}

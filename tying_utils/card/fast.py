@@ -75,7 +75,7 @@ def contests(setting: Setting) -> "Iterator[Contest]":
 
 
 def held(setting: Setting, contest: "Contest") -> dict[str, Any]:
-    """Hold a contest, and return its rows as the benchmarks' tables have them, with tokens a second where it trains."""
+    """Hold a contest, and return its rows as the benchmarks' tables have them, with tokens per second where it trains."""
     from benchmarks import training, turns
 
     size = dict(contest.size)

@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def left(self) -> float:
-        """Seconds of the present part's time."""
+        """Return the seconds left of the present part's time."""
         return self.ends - self.clock()
 
     def part(self, name: str, until: float, tasks: Iterable[Task], said: Callable[[str], None] = print) -> None:
@@ -154,7 +154,7 @@ def read(folder: Path) -> list[Record]:
 
 
 def _sound(record: Any) -> bool:
-    """Whether it is a record as `Plan` writes them, as far as those look who read it."""
+    """Return whether it is a record as `Plan` writes them, as far as its readers look."""
     if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("part", "task", "outcome")):
         return False
     outcome, tables = record["outcome"], record.get("tables", {})
@@ -170,12 +170,12 @@ def _sound(record: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    """Whether it is a number that a float holds."""
+    """Return whether it is a number that a float holds."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def _rows(value: Any) -> bool:
-    """Whether it is rows of a table: names with a text or a number each."""
+    """Return whether it is rows of a table: names with a text or a number each."""
     return isinstance(value, list) and all(
         isinstance(row, dict) and all(isinstance(cell, str | bool) or cell is None or _number(cell) for cell in row.values())
         for row in value
@@ -183,7 +183,7 @@ def _rows(value: Any) -> bool:
 
 
 def line(record: Record) -> str:
-    """One line of a record, as the command prints it when a task is done."""
+    """Return one line of a record, as the command prints it when a task is done."""
     words = record.get("reason", "")
     if record["outcome"] in (HELD, BROKEN):
         words = f"difference {record['difference']:.2g}, tolerance {record['tolerance']:.2g}"

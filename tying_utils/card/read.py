@@ -77,7 +77,7 @@ def _of(manifest: dict[str, Any], facts: dict[str, Any], there: list[str]) -> No
 
 
 def _rates(records: list[Record]) -> pd.DataFrame:
-    """What was measured as numbers alone, a row each: rates of matrix products and copies, and what has no ratio of its own."""
+    """Return what was measured as numbers alone, a row each: matrix and copy rates, and what has no ratio of its own."""
     rows = []
     for record in records:
         if record["outcome"] == plan.MEASURED and record["part"] in ("facts", "fast") and record["task"] != "machine":

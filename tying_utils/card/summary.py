@@ -26,7 +26,7 @@ def tables(records: Sequence[Record], name: str) -> pd.DataFrame:
 
 
 def _measured(records: Sequence[Record], part: str, task: str = "") -> dict[str, Record]:
-    """The measurements of a part by task, of those whose name begins with `task`."""
+    """Return the measurements of a part by task, where the name begins with `task`."""
     return {
         record["task"]: record
         for record in records

@@ -39,7 +39,7 @@ def load(
     - "packages": the Python source of everything installed beside this package, or in the site-packages folder `path` (else in
       the folder "packages" under data/texts or $TYING_TEXTS, where there is one: with it runs keep their text when a package
       comes or goes). About 300 MB, 100 million tokens at V 2048, of the environment that the tests run in. A twentieth of it,
-      whole packages, is validation; `installed.read` says what is left out. An environment is read once a process.
+      whole packages, is validation; `installed.read` says what is left out. An environment is read once per process.
     - "two-role": two samples of `two_role.Language(vocab_size, language or two_role.Settings())`, whose tokens need no BPE.
     - "text": `path`, a file or a folder of UTF-8 text (.txt, .md, .py and others; hidden files are left out).
     - "shards": `path`, a folder that `token_shards.prepare` wrote. It is opened where it lies, whatever its size, and keyed by

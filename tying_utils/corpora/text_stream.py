@@ -28,9 +28,9 @@ class TextStream:
     """The documents of `texts`, in their order; `parts` are the files, URLs and dataset ids that they come from.
 
     Each text is a file, a pattern of files (data/**/*.jsonl.gz, read by name), a URL, the id of a dataset on the hub
-    (ID@REVISION: another revision), or @FILE, a list of these, one a line, where # begins a remark:
+    (ID@REVISION: another revision), or @FILE, a list of these, one per line, where # begins a remark:
 
-    - .json, .jsonl: a JSON object a line, whose `column` is a document; .txt: a document each. UTF-8, also as .gz, .bz2, .xz,
+    - .json, .jsonl: a JSON object per line, whose `column` is a document; .txt: a document each. UTF-8, also as .gz, .bz2, .xz,
       and .zst where zstandard is installed.
     - .parquet, and datasets on the hub (their `subset` and `split`): a row's `column` is a document. allenai/dolma is a script,
       which datasets refuses to run: give @FILE with the URLs that it publishes (urls/v1_7.txt).
@@ -47,7 +47,7 @@ class TextStream:
     def documents(self, position: Position = START) -> Iterator[tuple[str, Position]]:
         """Yield each document from `position` on, and the position after it; empty ones are left out.
 
-        Raises ValueError for what cannot be read, is not UTF-8 or no JSON object a line, and for rows without text in `column`.
+        Raises ValueError for what cannot be read, is not UTF-8 or no JSON object per line, and rows without text in `column`.
         """
         first, state = position
         for number in range(first, len(self.parts)):

@@ -51,13 +51,13 @@ class Settings:
             raise ValueError(f"permuted: 'source', 'target' or None is needed, got {self.permuted!r}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name, but for `permuted` where it is None: such a language keeps the key that it had without it."""
+        """Return every field by name, except a `permuted` of None: such a language keeps the key that it had without it."""
         values = dataclasses.asdict(self)
         return values if self.permuted else {name: value for name, value in values.items() if name != "permuted"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """The inverse of `as_dict`; ValueError for a name that is no field."""
+        """Return the settings that `as_dict` gave; ValueError for a name that is no field."""
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"language: {', '.join(sorted(map(str, unknown)))}: no field of two_role.Settings")
@@ -88,12 +88,12 @@ class Language:
 
     @cached_property
     def source(self) -> np.ndarray:
-        """The class that decides what follows each token, (V,), int64; V / classes tokens each."""
+        """Return the class that decides what follows each token, (V,), int64; V / classes tokens each."""
         return self._dealt("source", self._source)
 
     @cached_property
     def target(self) -> np.ndarray:
-        """The class that decides after what each token comes, (V,), int64; V / classes tokens each."""
+        """Return the class that decides after what each token comes, (V,), int64; V / classes tokens each."""
         draw, labels = self._draw(_TARGET), self._source.copy()
         # Who agrees at one share agrees at every larger one. The others shuffle their labels, which keeps the balance.
         others = draw.permutation(self.vocab_size)[round(self.settings.agreement * self.vocab_size) :]
@@ -102,37 +102,37 @@ class Language:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """p, what is left of a token's frequency without the roles, (V,), float64, sums to 1."""
+        """Return p, what is left of a token's frequency without the roles, (V,), float64, sums to 1."""
         return np.exp(self._log_weights)
 
     @cached_property
     def affinity(self) -> np.ndarray:
-        """M, log of how much a source class favours a target class, (classes, classes), float64."""
+        """Return M, log of how much a source class favours a target class, (classes, classes), float64."""
         classes = self.settings.classes
         return self._draw(_AFFINITY).standard_normal((classes, classes)) / self.settings.temperature
 
     @cached_property
     def transition(self) -> np.ndarray:
-        """P(next token | source class), (classes, V), float64, rows sum to 1."""
+        """Return P(next token | source class), (classes, V), float64, rows sum to 1."""
         return np.exp(self._log_transition)
 
     @cached_property
     def unigram(self) -> np.ndarray:
-        """The stationary distribution of tokens, (V,), float64."""
+        """Return the stationary distribution of tokens, (V,), float64."""
         return self._stationary @ self.transition
 
     @cached_property
     def entropy_rate(self) -> float:
-        """The least mean loss that any model can have, nats a token."""
+        """Return the least mean loss that any model can have, nats per token."""
         return float(-self._stationary @ (self.transition * self._log_transition).sum(axis=1))
 
     @cached_property
     def unigram_entropy(self) -> float:
-        """The mean loss of a model that knows frequencies alone, nats a token."""
+        """Return the mean loss of a model that knows frequencies alone, nats per token."""
         return float(-self.unigram @ np.log(self.unigram))
 
     def sample(self, length: int, seed: int = 0) -> np.ndarray:
-        """One unbroken chain from the stationary distribution, (length,), int64. A shorter sample begins a longer one.
+        """Draw one unbroken chain from the stationary distribution, (length,), int64. A shorter sample begins a longer one.
 
         Raises ValueError unless length is at least 1 and seed at least 0.
         """
@@ -147,9 +147,9 @@ class Language:
         return np.array(tokens, dtype=np.int64)
 
     def loss(self, windows: np.ndarray) -> float:
-        """Mean -log P(next | current) over windows (n, context + 1) of tokens, nats: the exact model's loss on these very ones.
+        """Return mean -log P(next | current) over windows (n, context + 1) of tokens, nats: the exact model's loss on them.
 
-        A model's loss on `windows` less this one is free of the noise of the text. Raises ValueError for anything but rows of
+        A model's loss on `windows` minus this one is free of the noise of the text. Raises ValueError for anything but rows of
         at least 2 tokens of the vocabulary.
         """
         windows = np.asarray(windows)
@@ -172,7 +172,7 @@ class Language:
         return self._draw(_SOURCE).permutation(labels)
 
     def _dealt(self, role: str, labels: np.ndarray) -> np.ndarray:
-        """`labels` of the tokens in `role`, permuted over the tokens if the settings say so."""
+        """Return `labels` of the tokens in `role`, permuted over the tokens if the settings say so."""
         return self._draw(_PERMUTED).permutation(labels) if self.settings.permuted == role else labels
 
     @cached_property
@@ -186,8 +186,9 @@ class Language:
 
     @cached_property
     def _stationary(self) -> np.ndarray:
-        """Of the source classes, (classes,), float64: state reduction, which subtracts nothing and so keeps small values exact.
+        """Return the stationary distribution of the source classes, (classes,), float64.
 
+        By state reduction, which subtracts nothing and so keeps small values exact:
         Grassmann, Taksar and Heyman 1985, Operations Research 33(5).
         """
         classes = self.settings.classes
@@ -207,7 +208,7 @@ def _log_normalised(logits: np.ndarray) -> np.ndarray:
 
 
 def _cumulative(probabilities: np.ndarray) -> list[float]:
-    """Ends in 1 exactly, so that every draw from [0, 1) falls to a token."""
+    """Return cumulative probabilities that end in 1 exactly, so that every draw from [0, 1) falls to a token."""
     cumulative = probabilities.cumsum()
     return (cumulative / cumulative[-1]).tolist()
 

@@ -21,7 +21,7 @@ _FITS = {
 
 
 def output_bias(alignment: pd.DataFrame, column: str = "corrected") -> pd.DataFrame:
-    """Return the output bias of each tied table: alignment with the untied output table less that with the input table.
+    """Return the output bias of each tied table: alignment with the untied output table minus that with the input table.
 
     `alignment` has a row for each arm and seed, or family of public models, source and (optionally) kind; the result one for
     each arm and seed, or family, and kind, with the column "output_bias". Above 0 the table is nearer to U than to E.
@@ -55,7 +55,7 @@ def _by_seed(bias: pd.DataFrame) -> pd.Series:
 
 @FIGURES.reads("01_alignment", "alignment", "neighbors")
 def alignment(tables: Tables) -> Figure:
-    """Tables 1 and 5: how near the tables lie, each pair beside its chance and the published value."""
+    """Draw Tables 1 and 5: how near the tables lie, each pair beside its chance and the published value."""
     rows = pd.concat([tables["alignment"], tables["neighbors"].assign(kind="KNN@10")], ignore_index=True)
     table_5 = published.knn().rename(columns={"a": "source", "b": "target"}).assign(kind="KNN@10")
     paper = where(pd.concat([published.alignment(), table_5]), models="OLMo").replace(regex="^untied ", value="")
@@ -85,7 +85,7 @@ def alignment(tables: Tables) -> Figure:
 
 @FIGURES.reads("01_cosines", "cosines")
 def cosines(tables: Tables) -> Figure:
-    """Figure 1: per-token cosines of the tied table with the linear images of E and of U."""
+    """Draw Figure 1: per-token cosines of the tied table with the linear images of E and of U."""
     figure, (ax,) = style.panels(ONE_COLUMN, 2.5, "")
     looks = {name: replace(LOOKS[name], label=f"{LOOKS[name].label} → W") for name in ("input", "output")}
     for source, look in looks.items():
@@ -97,7 +97,7 @@ def cosines(tables: Tables) -> Figure:
 
 @FIGURES.reads("01_control", "alignment", "control_alignment")
 def control(tables: Tables) -> Figure:
-    """What a start that both arms share adds to the alignment of W with E."""
+    """Draw what a start that both arms share adds to the alignment of W with E."""
     figure, (ax,) = style.panels(ONE_COLUMN, 2.6, "")
     rows = where(pd.concat([tables["alignment"], tables["control_alignment"]]), kind="orthogonal")
     for place, arm in enumerate((TIED, SHARED_START)):

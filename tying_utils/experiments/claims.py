@@ -39,7 +39,7 @@ _COLUMNS += ["id", "unit", "null"]
 
 
 def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataFrame:
-    """Judge each claim of arXiv 2603.26663 at the scale that `results` were measured at: a row a statistic and corpus.
+    """Judge each claim of arXiv 2603.26663 at the scale that `results` were measured at: a row per statistic and corpus.
 
     Columns: claim, statistic (its label), corpus, estimate (mean over seeds), low, high (95 % t interval over seeds), seeds,
     scale (in words, where `results` know it), verdict, published, id (of the statistic, for code), unit (of estimate, low and

@@ -1,7 +1,7 @@
 """Downstream tasks (arXiv 2603.26663, Table 7) for runs and checkpoints, through EleutherAI's lm-eval: the extra `eval`.
 
-    scores = evaluate({"tied": run, "OLMo": "allenai/OLMo-1B-hf"}, limit=500)  # a row a model, metric and document
-    table(scores)                                                            # a row a model, task and metric
+    scores = evaluate({"tied": run, "OLMo": "allenai/OLMo-1B-hf"}, limit=500)  # a row per model, metric and document
+    table(scores)                                                            # a row per model, task and metric
     differences(scores, "tied", "OLMo")                                      # paired: both answered the same documents
 
 lm-eval writes the prompts and scores the answers, so the values are those that it prints itself. Tasks are lm-eval's own or
@@ -75,7 +75,7 @@ def evaluate(
         progress: show a bar for each model and task.
 
     Returns:
-        A row a model, metric and document, with `COLUMNS`. What is lost on the way is told in a warning: a question that is
+        A row per model, metric and document, with `COLUMNS`. What is lost on the way is told in a warning: a question that is
         longer than the model's context loses its beginning, a task with an answer longer than it is left out for that model,
         and so are metrics that are no mean over documents (F1, BLEU).
 
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def _resolved(name: str, source: str | Path | Run) -> tuple[str, str]:
-    """Folder or hub id, and revision; of a run the folder of its model, with the tokenizer in it."""
+    """Return folder or hub id, and revision; of a run the folder of its model, with the tokenizer in it."""
     if not isinstance(source, str | Path | Run):
         raise ValueError(f"sources: {name!r}: a run, a folder or a hub id is needed, got {source!r}")
     folder = source.folder if isinstance(source, Run) else Path(source)
@@ -127,7 +127,7 @@ def _resolved(name: str, source: str | Path | Run) -> tuple[str, str]:
 
 
 def _with_tokenizer(name: str, folder: Path, record: dict[str, Any]) -> Path:
-    """The folder of the model of the run in `folder`, verified, with the tokenizer of the run's corpus saved in it."""
+    """Return the folder of the model of the run in `folder`, verified, with its corpus' tokenizer saved in it."""
     from transformers import PreTrainedTokenizerFast
 
     held = {file: expected for file, expected in record["files"].items() if file.startswith("model/")}
@@ -164,7 +164,7 @@ def _reader_class() -> Any:
         ) from error
 
     class Reader(HFLM):
-        """lm-eval's model with one bar a task, and with a warning on texts that do not fit its context.
+        """lm-eval's model with one bar per task, and with a warning on texts that do not fit its context.
 
         By itself it draws a bar for each of BLiMP's 67 parts, logs a line for each text that it cuts, and stops the whole
         evaluation with an AssertionError at an answer that is longer than the context.
@@ -204,7 +204,7 @@ def _reader_class() -> Any:
 
 @contextmanager
 def _quiet(bars: bool = False) -> Iterator[None]:
-    """Without lm-eval's log, and but for `bars` without its bars, of which BLiMP alone has hundreds."""
+    """Silence lm-eval's log and, without `bars`, its bars, of which BLiMP alone has hundreds."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -216,7 +216,7 @@ def _quiet(bars: bool = False) -> Iterator[None]:
 
 
 def _loaded(names: list[str], include_path: str | Path | None, progress: bool) -> dict[str, Any]:
-    """What lm-eval makes of each of `names`: its tasks with their documents, and the group that they are, if they are one."""
+    """Return what lm-eval makes of each of `names`: its tasks with their documents, and the group that they are, if any."""
     import evaluate as metrics_on_the_hub  # type: ignore[import-not-found]  # it comes with lm-eval
     from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
 
@@ -265,7 +265,7 @@ def _answers(
     settings: dict[str, Any],
     progress: bool,
 ) -> Iterator[pd.DataFrame]:
-    """The scores of one model, a table a task and metric."""
+    """Return the scores of one model, a table per task and metric."""
     from lm_eval import evaluate as answer  # type: ignore[import-not-found]
 
     source, revision = place
@@ -306,7 +306,7 @@ def _answers(
 
 
 def _scores(task: str, result: dict[str, Any]) -> Iterator[pd.DataFrame]:
-    """lm-eval's result on a task, by document: a table a metric that is a mean over documents."""
+    """Return lm-eval's result on a task, by document: a table per metric that is a mean over documents."""
     found: dict[tuple[str, str], list[pd.DataFrame]] = {}
     values: dict[tuple[str, str], list[float]] = {}
     left_out = set()

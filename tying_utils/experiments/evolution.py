@@ -29,7 +29,7 @@ def evidence(tables: Tables) -> Evidence:
 
 @FIGURES.reads("05_drift", "drift")
 def drift(tables: Tables) -> Figure:
-    """Figures 3, 8 and 9: how far each table moves from its start, and since it was last kept."""
+    """Draw Figures 3, 8 and 9: how far each table moves from its start, and since it was last kept."""
     table = tables["drift"]
     # Tables are kept at log-spaced steps and at round ones too: a gap that is short for its place would look like rest.
     gap = table.groupby(["arm", "seed", "table"])["step"].diff()
@@ -47,7 +47,7 @@ def drift(tables: Tables) -> Figure:
 
 @FIGURES.reads("05_frequency", "frequency")
 def frequency(tables: Tables) -> Figure:
-    """Figure 5: row norms by how often the token occurs in the training text."""
+    """Draw Figure 5: row norms by how often the token occurs in the training text."""
     figure, panels = style.panels(TWO_COLUMNS, 2.6, *(look.label for look in TABLES.values()))
     looks = []
     for ax, (name, look) in zip(panels, TABLES.items(), strict=True):

@@ -51,7 +51,7 @@ def folder(name: str, profile: str, corpus: str | None) -> Path:
 
 
 def save(figure: Figure, name: str, tables: Any) -> list[Path]:
-    """Write NAME.pdf and NAME.png (300 dots an inch) whole into the `folder` of `tables`, and return their paths.
+    """Write NAME.pdf and NAME.png (300 dots per inch) whole into the `folder` of `tables`, and return their paths.
 
     `tables` is the `study.Study`, `study.Results` or `public.Public` that the figure was drawn from: the checksums of the
     tables that it reads stand in the files' metadata (see `source`). Equal input gives equal bytes.

@@ -59,7 +59,7 @@ def rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFram
 
 @FIGURES.reads("02_gradients", "gradients")
 def gradients(tables: Tables) -> Figure:
-    """Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
+    """Draw Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
     tied = where(tables["gradients"], arm=TIED)
     figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Path gradients", "Gradient", "Adam update")
     looks = {

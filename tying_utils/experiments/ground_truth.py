@@ -14,12 +14,13 @@ from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.style import BLACK, DOTTED, GREY, LOOKS, ONE_COLUMN, ROLE_LOOKS, TABLES, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where, with_scaling
+from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
 
 
 def purity_gap(roles: pd.DataFrame) -> pd.DataFrame:
-    """Return purity in the target role less that in the source role, a row for each arm, seed and table, as "purity_gap".
+    """Return purity in the target role minus that in the source role, a row for each arm, seed and table, as "purity_gap".
 
     Above 0 the table's neighbourhoods say after what a token may come (what an output table needs), below 0 what may follow
     it (what an input table needs).
@@ -44,7 +45,7 @@ def evidence(tables: Tables) -> Evidence:
     slope = Statistic("purity_gap_per_decade", "C4 roles", words, "fraction per decade", claimed="below")
     yield slope, per_decade(where(independent, table="tied", output_scale=1.0), "purity_gap")
     losses = tables["roles"].groupby(["arm", "tied", "agreement", "seed"], as_index=False)["over_floor"].first()
-    losses = losses[losses["arm"].str.startswith((UNTIED, TIED))]
+    losses = losses[described(losses)["kind"].isin((UNTIED, TIED))]
     cost = losses.pivot_table(index=["agreement", "seed"], columns="tied", values="over_floor")
     cost = (cost[True] - cost[False]).unstack("agreement")
     if len(cost.columns) > 1:
@@ -57,10 +58,10 @@ def evidence(tables: Tables) -> Evidence:
 
 @FIGURES.reads("06_language", "language", "unigrams", corpus=TWO_ROLE)
 def language(tables: Tables) -> Figure:
-    """The two-role language: which target classes follow which source classes, and how often tokens occur."""
+    """Draw the two-role language: which target classes follow which source classes, and how often tokens occur."""
     figure, (left, right) = style.panels(TWO_COLUMNS, 2.9, "What follows what", "How often")
     wide = tables["language"].pivot_table(index="source", columns="target", values="log_ratio")
-    bound = np.quantile(np.abs(wide.to_numpy()), 0.9)  # a few pairs of classes are all but forbidden
+    bound = np.quantile(np.abs(wide.to_numpy()), 0.9)  # a few pairs of classes are nearly forbidden
     image = left.imshow(wide.to_numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal")
     left.grid(visible=False)
     left.set(xlabel="target class of the next token", ylabel="source class of this token")
@@ -77,7 +78,7 @@ def language(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_roles", "roles", corpus=TWO_ROLE)
 def roles(tables: Tables) -> Figure:
-    """Which role each table's neighbourhoods show: how pure they are in either."""
+    """Draw which role each table's neighbourhoods show: how pure they are in either."""
     rows = where(tables["roles"], agreement=0.0, input_scale=1.0, output_scale=1.0)
     figure, (ax,) = style.panels(ONE_COLUMN, 2.6, "")
     for place, table in enumerate(TABLES):
@@ -93,7 +94,7 @@ def roles(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_scaling", "roles", corpus=TWO_ROLE)
 def role_scaling(tables: Tables) -> Figure:
-    """Which role the tied table shows, and its loss above the language's own, by the scale of either path's gradient."""
+    """Draw which role the tied table shows, and its loss above the language's own, by the scale of either path's gradient."""
     rows = where(tables["roles"], agreement=0.0)
     titles = "Input path scaled", "Loss", "Output path scaled", "Loss"
     figure, panels = style.panels(TWO_COLUMNS, 4.9, *titles, rows=2)
@@ -119,7 +120,7 @@ def role_scaling(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_measures", "alignment", "scaling_alignment", "roles", corpus=TWO_ROLE)
 def measures(tables: Tables) -> Figure:
-    """Output bias towards an untied pair against the purity gap, which needs no other model."""
+    """Draw output bias towards an untied pair against the purity gap, which needs no other model."""
     bias = output_bias(where(with_scaling(tables, "alignment"), kind="orthogonal"))
     gaps = purity_gap(where(tables["roles"], table="tied", agreement=0.0, output_scale=1.0))
     both = bias.merge(gaps, on=["arm", "input_scale", "seed"])
@@ -140,7 +141,7 @@ def measures(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_agreement", "roles", corpus=TWO_ROLE)
 def agreement(tables: Tables) -> Figure:
-    """Which role the tied table shows, and the loss, tied and untied, by how far the two roles of a token agree."""
+    """Draw which role the tied table shows, and the loss, tied and untied, by how far the two roles of a token agree."""
     rows = where(tables["roles"], input_scale=1.0, output_scale=1.0)
     figure, (left, right) = style.panels(TWO_COLUMNS, 2.7, "Tied table", "Loss over the floor")
     tied = where(rows, table="tied")

@@ -1,4 +1,4 @@
-"""The one judge: from a value a seed to a row with the mean, its interval, and what they say of the claim."""
+"""The one judge: from a value per seed to a row with the mean, its interval, and what they say of the claim."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Side = Literal["above", "below"]
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is measured of a claim, in one number a seed.
+    """What is measured of a claim, in one number per seed.
 
     Code and the column "id" know it by its `id`, readers by its `label`, measured in `unit`. The claim says that it lies on
     the side `claimed` of `null`, the value that would be no effect. `published` is what the paper says of it, in words.
@@ -34,7 +34,7 @@ class Statistic:
         return f"{self.label} ({self.unit})"
 
     def row(self, values: ArrayLike) -> dict[str, Any]:
-        """Judge `values` (n,), one a seed: a row of a table of verdicts.
+        """Judge `values` (n,), one per seed: a row of a table of verdicts.
 
         Keys: claim, statistic (the label), estimate (the mean), low, high (its 95 % t interval; nan for one seed), seeds (n),
         verdict ("supported", "refuted" or "open", see `statistics.verdict`), published, id, unit and null. Raises ValueError

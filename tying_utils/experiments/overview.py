@@ -14,7 +14,7 @@ FIGURES = style.Gallery()
 
 @FIGURES.reads("00_overview", "alignment", "gradients", "lens", "scaling_alignment")
 def overview(tables: Tables) -> Figure:
-    """The four claims in short: alignment, gradients, lens, input scale."""
+    """Draw the four claims in short: alignment, gradients, lens, input scale."""
     titles = "Alignment of W with E and U", "Output path's share of the gradient", "Tuned lens by layer", "Output bias of W"
     figure, (a, b, c, d) = style.panels(TWO_COLUMNS, 4.7, *titles, rows=2)
     kinds = ("orthogonal", "linear")
@@ -45,7 +45,7 @@ def overview(tables: Tables) -> Figure:
     corpus=None,
 )
 def verdicts(tables: Tables) -> Figure:
-    """Every claim on every corpus: estimate, 95 % interval over seeds, and the value that would be no effect."""
+    """Draw every claim on every corpus: estimate, 95 % interval over seeds, and the value that would be no effect."""
     table = claims.verdicts(tables, ("C1", "C2", "C3", "C4", "C5"))
     corpora = [corpus for corpus in CORPORA if corpus in set(table["corpus"])]
     figure, panels = style.panels(TWO_COLUMNS, 3.4, *claims.HEADLINES.values(), rows=2)

@@ -35,7 +35,7 @@ _CURVES = {**WEIGHTED, "perplexity": _PERPLEXITY}
 
 
 def table(scores: pd.DataFrame) -> pd.DataFrame:
-    """The score of each model on each task: a row a model, task and metric of `evaluate`'s `scores`.
+    """Return the score of each model on each task: a row per model, task and metric of `evaluate`'s `scores`.
 
     value is what lm-eval prints: the mean over documents; of perplexities exp(-log-likelihood / words or bytes), over all
     documents together; of a task in parts the plain mean of its parts. standard_error tells what other documents would do: of
@@ -51,11 +51,11 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """The score of `second` less that of `first`, a row a task and metric that both have, paired over their documents.
+    """Return the score of `second` minus that of `first`, a row per task and metric of both, paired over their documents.
 
     What makes a document hard is common to both models and drops out, so the standard error is that of the differences by
     document and mostly smaller than that of either model; low and high are its 95 % interval (Student t). Perplexities and bits
-    a byte are better when they are lower.
+    per byte are better when they are lower.
 
     Raises ValueError for a table of other columns, a name that is no model of it, or documents that differ, as where the two
     were evaluated with unlike limits.
@@ -85,7 +85,7 @@ def differences(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 
 def moved_by_documents(one: pd.DataFrame) -> tuple[float, pd.Series]:
-    """The score of one model, task and metric, and by how much each document moves it, to first order; indexed by document."""
+    """Return the score of one model, task and metric, and how far each document moves it, to first order, by document."""
     value, slope = _CURVES.get(one["metric"].iloc[0].partition(",")[0], (lambda rate: rate, lambda rate: 1 + 0 * rate))
     sums = one.groupby("part", sort=False)[["value", "weight"]].sum()
     rates = sums["value"] / sums["weight"]
@@ -95,7 +95,7 @@ def moved_by_documents(one: pd.DataFrame) -> tuple[float, pd.Series]:
 
 
 def _standard_error(moved: pd.Series) -> float:
-    """Of a score that the documents move by `moved`: they are independent, and each part has a mean of its own."""
+    """Return the standard error of a score that documents move by `moved`, independently, each part with its own mean."""
     parts = (moved**2).groupby(level="part").agg(["sum", "count"])
     more = (parts["count"] - 1).where(parts["count"] > 1)  # one document says nothing of others: NaN
     return float(np.sqrt((parts["sum"] * parts["count"] / more).sum(skipna=False)))

@@ -59,7 +59,7 @@ def results(profile: str, **options: bool) -> Results:
 
 
 def effects(tables: Tables, group: str) -> pd.DataFrame:
-    """Measure each of `EFFECTS` at each place: a row a corpus, place and seed, with the columns of the place, `place` (its
+    """Measure each of `EFFECTS` at each place: a row per corpus, place and seed, with the columns of the place, `place` (its
     name), and a column for each effect.
 
     Beside them `parameters` (of the untied model, a count) and `share` (the fraction of them in its two tables). The loss gap
@@ -124,7 +124,7 @@ def _at_equal_parameters(losses: pd.DataFrame) -> pd.Series:
 
 
 def judged(effects: pd.DataFrame) -> pd.DataFrame:
-    """Judge each effect at each place: a row an effect, corpus and place.
+    """Judge each effect at each place: a row per effect, corpus and place.
 
     Columns: claim, effect (with its unit), corpus, place, estimate, low, high, seeds, verdict. The estimate is the mean over
     seeds, with its 95 % t interval; verdicts are as in `claims.verdicts`. What was not measured at a place has no row.
@@ -139,7 +139,7 @@ def judged(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(judged: pd.DataFrame, profile: str) -> str:
-    """Return a line of Markdown an effect and corpus: at how many places the claim stands, and the range of the estimates."""
+    """Return a line of Markdown per effect and corpus: at how many places the claim stands, and the range of the estimates."""
     lines = []
     for (claim, effect, corpus), part in judged.groupby(["claim", "effect", "corpus"], sort=False):
         counts = ", ".join(f"{word} at {count}" for word, count in part["verdict"].value_counts().items())
@@ -151,10 +151,10 @@ def sentence(judged: pd.DataFrame, profile: str) -> str:
 
 
 def trends(effects: pd.DataFrame) -> pd.DataFrame:
-    """Judge how each effect changes over a grid: a row an effect and axis, with the mean of the seeds' slopes and its interval.
+    """Judge how each effect changes over a grid: a row per effect and axis, with the seeds' mean slope and its interval.
 
     Columns: effect, per (doubling of d_model, or of vocab_size), estimate, low, high (in the effect's unit), seeds, and what
-    follows: "rises", "falls", or "open" where the interval covers 0. Slopes are of one least-squares plane a seed. `effects`
+    follows: "rises", "falls", or "open" where the interval covers 0. Slopes are of one least-squares plane per seed. `effects`
     is of one corpus and architecture, with at least two widths and vocabularies.
     """
     axes, rows = ("d_model", "vocab_size"), []
@@ -172,7 +172,7 @@ def trends(effects: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where lines through an effect, one a seed, cross 0 within the range of what was measured.
+    """Where lines through an effect, one per seed, cross 0 within the range of what was measured.
 
     `at` is None unless the lines of all `seeds` cross there; `crossed` says how many do. Its interval (95 % t, over the seeds,
     of logarithms) ends where the range does. `ends` are the means of the lines at both ends of the range.
@@ -196,7 +196,7 @@ class Crossing:
 def crossing(effects: pd.DataFrame, x: str, y: str) -> Crossing:
     """Find where the effect `y` crosses 0 along log10 of the column `x`, which is above 0.
 
-    It is read off one least-squares line a seed, never extrapolated. Rows without `y` are left out. Raises ValueError for
+    It is read off one least-squares line per seed, never extrapolated. Rows without `y` are left out. Raises ValueError for
     fewer than two different values of `x`.
     """
     rows = effects.dropna(subset=y)
@@ -224,7 +224,7 @@ def crossing(effects: pd.DataFrame, x: str, y: str) -> Crossing:
 def crossings(effects: pd.DataFrame) -> pd.DataFrame:
     """Find where untying starts, or ceases, to pay over a grid.
 
-    Each loss gap is followed along the parameters of each vocabulary, and along the tables' share over all of them: a row a
+    Each loss gap is followed along the parameters of each vocabulary, and along the tables' share over all of them: a row per
     gap and line, with the `crossing` in words as "crosses 0 at".
     """
     rows = []
@@ -246,7 +246,7 @@ def _words(name: str, width: int) -> str:
 
 
 def _forest(frame: pd.DataFrame, names: Iterable[str], by: str, looks: dict[Any, Look], height: float) -> Figure:
-    """Draw a panel an effect and a row a place, its marks by the column `by`; a line stands where there is no effect."""
+    """Draw a panel per effect and a row per place, its marks by the column `by`; a line stands where there is no effect."""
     names, places = [*names], list(dict.fromkeys(frame["place"]))
     figure, panels = style.panels(TWO_COLUMNS, height, *(EFFECTS[name].claim for name in names), rows=2)
     series = [key for key in looks if key in set(frame[by])]
@@ -271,14 +271,14 @@ def _vocabularies(frame: pd.DataFrame, line: bool = True) -> dict[int, Look]:
 
 @FIGURES.reads("10_architectures", *_needs("architecture", "roles"), corpus=None)
 def architectures(tables: Tables) -> Figure:
-    """C1 to C5 for five architectures on two corpora: each effect with its seeds and 95 % interval."""
+    """Draw C1 to C5 for five architectures on two corpora: each effect with its seeds and 95 % interval."""
     frame = effects(tables, "architecture")
     return _forest(frame, ("output_bias", "purity_gap", *_BOTH[1:]), "corpus", style.CORPORA, 4.6)
 
 
 @FIGURES.reads("10_grid", *_needs("grid"))
 def grid(tables: Tables) -> Figure:
-    """C1 to C5 for OLMo over widths and vocabularies: each effect with its seeds and 95 % interval."""
+    """Draw C1 to C5 for OLMo over widths and vocabularies: each effect with its seeds and 95 % interval."""
     frame = effects(tables, "grid")
     looks = _vocabularies(frame, line=False)
     return _forest(frame, (*_BOTH, "equal_parameters"), "vocab_size", looks, 1.6 + 0.32 * frame["place"].nunique())
@@ -294,7 +294,7 @@ def _widths(ax: Axes, frame: pd.DataFrame) -> None:
 
 @FIGURES.reads("10_sizes", *_needs("grid"))
 def sizes(tables: Tables) -> Figure:
-    """C1 to C4 against the width of the model, a line a vocabulary."""
+    """Draw C1 to C4 against the width of the model, a line per vocabulary."""
     frame = effects(tables, "grid")
     looks = _vocabularies(frame)
     figure, panels = style.panels(TWO_COLUMNS, 4.6, *(EFFECTS[name].claim for name in _TRENDS), rows=2)
@@ -311,7 +311,7 @@ def sizes(tables: Tables) -> Figure:
 
 @FIGURES.reads("10_loss_gap", *_needs("grid"))
 def loss_gap(tables: Tables) -> Figure:
-    """Loss, tied less untied, by the untied tables' share of all parameters, at equal shape and at equal parameters."""
+    """Draw loss, tied minus untied, by the untied tables' share of all parameters, at equal shape and at equal parameters."""
     frame = effects(tables, "grid")
     looks = _vocabularies(frame)
     figure, panels = style.panels(TWO_COLUMNS, 2.8, "Equal shape", "Equal parameters")

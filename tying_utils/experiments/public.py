@@ -35,7 +35,7 @@ class Effort:
 
     text: str = "python"  # a name of `corpora.documents`
     characters: int = 3_000_000  # of each part of it
-    context: int = 64  # tokens a window
+    context: int = 64  # tokens per window
     lens_windows: int = 480
     evaluation_windows: int = 64
     lens: dict[str, Any] = field(default_factory=dict)  # arguments of measures.lens.train_lens
@@ -227,7 +227,7 @@ def _chosen(names: tuple[str, ...] | None) -> dict[str, Family]:
 
 
 def output_bias(table: pd.DataFrame) -> pd.DataFrame:
-    """The output bias of each family by fit: alignment of W with U less that with E, a row a family and kind.
+    """Return the output bias of each family by fit: alignment of W with U minus that with E, a row per family and kind.
 
     table: of `Public`, "alignment". Columns: corrected, held_out, and published_corrected where there is a published value.
     There is one model of each kind: no interval over training runs.
@@ -239,7 +239,7 @@ def output_bias(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(public: Public) -> pd.DataFrame:
-    """C1 judged over families, each one pair of models: columns as `claims.verdicts`, "seeds" being the number of families.
+    """Judge C1 over families, each one pair of models: columns as `claims.verdicts`, "seeds" being the number of families.
 
     Families differ in more than the tie, so this says whether the bias is theirs in common, not that the tie makes it.
     """

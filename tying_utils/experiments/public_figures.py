@@ -167,7 +167,7 @@ def evolution(tables: Tables) -> Figure:
 
 @FIGURES.reads("08_lens", "lens", corpus=HOME)
 def lens(tables: Tables) -> Figure:
-    """Draw Figures 2, 6 and 7: what each layer lacks of the model's own prediction, read right and as published."""
+    """Draw Figures 2, 6 and 7: how far each layer is from the model's own prediction, read right and as published."""
     table = tables["lens"]
     figure, panels = style.panels(TWO_COLUMNS, 2.4, *_families(table), "OLMo, published")
     for ax, family in zip(panels, _families(table), strict=False):

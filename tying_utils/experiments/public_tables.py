@@ -77,7 +77,7 @@ def _beside_table_1(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _corrected(row: Mapping[Any, Any]) -> float:
-    """Return the published value less the chance of Gaussian tables of its size: too high a one where row norms are uneven."""
+    """Return the published value minus the chance of Gaussian tables of its size: too high a one where row norms are uneven."""
     if pd.isna(row["published"]):
         return math.nan
     tokens, width = published.SIZES[row["family"]]
@@ -187,7 +187,7 @@ def _lens(public: Public, family: Family) -> pd.DataFrame:
 
 
 def _perplexity(public: Public, family: Family) -> pd.DataFrame:
-    """Return the held-out loss of both models; nats a token compare where the tokenizer is one, bits a byte everywhere."""
+    """Return the held-out loss of both models; nats per token compare where the tokenizer is one, bits per byte everywhere."""
     found = []
     for model in (family.tied, family.untied):
         with _whole(public, model) as whole:

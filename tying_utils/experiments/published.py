@@ -67,7 +67,7 @@ def spectral() -> pd.DataFrame:
 
 
 def lens() -> pd.DataFrame:
-    """Return Figure 2. Columns: model, tied (bool), layer (0 is the input, 16 the last), kl_bits (bits a token)."""
+    """Return Figure 2. Columns: model, tied (bool), layer (0 is the input, 16 the last), kl_bits (bits per token)."""
     figure = load()["figure_2_tuned_lens_kl_bits"]
     rows = [
         (name.split(" (")[0], name.endswith("(tied)"), layer, value)

@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tying_utils.base.names import AGAIN, EQUAL, TIED, UNTIED
+from tying_utils.base.names import AGAIN, TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.style import BLUE, CORPORA, GREY, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import OfCorpus, Tables, tuned, where
+from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
 SHAPES = (EQUAL_SHAPE, EQUAL_SIZE) = ("equal shape", "equal parameters")
@@ -56,12 +57,12 @@ def outcomes(results: Tables) -> pd.DataFrame:
     language) and remedy_steps those that its corpora have. Columns: corpus, shape, arm (without what says its shape), seed,
     and
 
-    - bias: of the table that embeds the input. In a text its orthogonal alignment with the untied output table less that with
-      the untied input table, both corrected for chance; in the two-role language its purity in the target role less that in
+    - bias: of the table that embeds the input. In a text its orthogonal alignment with the untied output table minus that with
+      the untied input table, both corrected for chance; in the two-role language its purity in the target role minus that in
       the source role. Above 0 it leans to the output. The pole "untied again" is another untied model.
     - source_purity, target_purity: NaN in a text.
-    - loss: on held-out text, nats a token; in the two-role language over the floor that nothing can beat.
-    - early_lens: tuned-lens KL, bits a token, mean over the input and the first half of the layers; NaN at equal parameters.
+    - loss: on held-out text, nats per token; in the two-role language over the floor that nothing can beat.
+    - early_lens: tuned-lens KL, bits per token, mean over the input and the first half of the layers; NaN at equal parameters.
     - parameters, and added: those above the tied model's of equal shape.
     - step_ratio: time of a step over the tied arm's, one value for all seeds; NaN at equal parameters.
 
@@ -85,15 +86,14 @@ def _of_corpus(results: Tables, corpus: str) -> pd.DataFrame:
     frame["step_ratio"] = frame["arm"].map(times.to_dict()).astype(float)
     own, two = (frame.loc[frame["arm"] == arm, "parameters"].iloc[0] for arm in POLES)
     frame["added"] = frame["parameters"] - own
-    enlarged = frame["arm"].str.endswith(EQUAL)
+    arms = described(frame)[["kind", "enlarged"]]
+    frame["arm"], enlarged = arms["kind"], arms["enlarged"]
     frame.insert(1, "shape", np.where(enlarged, EQUAL_SIZE, EQUAL_SHAPE))
     both = frame[~enlarged & (frame["added"] > (two - own) / 2)]
     of_size = both.assign(shape=EQUAL_SIZE, early_lens=np.nan, step_ratio=np.nan)
     if not enlarged.any():  # the profile trains none: there is nothing to compare with
         of_size = of_size.iloc[:0]
-    frame = pd.concat([frame, of_size], ignore_index=True)
-    frame["arm"] = frame["arm"].str.removesuffix(f", {EQUAL}").replace(EQUAL, TIED)
-    return frame
+    return pd.concat([frame, of_size], ignore_index=True)
 
 
 def _biases(tables: OfCorpus) -> pd.DataFrame:
@@ -159,7 +159,7 @@ _WORDS = {
 
 
 def sentences(found: pd.DataFrame, profile: str) -> str:
-    """Return which arms do what to bias and loss beside the tied one: Markdown, a line a corpus, shape and kind of result."""
+    """Return which arms do what to bias and loss beside the tied one: Markdown, a line per corpus, shape and kind of result."""
     change = changes(found).set_index(["corpus", "shape", "arm", "measure"])
     verdict, by = change["verdict"].unstack("measure"), change["change"].unstack("measure")
     lines = []
@@ -184,7 +184,7 @@ def _named(arm: str) -> str:
 
 @FIGURES.reads("09_pareto", *_NEEDS, corpus=None)
 def pareto(tables: Tables) -> Figure:
-    """Loss against the bias of the input-use table, for every remedy between the tied and the untied pole."""
+    """Draw loss against the bias of the input-use table, for every remedy between the tied and the untied pole."""
     frame = outcomes(tables)
     remedies = [arm for arm in frame["arm"].unique() if arm not in _POLES]
     numbers = {arm: str(place) for place, arm in enumerate(remedies, 1)}
@@ -218,7 +218,7 @@ def pareto(tables: Tables) -> Figure:
 
 
 def _arm(ax: Axes, rows: pd.DataFrame, look: Look, size: float) -> None:
-    """Draw a small dot a seed, and the mean."""
+    """Draw a small dot per seed, and the mean."""
     common: dict[str, Any] = {"color": look.colour, "linestyle": "none"}
     ax.plot(rows["bias"], rows["loss"], ".", markersize=2.5, alpha=0.4, **common)
     ax.plot(rows["bias"].mean(), rows["loss"].mean(), marker=look.marker, markersize=size, markeredgecolor="white",
@@ -263,7 +263,7 @@ def _front(ax: Axes, part: pd.DataFrame) -> None:
 
 @FIGURES.reads("09_changes", *_NEEDS, corpus=None)
 def change(tables: Tables) -> Figure:
-    """What each remedy changes beside the tied arm at equal shape: bias, loss, early layers, and the time of a step."""
+    """Draw what each remedy changes beside the tied arm at equal shape: bias, loss, early layers, and the time of a step."""
     frame = where(outcomes(tables), shape=EQUAL_SHAPE)
     table = changes(frame)
     arms = [arm for arm in frame["arm"].unique() if arm != TIED]
@@ -293,7 +293,7 @@ def change(tables: Tables) -> Figure:
 
 
 def _differences(ax: Axes, own: pd.DataFrame, change: pd.DataFrame, arms: list[str], shift: float, look: Look) -> None:
-    """Draw a small dot a seed, the mean change, and its interval."""
+    """Draw a small dot per seed, the mean change, and its interval."""
     by_seed = own.pivot(index="seed", columns="arm", values=str(change["measure"].iloc[0]))
     for row in change.to_dict("records"):
         y = arms.index(row["arm"]) + shift

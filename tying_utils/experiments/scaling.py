@@ -89,7 +89,7 @@ def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
 
 @FIGURES.reads("04_scaling", "alignment", "scaling_alignment", "lens", "scaling_lens", "losses", "scaling_losses")
 def scaling(tables: Tables) -> Figure:
-    """Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
+    """Draw Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
     figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Alignment of W", "Lens at the input", "Validation loss")
     alignment = with_scaling(tables, "alignment")
     _alignment_by_scale(left, alignment)
@@ -102,7 +102,7 @@ def scaling(tables: Tables) -> Figure:
 
 @FIGURES.reads("04_lens", "lens", "scaling_lens")
 def scaled_lens(tables: Tables) -> Figure:
-    """Lens curves by input scale, and the untied one."""
+    """Draw lens curves by input scale, and the untied one."""
     table = with_scaling(tables, "lens")
     arms = table.sort_values("input_scale")["arm"].unique()
     arms = [UNTIED, *(arm for arm in arms if arm != UNTIED)]
@@ -114,7 +114,7 @@ def scaled_lens(tables: Tables) -> Figure:
 
 @FIGURES.reads("07_map", "sweep_alignment", "sweep_losses", "sweep_share", "sweep_roles", corpus=None)
 def sweep_map(tables: Tables) -> Figure:
-    """Output bias and loss over the grid of both scales, with the line where the table leans to neither side."""
+    """Draw output bias and loss over the grid of both scales, with the line where the table leans to neither side."""
     corpora = list(tables["sweep_losses"]["corpus"].unique())
     titles = [f"{words}, {CORPORA[corpus].label}" for corpus in corpora for words in ("Output bias", "Loss")]
     figure, panels = style.panels(TWO_COLUMNS, 0.3 + 2.5 * len(corpora), *titles, rows=len(corpora))
@@ -143,7 +143,7 @@ def sweep_map(tables: Tables) -> Figure:
 
 
 def _grid(swept: Sweep, values: Callable[[tuple[float, float]], np.ndarray]) -> np.ndarray:
-    """Return means over seeds, a row an output scale and a column an input scale."""
+    """Return means over seeds, a row per output scale and a column per input scale."""
     return np.array([[values((a, b)).mean() for a in swept.input_scales] for b in swept.output_scales])
 
 

@@ -75,7 +75,7 @@ def transformers_config(model: Model) -> PretrainedConfig:
 
 
 def table(names: Iterable[str] = tuple(MODELS)) -> pd.DataFrame:
-    """Return a row a public model: model, tied, d_model, parameters, table (of one), share_tied, share_untied (fractions)."""
+    """Return a row per public model: model, tied, d_model, parameters, table (of one), share_tied, share_untied (fractions)."""
     rows = []
     for name in names:
         model, counted = MODELS[name], count(MODELS[name])

@@ -4,29 +4,30 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tying_utils.base.names import EQUAL, TIED, UNTIED
+from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import published, style
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.style import BLACK, BLUE, DASHED, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, slopes, where
+from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
 
 
 def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
-    """Return the validation loss of the tied model less that of the untied one, nats a token, by size and seed.
+    """Return the validation loss of the tied model minus that of the untied one, nats per token, by size and seed.
 
     A row for each corpus, d_model, n_layers (of the untied model) and seed: parameters (untied), share (of the untied model's
     parameters that its two tables hold), equal_shape (the tied model has the same layers), equal_parameters (it has more, and
     as many weights), parameters_ratio (of that tied model to the untied one).
     """
     rows = []
-    for (corpus, seed), part in sizes.groupby(["corpus", "seed"], sort=False):
-        arms = {kind: part[part["arm"].str.startswith(kind)] for kind in (UNTIED, TIED, EQUAL)}
-        for untied in arms[UNTIED].to_dict("records"):
+    for (corpus, seed), part in described(sizes).groupby(["corpus", "seed"], sort=False):
+        enlarged = where(part, kind=TIED, enlarged=True)
+        for untied in where(part, kind=UNTIED).to_dict("records"):
             shape = {name: untied[name] for name in ("d_model", "n_layers")}
-            tied = where(arms[TIED], **shape).iloc[0]
-            equal = arms[EQUAL].loc[(arms[EQUAL]["parameters"] - untied["parameters"]).abs().idxmin()]
+            tied = where(part, kind=TIED, enlarged=False, **shape).iloc[0]
+            equal = enlarged.loc[(enlarged["parameters"] - untied["parameters"]).abs().idxmin()]
             rows.append(
                 {
                     "corpus": corpus,
@@ -67,7 +68,7 @@ def evidence(tables: Tables) -> Evidence:
 
 @FIGURES.reads("00_sizes", "sizes")
 def sizes(tables: Tables) -> Figure:
-    """C5: what share of all parameters the tables take, and the loss, tied less untied, by size."""
+    """Draw C5: what share of all parameters the tables take, and the loss, tied minus untied, by size."""
     gaps = loss_gaps(tables["sizes"]).sort_values("parameters")
     figure, (left, right) = style.panels(TWO_COLUMNS, 2.7, "Tables' share of parameters", "Loss, tied less untied")
     one = gaps.groupby("parameters")["share"].first()

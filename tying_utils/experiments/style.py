@@ -179,7 +179,7 @@ def curve(
 
 
 def point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
-    """Draw a small dot a seed, and beside them their mean with its interval."""
+    """Draw a small dot per seed, and beside them their mean with its interval."""
     interval = statistics.mean_interval(values)
     beside = offset_copy(ax.transData, ax.get_figure(root=True), x=-5.5, units="points")
     ax.plot(np.full(len(values), x), values, ".", color=look.colour, markersize=3, alpha=0.6, transform=beside)

@@ -52,7 +52,7 @@ def tuned(lens: pd.DataFrame, layer: int | None = None, indexing: str = "matched
 
 
 def tied_less_untied(table: pd.DataFrame, column: str) -> pd.Series:
-    """Return by seed the mean of `column` over the tied arm's rows less that over the untied arm's."""
+    """Return by seed the mean of `column` over the tied arm's rows minus that over the untied arm's."""
     means = table.groupby(["arm", "seed"])[column].mean()
     return means[TIED] - means[UNTIED]
 

@@ -1,6 +1,6 @@
 """Notebook 11: how soon a run learns a second text, what it forgets of the first, and what a probe reads off its tables.
 
-Figures have a panel a text, whatever corpus its starts were trained on.
+Figures have a panel per text, whatever corpus its starts were trained on.
 """
 
 import math
@@ -53,9 +53,9 @@ def outcomes(losses: pd.DataFrame, forgetting: pd.DataFrame) -> pd.DataFrame:
     """Return how each run was fine-tuned, from the tables transfer_losses and transfer_forgetting, by corpus, `to`, arm, seed.
 
     Columns beside these: target, the loss on the new text that the untied arm of the seed has after a third of its steps
-    (`TARGET_AT`; nats a token, one for all arms); steps, how many bring the arm there, and reached, whether any do (if not,
-    steps are all there are, a lower bound); first and last, its loss before and after; bits_per_byte, the last one in bits a
-    byte (nan in the two-role language, which has no bytes); forgetting, how much the loss on the old text has grown (nats a
+    (`TARGET_AT`; nats per token, one for all arms); steps, how many bring the arm there, and reached, whether any do (if not,
+    steps are all there are, a lower bound); first and last, its loss before and after; bits_per_byte, the last one in bits per
+    byte (nan in the two-role language, which has no bytes); forgetting, how much the loss on the old text has grown (nats per
     token).
     """
     keys, rows = ["corpus", "to", "arm", "seed"], []
@@ -119,7 +119,7 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
 
 @FIGURES.reads("11_loss", "transfer_losses", corpus=None)
 def loss(tables: Tables) -> Figure:
-    """Loss on the new text by step of fine-tuning, and how far each arm is from the tied one of its seed."""
+    """Draw the loss on the new text by step of fine-tuning, and how far each arm is from the tied one of its seed."""
     table = tables["transfer_losses"].sort_values(["seed", "step"])
     table = table.assign(above=table["loss"] - table["floor"].fillna(0))
     tied = where(table, arm=TIED)[["to", "seed", "step", "loss"]]
@@ -146,7 +146,7 @@ def loss(tables: Tables) -> Figure:
 
 @FIGURES.reads("11_outcomes", "transfer_losses", "transfer_forgetting", corpus=None)
 def outcome(tables: Tables) -> Figure:
-    """How many steps reach the target loss on the new text, and how much is forgotten of the old one, by arm."""
+    """Draw how many steps reach the target loss on the new text, and how much is forgotten of the old one, by arm."""
     rows = outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
     names, looks = list(rows["to"].unique()), _looks(rows)
     figure, (upper, lower) = _panels(4.4, 2, [_title(to) for to in names])
@@ -171,7 +171,7 @@ def outcome(tables: Tables) -> Figure:
 
 @FIGURES.reads("11_probe", "transfer_probe", corpus=None)
 def probe(tables: Tables) -> Figure:
-    """What a linear probe reads off the rows of each table, beside chance."""
+    """Draw what a linear probe reads off the rows of each table, beside chance."""
     table = tables["transfer_probe"]
     looks, questions = _looks(table), list(table["question"].unique())
     titles = ("Python, kind of token" if question == "category" else f"Two-role, {question}" for question in questions)

@@ -56,7 +56,7 @@ def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str 
 
 @FIGURES.reads("03_lens", "lens")
 def lens(tables: Tables) -> Figure:
-    """Figure 2: what each layer lacks of the model's own prediction, with matched lenses and one layer off."""
+    """Draw Figure 2: how far each layer is from the model's own prediction, with matched lenses and one layer off."""
     table, arms = tables["lens"], (UNTIED, TIED)
     figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Tuned lens", "One layer off, as published", "Logit lens")
     lens_curves(left, table, arms)
@@ -68,7 +68,7 @@ def lens(tables: Tables) -> Figure:
 
 @FIGURES.reads("03_lens_budget", "lens_budget", "lens")
 def lens_budget(tables: Tables) -> Figure:
-    """The KL at the input by how long the lens was trained from the identity; the converged lens as level lines."""
+    """Draw the KL at the input by how long the lens was trained from the identity; the converged lens as level lines."""
     table = where(tables["lens_budget"], layer=0)
     figure, (ax,) = style.panels(ONE_COLUMN, 2.8, "")
     ax.set_xscale("log")
@@ -85,7 +85,7 @@ def lens_budget(tables: Tables) -> Figure:
 
 @FIGURES.reads("03_residual", "residual")
 def residual(tables: Tables) -> Figure:
-    """What the embedding and each layer add to the residual stream, and to the logit of the right next token."""
+    """Draw what the embedding and each layer add to the residual stream, and to the logit of the right next token."""
     table = tables["residual"][tables["residual"]["component"] != "bias"]
     layers = table.groupby(["arm", "seed", "layer"], as_index=False)[["share", "attribution"]].sum()
     layers["place"] = layers["layer"] + 1

@@ -47,12 +47,12 @@ class Live(Shown):
         self._stop = threading.Event()
 
     def config(self, input_scale: float, output_scale: float, seed: int) -> TrainConfig:
-        """The condition that Train trains: the swept ones, but for the scales."""
+        """Return the condition that Train trains: the swept ones, except for the scales."""
         return self.profile.config(TIED, seed).replace(input_scale=input_scale, output_scale=output_scale)
 
     @property
     def training(self) -> bool:
-        """Whether a run is being trained now."""
+        """Return whether a run is being trained now."""
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self, timeout: float | None = None) -> None:
@@ -61,7 +61,7 @@ class Live(Shown):
             self._thread.join(timeout)
 
     def still(self) -> bytes:
-        """PNG of the conditions that there are."""
+        """Return a PNG of the conditions that there are."""
         return self.view.restart()
 
     def _build(self) -> Any:
@@ -154,7 +154,7 @@ class Live(Shown):
 
 
 def live(profile: str = "quick", *, input_scale: float = 7.0, output_scale: float = 1.0) -> Live:
-    """Controls that train the two-role language in this kernel at any scale above 0, beside the swept conditions.
+    """Return controls that train the two-role language in this kernel at any scale above 0, beside the swept conditions.
 
     A run takes seconds, goes to data/runs like any other, and is loaded where it was trained before. One runs at a time: a
     second press of Train queues nothing and says so. Without a sweep table it works alone. Raises ValueError for an unknown

@@ -40,7 +40,7 @@ class Stage:
         self.figure = figure
 
     def png(self) -> bytes:
-        """The picture as it is now."""
+        """Return the picture as it is now."""
         self._canvas.restore_region(self._still)
         for artist in self.moving:
             if artist.axes is None:
@@ -51,7 +51,7 @@ class Stage:
 
 
 def encoded(image: Image.Image) -> bytes:
-    """`image` as PNG, opaque, quickly rather than small."""
+    """Return `image` as PNG, opaque, quickly rather than small."""
     with io.BytesIO() as buffer:
         image.convert("RGB").save(buffer, format="PNG", compress_level=1)
         return buffer.getvalue()
@@ -72,7 +72,7 @@ class _Bundle:
         return [self.seeds, self.mean]
 
     def show(self, values: np.ndarray) -> None:
-        """`values` (seeds, points): one row is drawn as the line itself."""
+        """Set the curve to `values` (seeds, points): one row is drawn as the line itself."""
         several = len(values) > 1
         self.seeds.set_segments([np.column_stack([self.x, row]) for row in values] if several else [])
         self.mean.set_data(self.x, values.mean(0))
@@ -135,11 +135,11 @@ class SweepView:
 
     @property
     def figure(self) -> Figure:
-        """What is drawn on."""
+        """Return what is drawn on."""
         return self._stage.figure
 
     def show(self, scales: Scales, step: int, seed: int | None = None) -> bytes:
-        """PNG of one condition with `step` marked: of `seed`, or of all of them and their mean."""
+        """Return a PNG of one condition with `step` marked: of `seed`, or of all of them and their mean."""
         sweep = self.sweep
         rows = slice(None) if seed is None else [sweep.seeds.index(seed)]
         for name, bundle in self.alignment.items():
@@ -164,7 +164,7 @@ class SweepView:
 
 
 def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
-    """The least and the largest of all values."""
+    """Return the least and the largest of all values."""
     values = np.concatenate([array.ravel() for array in arrays])
     return float(values.min()), float(values.max())
 
@@ -220,21 +220,21 @@ class LiveView:
         self._stage = Stage(figure, [self.curve, *self.here.values()])
 
     def restart(self) -> bytes:
-        """PNG with an empty loss curve."""
+        """Return a PNG with an empty loss curve."""
         return self.draw_curve([], [])
 
     def draw_curve(self, steps: Sequence[int], losses: Sequence[float]) -> bytes:
-        """PNG with the training loss (nats a token) after each of `steps`."""
+        """Return a PNG with the training loss (nats per token) after each of `steps`."""
         self._curve = list(steps), list(losses)
         return self._png()
 
     def grow(self, step: int, loss: float) -> bytes:
-        """PNG with one more point of the loss curve."""
+        """Return a PNG with one more point of the loss curve."""
         steps, losses = self._curve
         return self.draw_curve([*steps, step], [*losses, loss])
 
     def join(self, *, ratio: float, source: float, target: float, loss: float) -> bytes:
-        """PNG with one more finished run: its purities in both roles, and its loss over the floor."""
+        """Return a PNG with one more finished run: its purities in both roles, and its loss over the floor."""
         self.points.append({"ratio": ratio, "source": source, "target": target, "loss": loss})
         (left, right), (low, high) = self._limits
         if not (left < ratio < right and low <= loss <= high):
@@ -249,7 +249,7 @@ class LiveView:
 
 
 def stacked(pictures: Sequence[bytes]) -> bytes:
-    """PNGs of one width, one below the other."""
+    """Return a PNG of PNGs of one width, one below the other."""
     images = [Image.open(io.BytesIO(picture)) for picture in pictures]
     whole = Image.new("RGB", (images[0].width, sum(image.height for image in images)), "white")
     top = 0
@@ -262,7 +262,7 @@ def stacked(pictures: Sequence[bytes]) -> bytes:
 
 
 def words(text: str) -> bytes:
-    """PNG that says `text`."""
+    """Return a PNG that says `text`."""
     with style.styled():
         figure = Figure(figsize=(7.4, 1.0))
         figure.text(0.5, 0.5, textwrap.fill(text, 90), ha="center", va="center")

@@ -34,11 +34,11 @@ class Shown(ABC):
 
     @abstractmethod
     def still(self) -> bytes:
-        """PNG in place of the widget."""
+        """Return a PNG in place of the widget."""
 
     @cached_property
     def widget(self) -> Any:
-        """The ipywidgets widget. Raises ImportError where ipywidgets is not installed."""
+        """Return the ipywidgets widget. Raises ImportError where ipywidgets is not installed."""
         return self._build()
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,7 +54,7 @@ class Shown(ABC):
 
 
 def said(words: str, alert: bool = False) -> str:
-    """`words` as HTML that a screen reader speaks when it changes."""
+    """Return `words` as HTML that a screen reader speaks when it changes."""
     role, style = ("alert", "color:#b00020;font-weight:bold") if alert else ("status", "")
     return f'<div role="{role}" aria-live="polite" style="{style}">{html.escape(words)}</div>'
 
@@ -73,13 +73,13 @@ class Explore(Shown):
         self._settling = False
 
     def view(self, corpus: str) -> SweepView:
-        """The panels of `corpus`; ValueError names a file that is missing or damaged, and the command that makes it."""
+        """Return the panels of `corpus`; ValueError names a file that is missing or damaged, and the command that makes it."""
         if corpus not in self._views:
             self._views[corpus] = SweepView(Sweep.of(sweep.study(self.profile, corpus)))
         return self._views[corpus]
 
     def still(self) -> bytes:
-        """PNG of the panels at the smallest input scale, at 1 and at the largest, one below the other."""
+        """Return a PNG of the panels at the smallest input scale, at 1 and at the largest, one below the other."""
         corpus, _, output_scale = self.start
         try:
             view = self.view(corpus)
@@ -182,7 +182,7 @@ class Explore(Shown):
 def explore(
     profile: str = "quick", *, corpus: str | None = None, input_scale: float = 1.0, output_scale: float = 1.0
 ) -> Explore:
-    """The explorer of a profile's sweep, or of the committed one where the profile has none: nothing is trained then.
+    """Return the explorer of a profile's sweep, or of the committed one where the profile has none: nothing is trained then.
 
     `corpus` and the scales are where it opens; a scale that was not swept becomes the nearest by ratio, and it says so. A
     sweep that is missing or damaged is named in the explorer, with the command that makes it. Raises ValueError for an
@@ -192,7 +192,7 @@ def explore(
 
 
 def described(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = None) -> str:
-    """One condition in words: alignment, bias and share at `step`, lens and loss after training; mean over seeds, or `seed`."""
+    """Say one condition: alignment, bias and share at `step`, lens and loss after training; mean over seeds, or `seed`."""
     rows = slice(None) if seed is None else [swept.seeds.index(seed)]
     at = swept.steps.index(step)
 

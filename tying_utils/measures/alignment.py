@@ -61,7 +61,7 @@ class Alignment:
 
 
 def align(source: Tensor, target: Tensor, kind: Kind) -> float:
-    """Mean row cosine in [-1, 1] of `source` mapped onto `target`, as published (arXiv 2603.26663, Tables 1, 2 and 6).
+    """Return mean row cosine in [-1, 1] of `source` mapped onto `target`, as published (arXiv 2603.26663, Tables 1, 2 and 6).
 
     source (V, d_s), target (V, d_t): the same tokens in the same order, any floating dtype; computed in float64, in
     blocks of rows, so that memory beyond the tables is a few d x d matrices.
@@ -78,12 +78,12 @@ def align(source: Tensor, target: Tensor, kind: Kind) -> float:
 
 
 def token_cosines(source: Tensor, target: Tensor, kind: Kind) -> Tensor:
-    """Row cosines (V,) in float64 whose mean is `align`; arguments, zero rows and errors as there (Figure 1)."""
+    """Return row cosines (V,) in float64 whose mean is `align`; arguments, zero rows and errors as there (Figure 1)."""
     return _Pair(source, target, kind).cosines()
 
 
 def fit(source: Tensor, target: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
-    """The mapped source and the (centred) target, both (V, d_t) in float64; arguments and errors as in `align`."""
+    """Return the mapped source and the (centred) target, both (V, d_t) in float64; arguments and errors as in `align`."""
     pair = _Pair(source, target, kind)
     mapped, centred = zip(*pair.mapped(), strict=True)
     return torch.cat(mapped), torch.cat(centred)
@@ -99,11 +99,11 @@ def alignment(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Alignment:
-    """`align` with everything that a value needs beside it: see `Alignment` for what comes back.
+    """Return `align` with everything that a value needs beside it: see `Alignment` for what comes back.
 
     The held-out score deals the tokens at random into `folds` folds and fits centring and map to the others of each; for
     "identity" nothing is fitted, so it is `value`. It costs an extra pass over the tables, whatever `folds`: what a fold
-    is fitted on is the sum over all tokens less the sum over its own. `bootstrap` draws make each interval. `seed`, an
+    is fitted on is the sum over all tokens minus the sum over its own. `bootstrap` draws make each interval. `seed`, an
     integer of at least 0, fixes folds, permutations and draws on every device. At V = 50,000 and d = 768 the defaults take
     under a minute on two CPU cores, nearly all of it for the null.
 
@@ -135,7 +135,7 @@ def alignment(
 
 
 def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20, seed: int = 0) -> Chance:
-    """What `align` gives when rows no longer correspond: the rows of `source` are permuted and the fit is made anew.
+    """Return what `align` gives when rows no longer correspond: the rows of `source` are permuted and the fit is made anew.
 
     This null keeps both spectra and the uneven row norms of the pair at hand; `gaussian_chance` does not. The centring
     and, for "linear", the whitening of the source survive a permutation and are computed once, in float64; what follows is
@@ -158,7 +158,7 @@ def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20
 
 
 def gaussian_chance(V: int, d: int, kind: Kind) -> float:
-    """Expected `align` of two independent Gaussian (V, d) tables, to leading order in d / V.
+    """Return the expected `align` of two independent Gaussian (V, d) tables, to leading order in d / V.
 
     (8 / (3 pi)) sqrt(d / V) for "orthogonal", as the mean singular value of a square Gaussian matrix of width d is
     8 / (3 pi) sqrt(d); sqrt(d / V) for "linear"; 0 for "identity". Raises ValueError unless V >= d >= 1.
@@ -170,14 +170,14 @@ def gaussian_chance(V: int, d: int, kind: Kind) -> float:
 
 
 def corrected(value: float, chance: float) -> float:
-    """(value - chance) / (1 - chance): 0 at chance, 1 for a perfect map. Raises ValueError unless chance < 1."""
+    """Return (value - chance) / (1 - chance): 0 at chance, 1 for a perfect map. Raises ValueError unless chance < 1."""
     if not chance < 1:
         raise ValueError(f"chance: a score below 1 is needed, got {chance!r}; at 1 nothing is left to explain")
     return (value - chance) / (1 - chance)
 
 
 def row_cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of each row of `a` with the same row of `b`, both (V, d), uncentred: (V,) in float64; 0 for a zero row.
+    """Return the cosine of each row of `a` with the same row of `b`, both (V, d), uncentred: (V,) in float64; 0 for a zero row.
 
     Raises ValueError unless both are finite floating tables of one shape.
     """
@@ -202,14 +202,14 @@ class _Pair:
             self.source_columns, self.target_columns = _columns(self.source), _columns(self.target)
 
     def blocks(self, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float64 blocks of the (centred) source and target: of all rows, or of `rows` in their order."""
+        """Yield float64 blocks of the (centred) source and target: of all rows, or of `rows` in their order."""
         tokens = len(self.source) if rows is None else len(rows)
         for part in _blocks(tokens, max(self.source.shape[1], self.target.shape[1])):
             at = part if rows is None else rows[part]
             yield _centred(self.source[at], self.source_columns), _centred(self.target[at], self.target_columns)
 
     def sums(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """S'R, the column sums of S and those of R over `rows`: R is the target, and for a linear fit [S T]."""
+        """Return S'R, the column sums of S and those of R over `rows`: R is the target, and for a linear fit [S T]."""
         parts = ((s, torch.cat((s, t), 1) if self.kind == "linear" else t) for s, t in self.blocks(rows))
         sums = ((s.T @ right, s.sum(0), right.sum(0)) for s, right in parts)
         return functools.reduce(lambda a, b: (a[0] + b[0], a[1] + b[1], a[2] + b[2]), sums)
@@ -219,12 +219,12 @@ class _Pair:
         return self.sums()[0]
 
     def triangle(self, rows: Tensor | None = None, shift: Tensor | float = 0.0) -> Tensor:
-        """R (d_s, d_s) of S = QR: of all rows of the (centred) source, or of `rows` plus `shift`. R'R is the S'S of `sums`."""
+        """Return R (d_s, d_s) of S = QR: all rows of the (centred) source, or `rows` plus `shift`. R'R is the S'S of `sums`."""
         blocks = (s + shift for s, _ in self.blocks(rows))
         return functools.reduce(lambda r, s: torch.linalg.qr(torch.cat((r, s)), mode="r").R, blocks, _double(self.source[:0]))
 
     def matrix(self, product: Tensor, rows: Tensor | None = None, shift: Tensor | float = 0.0) -> Tensor:
-        """The map (d_s, d_t) that fits the S'R of `sums`, which is that of `rows` plus `shift`."""
+        """Return the map (d_s, d_t) that fits the S'R of `sums`, which is that of `rows` plus `shift`."""
         if self.kind == "orthogonal":
             u, _, vh = torch.linalg.svd(product)
             return u @ vh
@@ -245,7 +245,7 @@ class _Pair:
         return torch.cat([_cosines(s, t) for s, t in self.mapped()])
 
     def held_out(self, folds: int, seed: int) -> Tensor:
-        """Row cosines (V,), in the order of the deal, of each fold under the centring and map fitted to the others."""
+        """Return row cosines (V,), in the order of the deal, of each fold under the centring and map fitted to the others."""
         V, found = len(self.source), []
         for rows in torch.randperm(V, generator=torch.Generator().manual_seed(seed)).tensor_split(folds):
             product, s_sum, right_sum = self.sums(rows)
@@ -263,9 +263,9 @@ class _Pair:
         return torch.cat(found)
 
     def singles(self) -> tuple[Tensor, Tensor]:
-        """Both (centred) tables in float32, the source of a linear fit whitened to orthonormal columns.
+        """Return both (centred) tables in float32, the source of a linear fit whitened to orthonormal columns.
 
-        Scales that no cosine sees are taken out, lest float32 overflow.
+        Scales that no cosine sees are taken out, so that float32 does not overflow.
         """
         half = _whitener(self.total[:, : len(self.total)], self.triangle) if self.kind == "linear" else None
         s_scale, t_scale = (float(table.abs().max()) or 1.0 for table in (self.source, self.target))
@@ -274,12 +274,12 @@ class _Pair:
         return torch.cat(source), torch.cat(target)
 
     def null(self, permutations: int, seed: int) -> Tensor:
-        """Scores (permutations,) in float64 of the pair with its rows permuted, the map fitted anew each time."""
+        """Return scores (permutations,) in float64 of the pair with its rows permuted, the map fitted anew each time."""
         return permuted.scores(*self.singles(), self.kind, permutations, seed)
 
 
 def _whitener(gram: Tensor, triangle: Callable[[], Tensor]) -> Tensor:
-    """X (d, rank) such that S X has orthonormal columns, S'S = `gram`: so X X' is a pseudoinverse of it.
+    """Return X (d, rank) such that S X has orthonormal columns, S'S = `gram`: so X X' is a pseudoinverse of it.
 
     Where `gram` is nearly singular, rounding has lost what S'S squares to less than its last digits. There the directions of S
     are read off its `triangle`, R of S = QR, which keeps them; those below 1e-9 of the largest count as none.
@@ -296,7 +296,7 @@ def _whitener(gram: Tensor, triangle: Callable[[], Tensor]) -> Tensor:
 
 
 def _columns(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of each column, and the size below which a centred entry is rounding error."""
+    """Return the mean of each column, and the size below which a centred entry is rounding error."""
     sums = [torch.stack((x.sum(0), x.square().sum(0))) for x in (_double(table[r]) for r in _blocks(*table.shape))]
     mean, square = torch.stack(sums).sum(0) / len(table)
     return mean, 1e-12 * square.sqrt()

@@ -9,10 +9,10 @@ from .alignment import row_cosines
 
 
 def drift(tables: Mapping[int, Tensor]) -> pd.DataFrame:
-    """Mean row cosine of each checkpoint's table with the first one and with the one before it; nothing is centred.
+    """Return the mean row cosine of each checkpoint's table with the first one and with the one before it; nothing is centred.
 
     tables: optimizer step -> (V, d), any floating dtype, in any order; at most three are held at a time, so a mapping
-    that reads from disk on access will do. Columns: step, to_start, to_previous, a row a step in rising order. Both
+    that reads from disk on access will do. Columns: step, to_start, to_previous, a row per step in rising order. Both
     cosines of the first step are 1, as published; a zero row has cosine 0. Raises ValueError for fewer than 2 tables,
     and for a step whose table has another shape than the first.
     """

@@ -15,7 +15,7 @@ from tying_utils.base.checks import table as checked_table
 
 
 def norm_by_frequency(table: Tensor, counts: Any) -> pd.DataFrame:
-    """A row a token: token (index), count, log10_count = log10(count + 1), norm (L2 norm of the token's row, float64).
+    """Return a row per token: token (index), count, log10_count = log10(count + 1), norm (L2 norm of the token's row, float64).
 
     table (V, d), any floating dtype; counts (V,), non-negative integers: a sequence, an array or a tensor.
     Raises ValueError for counts of another length, of another kind of number, or below zero.
@@ -34,7 +34,7 @@ def norm_by_frequency(table: Tensor, counts: Any) -> pd.DataFrame:
 
 
 def spearman(frame: pd.DataFrame) -> float:
-    """Rank correlation in [-1, 1] of norm and count over the tokens of `norm_by_frequency` seen at least once.
+    """Return the rank correlation in [-1, 1] of norm and count over the tokens of `norm_by_frequency` seen at least once.
 
     nan if all of them share one count or one norm. Raises ValueError if fewer than 2 tokens were seen.
     """
@@ -50,7 +50,7 @@ def spearman(frame: pd.DataFrame) -> float:
 
 
 def binned(frame: pd.DataFrame, bins: int = 12) -> pd.DataFrame:
-    """`norm_by_frequency` in `bins` equal widths of log10_count, a row a bin that holds tokens.
+    """Return `norm_by_frequency` in `bins` equal widths of log10_count, a row per bin that holds tokens.
 
     Columns: log10_count (centre of the bin), norm_mean, norm_std (population standard deviation), tokens.
     """

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def output_share(input_norm: Tensor, output_norm: Tensor) -> Tensor:
-    """||output|| / (||input|| + ||output||), in [0, 1]; NaN where both are 0.
+    """Return ||output|| / (||input|| + ||output||), in [0, 1]; NaN where both are 0.
 
     Figure 4 of arXiv 2603.26663 draws this share. There the input norm is of the activation gradient of one micro-batch and
     the output norm of a weight gradient; on the weight gradients of both paths it compares like with like.
@@ -14,7 +14,7 @@ def output_share(input_norm: Tensor, output_norm: Tensor) -> Tensor:
 
 
 def path_statistics(input_gradient: Tensor, output_gradient: Tensor) -> dict[str, Tensor]:
-    """Frobenius norms of both path gradients (V, d), their cosine in [-1, 1], and the output share in [0, 1].
+    """Return the Frobenius norms of both path gradients (V, d), their cosine in [-1, 1], and the output share in [0, 1].
 
     Each is a 0-dimensional tensor on the gradients' device: nothing waits for the device. Raises ValueError if the shapes
     differ.
@@ -35,7 +35,7 @@ def path_statistics(input_gradient: Tensor, output_gradient: Tensor) -> dict[str
 
 
 def inverse_scale(second_moment: Tensor, step: int, beta2: float, eps: float, *, out: Tensor | None = None) -> Tensor:
-    """What Adam multiplies its first moment by (up to the learning rate and the first moment's own bias correction).
+    """Return what Adam multiplies its first moment by (up to the learning rate and the first moment's own bias correction).
 
     1 / (sqrt(v / (1 - beta2^step)) + eps), elementwise (V, d); arXiv 1412.6980, algorithm 1. It is shared by the two paths
     of a tied table, while the first moment is linear in the gradient and splits exactly. `out` (V, d) spares an allocation.

@@ -18,7 +18,7 @@ EQUAL, FINAL, EARLY = "equal to step {}", "equal to the final table", "nearer to
 
 
 def suspects(tables: Mapping[int, Tensor], final: Tensor | None = None) -> pd.DataFrame:
-    """What is wrong with each checkpoint of a series of tables: a row a step, in order, with the columns step and problem.
+    """Say what is wrong with each checkpoint of a series of tables: a row per step, in order; columns step and problem.
 
     tables: optimizer step -> (V, d), any floating dtype, read one or two at a time, so a mapping that reads from disk will do.
     final: the table at the end of training, where it is known and not in `tables`.
@@ -65,7 +65,7 @@ def suspects(tables: Mapping[int, Tensor], final: Tensor | None = None) -> pd.Da
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two tables hold the same bytes: of one shape and dtype, and nan equal to the same nan."""
+    """Return whether two tables hold the same bytes: of one shape and dtype, and nan equal to the same nan."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))

@@ -34,7 +34,7 @@ _LOGITS_AT_ONCE = 2**24  # entries of a (tokens, V) block: 64 MB in float32
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
-    """The norm between the last block and the head. Raises ValueError if the base model has none by a known name."""
+    """Return the norm between the last block and the head. Raises ValueError if the base model has none by a known name."""
     for name in ("norm", "ln_f", "final_layer_norm"):
         if isinstance(norm := getattr(model.base_model, name, None), nn.Module):
             return norm
@@ -79,7 +79,7 @@ def _unembed_class() -> type[Unembed]:
 
 
 def unembed(model: PreTrainedModel) -> Unembed:
-    """A frozen float32 copy of the model's final norm and head: state before the final norm (..., d) -> logits (..., V).
+    """Return a frozen float32 copy of the model's final norm and head: state before the final norm (..., d) -> logits (..., V).
 
     It goes stale if the model trains on. Raises ValueError if the model has no final norm that is known, or if its logits
     are not head(norm(state)), as where an architecture scales them.
@@ -96,7 +96,7 @@ def unembed(model: PreTrainedModel) -> Unembed:
 
 
 def logit_lens(model: PreTrainedModel) -> LogitLens:
-    """tuned-lens' LogitLens: each hidden state goes straight to a frozen copy of the model's final norm and head."""
+    """Return tuned-lens' LogitLens: each hidden state goes straight to a frozen copy of the model's final norm and head."""
     from tuned_lens.nn.lenses import LogitLens
 
     return LogitLens(unembed(model))
@@ -104,7 +104,7 @@ def logit_lens(model: PreTrainedModel) -> LogitLens:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout; every module's training mode is put back."""
+    """Switch dropout off; every module's training mode is put back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -116,7 +116,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.no_grad()
 def _states(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Float32 states (L + 1, n * T, d): hidden_states[0 .. L-1], then the last state before the final norm."""
+    """Return float32 states (L + 1, n * T, d): hidden_states[0 .. L-1], then the last state before the final norm."""
     # Hugging Face's hidden_states[L] is after the final norm, so the state before it is caught on its way in.
     caught: list[Tensor] = []
     hook = final_norm(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
@@ -128,8 +128,8 @@ def _states(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def states(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
-    """The states that lenses read, float32 (L + 1, n T, d) on the model's device: hidden_states[0 .. L-1], then the last one
-    before the final norm. ValueError for `tokens` (n, T) that the model cannot read."""
+    """Return the states that lenses read, float32 (L + 1, n T, d) on the model's device: hidden_states[0 .. L-1], then the
+    last one before the final norm. ValueError for `tokens` (n, T) that the model cannot read."""
     ids = token_batch(model, tokens)
     with evaluating(model):
         return torch.cat([_states(model, batch) for batch in _batches(ids)], 1)
@@ -146,7 +146,7 @@ def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Ten
 
 
 def _least_squares(sums: list[Tensor], count: int) -> tuple[Tensor, ...]:
-    """The least-squares map from each state to the last one, in coordinates where Adam is fast.
+    """Return the least-squares map from each state to the last one, in coordinates where Adam is fast.
 
     There, inputs are uncorrelated and of one scale and outputs are the last state's principal axes over its standard
     deviation. From the float64 sums of states, of their products, and of the last state's products with the others:
@@ -180,7 +180,7 @@ def train_lens(
 
     Every translator starts from the least-squares map to the last state, and Adam with a falling rate polishes all of them
     together. With 4 layers, d 128 and V 2048 the defaults over 60,000 tokens end within 0.02 bits of a converged lens at
-    each layer. What is lacking there falls as one over the number of different tokens that are used.
+    each layer. What remains falls as one over the number of different tokens that are used.
 
     Args:
         model: a Hugging Face causal LM; its parameters, their gradients and its training mode are left as they were.
@@ -235,14 +235,14 @@ def train_lens(
         order = _shuffled(*((ids.numel(), tokens_per_step) if fits else (len(ids), rows_per_step)), generator)
 
         def seen(picked: Tensor) -> tuple[Tensor, Tensor]:
-            """States (L + 1, n, d), and what the lens makes of all but the last, ready for the unembedding."""
+            """Return states (L + 1, n, d), and what the lens makes of all but the last, ready for the unembedding."""
             states = _states(model, ids[picked]) if pool is None else pool[:, picked.to(pool.device)]
             white = (states[:-1] - center) @ to_white.mT
             return states, frozen.final_norm(torch.baddbmm(bias, white, weight.mT) @ from_axes.mT)
 
         @torch.no_grad()
         def lacking(picked: Tensor) -> list[float]:
-            """KL(model || lens) by layer, nats a token, on some of the tokens."""
+            """Return KL(model || lens) by layer, nats per token, on some of the tokens."""
             states, normed = seen(picked)
             log_p = frozen(states[-1]).log_softmax(-1)
             return [float((log_p.exp() * (log_p - frozen.unembedding(x).log_softmax(-1))).sum(-1).mean()) for x in normed]
@@ -287,7 +287,7 @@ def train_lens(
 
 
 def _current(model: PreTrainedModel, lens: Lens) -> Lens:
-    """A float32 copy of `lens` on the model's device; ValueError unless it reads the model as it is now."""
+    """Return a float32 copy of `lens` on the model's device; ValueError unless it reads the model as it is now."""
     lens = copy.deepcopy(lens).float().to(model.device)
     ours, theirs = unembed(model).state_dict(), lens.unembed.state_dict()
     same = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -301,7 +301,9 @@ def _current(model: PreTrainedModel, lens: Lens) -> Lens:
 def kl_by_layer(
     model: PreTrainedModel, lens: Lens, tokens: ArrayLike | Tensor, *, indexing: Indexing = "matched"
 ) -> NDArray[np.float64]:
-    """What each layer lacks of the model's own prediction: KL(model || lens), mean over all tokens (arXiv 2603.26663, Fig. 2).
+    """Return how far each layer is from the model's own prediction, KL(model || lens), mean over all tokens.
+
+    Figure 2 of arXiv 2603.26663.
 
     Args:
         model: a Hugging Face causal LM with L layers; left as it was.
@@ -312,7 +314,7 @@ def kl_by_layer(
             k >= 1, and the last state, already normalised, goes through a lens and the norm again. Point 0 is the same.
 
     Returns:
-        float64 array (L + 1,), bits a token. States and logits are float32, their sum is float64.
+        float64 array (L + 1,), bits per token. States and logits are float32, their sum is float64.
 
     Raises:
         ValueError: an unknown indexing, tokens that the model cannot read, a lens of another model or an earlier step, or one

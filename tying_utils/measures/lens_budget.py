@@ -29,7 +29,7 @@ def kl_by_budget(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """KL(model || lens) by layer after each number of steps in `budgets`, for a lens that starts from the identity.
+    """Return KL(model || lens) by layer after each number of steps in `budgets`, for a lens that starts from the identity.
 
     The start of arXiv 2303.08112 is the logit lens, whose KL at the embedding is several bits higher on the tied one of our
     models. A lens that has not converged keeps part of that head start, and shows it as a gap between models. Plain Adam at a
@@ -42,7 +42,7 @@ def kl_by_budget(
         tokens_per_step: positions drawn at random for a step, with repetition.
 
     Returns:
-        Columns steps, layer (0 .. L), kl_bits (bits a token).
+        Columns steps, layer (0 .. L), kl_bits (bits per token).
 
     Raises:
         ValueError: for a budget below 1, for what `lens.unembed` and `lens.states` refuse, and, as `lens.kl_by_layer` does,

@@ -43,7 +43,7 @@ class Overlap:
 
 
 def nearest(value: Tensor, k: int = 10, *, block: int = 1024) -> Tensor:
-    """The `k` cosine neighbours of each row of a (V, d) table, self excluded: (V, k) int64, nearest first.
+    """Return the `k` cosine neighbours of each row of a (V, d) table, self excluded: (V, k) int64, nearest first.
 
     Rows are not centred; a zero row has cosine 0 with every other. Ties, as among duplicate rows, may fall either way, and
     otherwise for another `block`. float64 is computed in float64, all else in float32. In memory at a time: one normalised
@@ -54,7 +54,7 @@ def nearest(value: Tensor, k: int = 10, *, block: int = 1024) -> Tensor:
 
 
 def neighbor_graphs(tables: Mapping[str, Tensor], k: int = 10, *, block: int = 1024) -> dict[str, Tensor]:
-    """`nearest` of each of two or more tables of the same tokens in the same order: (V, k) int64, on the first one's device.
+    """Return `nearest` of each of two or more tables of the same tokens in one order: (V, k) int64, on the first's device.
 
     tables (V, d) by name; d, dtype and device may differ. Each graph is built once, after all arguments were checked.
     Raises ValueError for fewer than 2 tables, for tables that do not match and unless 1 <= k <= V - 1.
@@ -72,7 +72,7 @@ def neighbor_graphs(tables: Mapping[str, Tensor], k: int = 10, *, block: int = 1
 
 
 def knn_overlap(a: Tensor, b: Tensor, k: int = 10, *, block: int = 1024) -> float:
-    """Mean over tokens of |neighbours in a & neighbours in b| / k, in [0, 1] (arXiv 2603.26663, Table 5).
+    """Return the mean over tokens of |neighbours in a & neighbours in b| / k, in [0, 1] (arXiv 2603.26663, Table 5).
 
     a (V, d_a), b (V, d_b): the same tokens in the same order; d may differ. Neighbours and `block` as in `nearest`.
     Raises ValueError for tables that do not match and unless 1 <= k <= V - 1. Independent tables score `knn_chance`.
@@ -84,9 +84,9 @@ def knn_overlap(a: Tensor, b: Tensor, k: int = 10, *, block: int = 1024) -> floa
 def overlap(
     a: Tensor, b: Tensor, k: int = 10, *, permutations: int = 100, bootstrap: int = 1000, seed: int = 0, block: int = 1024
 ) -> Overlap:
-    """`knn_overlap` of two tables beside its null and intervals: see `Overlap`. There is no held-out score: nothing is fitted.
+    """Return `knn_overlap` of two tables beside its null and intervals: see `Overlap`. No score is held out: nothing is fitted.
 
-    The null permutes the rows of `b`, which relabels its neighbours and finds no new ones: V k indices a permutation. A
+    The null permutes the rows of `b`, which relabels its neighbours and finds no new ones: V k indices per permutation. A
     token's relabelled neighbours are a uniform k-set of the others, hence the exact mean. `bootstrap` draws of the tokens
     and `seed`, an integer of at least 0, fix the rest. Arguments and errors otherwise as in `knn_overlap`.
     """
@@ -103,7 +103,7 @@ def overlaps(
     seed: int = 0,
     block: int = 1024,
 ) -> dict[tuple[str, str], Overlap]:
-    """`overlap` of every pair of the tables, by both names in the order given, for the price of one graph a table.
+    """Return `overlap` of every pair of the tables, by both names in the order given, for the price of one graph per table.
 
     tables (V, d) and errors as in `neighbor_graphs`. Each pair scores what `overlap` with the same `seed` gives for it alone.
     """
@@ -115,12 +115,12 @@ def overlaps(
 
 
 def knn_chance(V: int, k: int) -> float:
-    """Expected overlap k / (V - 1) of independent neighbour sets. Raises ValueError unless 1 <= k <= V - 1."""
+    """Return the expected overlap k / (V - 1) of independent neighbour sets. Raises ValueError unless 1 <= k <= V - 1."""
     return _checked_k(k, positive("V", V)) / (V - 1)
 
 
 def purity(table: Tensor, labels: Labels, k: int = 10, *, block: int = 1024) -> float:
-    """Mean over tokens of the share of the `k` cosine neighbours that carry the token's own label, in [0, 1].
+    """Return the mean over tokens of the share of the `k` cosine neighbours that carry the token's own label, in [0, 1].
 
     table (V, d); labels (V,), any integers: a tensor, an array or a sequence. Neighbours and `block` as in `nearest`. A
     token that is alone under its label counts as 0. A table that knows nothing of the labels scores `purity_chance`.
@@ -135,7 +135,7 @@ def purity(table: Tensor, labels: Labels, k: int = 10, *, block: int = 1024) -> 
 
 
 def purity_chance(labels: Labels) -> float:
-    """Expected `purity` of a table that knows nothing of the labels: sum_c n_c (n_c - 1) / (V (V - 1)), whatever k.
+    """Return the expected `purity` of a table that knows nothing of the labels: sum_c n_c (n_c - 1) / (V (V - 1)), whatever k.
 
     labels (V,) as in `purity`, n_c of them alike. Raises ValueError for fewer than 2 labels or other than integers.
     """
@@ -166,14 +166,14 @@ def _overlap(near_a: Tensor, near_b: Tensor, permutations: int, bootstrap: int, 
 
 
 def _shared(near_a: Tensor, near_b: Tensor) -> Tensor:
-    """Size of the intersection of each row of `near_a` with the same row of `near_b`, both (V, k)."""
+    """Return the size of the intersection of each row of `near_a` with the same row of `near_b`, both (V, k)."""
     both = torch.cat((near_a, near_b), dim=1).sort(dim=1).values
     # An index occurs at most once in each half, so equal neighbours in the sorted row are the intersection.
     return (both[:, 1:] == both[:, :-1]).sum(1)
 
 
 def _nearest(value: Tensor, k: int, block: int) -> Tensor:
-    """Each similarity is computed once and offered to both of its rows: half the multiplications of unit @ unit.T."""
+    """Compute each similarity once for both of its rows, half the multiplications of unit @ unit.T; return as `nearest`."""
     # At V 8,000 and d 128 choosing the k best costs more than the products: topk looks at every similarity twice, at 1 to 2 ns
     # each, as long as 128 multiplications take. At d 2,048 the products are nearly all there is.
     unit = value.to(torch.float64 if value.dtype == torch.float64 else torch.float32, copy=True)

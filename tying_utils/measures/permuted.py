@@ -14,7 +14,7 @@ _MEMORY = 1.5e9  # bytes of float32 cross products of the permutations that shar
 
 
 def scores(source: Tensor, target: Tensor, kind: str, permutations: int, seed: int) -> Tensor:
-    """Mean row cosines (permutations,) in float64, on the CPU, of float32 `source` (V, d_s) mapped onto `target` (V, d_t).
+    """Return mean row cosines (permutations,), float64 on the CPU, of float32 `source` (V, d_s) mapped onto `target` (V, d_t).
 
     Rows meet as `alignment.chance` says, and the map of `kind` is fitted anew each time; of "linear", `source` has orthonormal
     columns, so that the cross product is the map. `seed` fixes the permutations on every device.
@@ -36,7 +36,7 @@ def scores(source: Tensor, target: Tensor, kind: str, permutations: int, seed: i
 def _permuted(
     source: Tensor, target: Tensor, permutations: int, generator: torch.Generator, *, fitted: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """The rows of `source` and those of `target` that meet, (V,) each, and if `fitted` their cross product."""
+    """Yield the rows of `source` and those of `target` that meet, (V,) each, and if `fitted` their cross product."""
     V, d_s, d_t = *source.shape, target.shape[1]
     room = max(1, int(_MEMORY / max(4, 4 * d_s * d_t)))
     while permutations:
@@ -53,7 +53,7 @@ def _permuted(
 def _dealt(
     source: Tensor, target: Tensor, permutations: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """As `_permuted`, by permutations of the blocks that both tables are dealt into."""
+    """Yield as `_permuted`, by permutations of the blocks that both tables are dealt into."""
     V = len(source)
     even = V - V % _DEAL
     s_deal, t_deal = torch.randperm(V, generator=generator), torch.randperm(V, generator=generator)
@@ -72,7 +72,7 @@ def _dealt(
 
 
 def _polar_by_products(cross: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to `cross` (d, d), the Procrustes solution, with no decomposition.
+    """Return the orthogonal matrix nearest to `cross` (d, d), the Procrustes solution, with no decomposition.
 
     Newton-Schulz steps, scaled as by Chen and Chow (2014): products alone, which a busy machine slows far less than an SVD.
     Singular values down to 1e-4 of the largest become 1 within 1e-6; those below, which carry next to nothing, may fall short.

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out text: loss, perplexity and bits a byte, with what other text would change of them."""
+"""How well a model predicts held-out text: loss, perplexity and bits per byte, with what other text would change of them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _TOKENS_AT_ONCE = 4096  # of a forward pass
 class Perplexity:
     """What `perplexity` gives. The standard error and the 95 % interval (Student t) tell what other windows would do.
 
-    - loss, standard_error, interval: nats a predicted token; the last two are nan for one window.
+    - loss, standard_error, interval: nats per predicted token; the last two are nan for one window.
     - tokens: how many were predicted: all but the first of each window.
-    - losses: float64 (n,), nats a token in each window; loss is their mean, as windows are of one length.
+    - losses: float64 (n,), nats per token in each window; loss is their mean, as windows are of one length.
     - windows: 16 hexadecimal digits of the sha256 of the windows' ids, by which `paired` knows them again.
     """
 
@@ -43,24 +43,24 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): among how many equally likely tokens such a model chooses."""
+        """Return exp(loss): among how many equally likely tokens such a model chooses."""
         return float(np.exp(self.loss))
 
     @property
     def perplexity_interval(self) -> Range:
-        """exp of `interval`, so it is not symmetric about `perplexity`."""
+        """Return exp of `interval`, so it is not symmetric about `perplexity`."""
         return Range(float(np.exp(self.interval.low)), float(np.exp(self.interval.high)))
 
     @property
     def nats(self) -> float:
-        """Loss of all predicted tokens together, as `bits_per_byte` takes it."""
+        """Return the loss of all predicted tokens together, as `bits_per_byte` takes it."""
         return self.loss * self.tokens
 
 
 def perplexity(
     model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None, progress: bool = True
 ) -> Perplexity:
-    """Held-out next-token loss of `model` and its perplexity, exp(loss).
+    """Return the held-out next-token loss of `model` and its perplexity, exp(loss).
 
     Each window is read by itself: its first token is given, every other is predicted from those before it. Tokens early in a
     window have little to go by, so longer windows score better: compare models on windows of one length. The unit of the
@@ -106,7 +106,7 @@ def perplexity(
 
 
 def paired(first: Perplexity, second: Perplexity) -> Interval:
-    """Loss of the second less that of the first, nats a token, with its 95 % interval (Student t) over the windows of both.
+    """Return the second loss minus the first, nats per token, with its 95 % interval (Student t) over the windows of both.
 
     What makes a window hard is common to both models and drops out, so the interval is narrower than the two of the models
     would suggest. exp(mean) is the ratio of perplexities. Raises ValueError if the two are not of the same windows.
@@ -120,7 +120,7 @@ def paired(first: Perplexity, second: Perplexity) -> Interval:
 
 
 def bits_per_byte(nats: float, size: int) -> float:
-    """Loss of a text in bits a byte, for models whose tokenizers differ and whose losses a token say nothing to each other.
+    """Return the loss of a text in bits per byte, for models whose tokenizers differ, so that losses per token do not compare.
 
     Args:
         nats: loss of the whole text, as `Perplexity.nats`.

@@ -25,7 +25,7 @@ class Probe:
     - value, interval: mean over held-out folds, and its 95 % t interval over them. Folds share most of what they are trained
       on, so the interval is too narrow if anything.
     - chance, chance_range: the same with permuted labels, the mean of `permutations` draws and their central 95 %; 1 / classes
-      but for noise.
+      except for noise.
     - corrected: (value - chance) / (1 - chance).
     """
 
@@ -41,7 +41,7 @@ class Probe:
 def probe(
     table: Tensor, labels: Labels, *, folds: int = 5, permutations: int = 10, penalty: float = 0.3, seed: int = 0
 ) -> Probe:
-    """How well a linear map of the rows of `table` (n, d) tells their `labels` (n,), integers of any values.
+    """Return how well a linear map of the rows of `table` (n, d) tells their `labels` (n,), integers of any values.
 
     Each fold holds out its share of every class. The others are centred and scaled by one factor to unit mean square, so that a
     rotation or another unit of the table changes nothing; classes weigh equally, however many rows they have. Minimised is the
@@ -75,7 +75,7 @@ def probe(
 
 
 def _scores(rows: np.ndarray, classes: np.ndarray, folds: int, penalty: float, draw: np.random.Generator) -> np.ndarray:
-    """Balanced accuracy on each held-out fold, (folds,)."""
+    """Return balanced accuracy on each held-out fold, (folds,)."""
     from sklearn.metrics import balanced_accuracy_score
 
     order = draw.permutation(len(classes))
@@ -91,7 +91,7 @@ def _scores(rows: np.ndarray, classes: np.ndarray, folds: int, penalty: float, d
 
 
 def _predicted(rows: np.ndarray, classes: np.ndarray, others: np.ndarray, penalty: float) -> np.ndarray:
-    """Classes that the map fitted to `rows` (n, d) and their `classes` (n,) gives to the rows of `others`."""
+    """Return the classes that the map fitted to `rows` (n, d) and their `classes` (n,) gives to the rows of `others`."""
     from sklearn.linear_model import LogisticRegression  # takes half a second, and only a probe needs it
 
     mean = rows.mean(0)

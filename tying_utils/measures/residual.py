@@ -29,7 +29,7 @@ def _bridge(model: PreTrainedModel) -> Any:
 
 
 def _components(layers: int) -> dict[str, tuple[int, str, str]]:
-    """Hook name -> layer, component, label, in the order of the stream."""
+    """Return hook name -> layer, component, label, in the order of the stream."""
     names = {"hook_embed": (-1, "embedding", "embedding"), "hook_pos_embed": (-1, "position", "position embedding")}
     for i in range(layers):
         names[f"blocks.{i}.hook_attn_out"] = (i, "attention", f"attention {i}")
@@ -47,7 +47,7 @@ def _check_sum(model: PreTrainedModel, what: str, parts: Tensor, whole: Tensor) 
 
 @torch.no_grad()
 def contributions(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch: int = 8) -> pd.DataFrame:
-    """What each component adds to the residual stream, and to the logit of the right next token.
+    """Return what each component adds to the residual stream, and to the logit of the right next token.
 
     Attribution is direct logit attribution: the component's output through the final norm, with the norm's scale held at
     what the whole stream makes it, dotted with U[next] - mean of U over the vocabulary. The components' outputs add up to
@@ -60,7 +60,7 @@ def contributions(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch: 
         batch: rows of `tokens` at once.
 
     Returns:
-        A row a component, in the order of the stream, with the columns
+        A row per component, in the order of the stream, with the columns
         layer: 0 .. L-1; -1 outside the blocks.
         component: "embedding", "position", "attention", "mlp"; "bias" for the final norm's and the head's own bias, which
             is there only where it is not zero, and has norm 0 as it adds nothing to the stream.

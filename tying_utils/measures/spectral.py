@@ -38,14 +38,14 @@ class Spectral:
 
 
 def spectral_distance(a: Tensor, b: Tensor, k: int = 64, components: int = 128) -> float:
-    """Distance of the neighbour graphs of two tables in a joint embedding, at least 0 (arXiv 2603.26663, appendix B).
+    """Return the distance of two tables' neighbour graphs in a joint embedding, at least 0 (arXiv 2603.26663, appendix B).
 
     a (V, d_a), b (V, d_b): the same tokens in the same order; d may differ. Each table's graph joins a token with its `k`
     cosine neighbours, with weight 1 where both name each other and 1/2 where one does (the source leaves open how the graph
     is made symmetric). The omnibus matrix [[A, (A + B) / 2], [(A + B) / 2, B]] keeps its `components` leading eigenpairs by
     magnitude, S and U; Z = U sqrt(abs(S)) holds both tables' tokens, and the distance is the spectral norm of Z_a - Z_b over
     the smaller of those of Z_a and Z_b. Computed in float64 from a fixed start vector: the same tables give the same number.
-    Memory: 2 V components doubles for the eigenvectors, about thrice that while they are found, and k V indices a graph.
+    Memory: 2 V components doubles for the eigenvectors, about three times that while they are found, and k V indices per graph.
 
     Raises ValueError for tables that do not match, unless 1 <= k <= V - 1, and unless 1 <= components < 2 V.
     """
@@ -54,7 +54,7 @@ def spectral_distance(a: Tensor, b: Tensor, k: int = 64, components: int = 128) 
 
 
 def spectral(a: Tensor, b: Tensor, k: int = 64, components: int = 128, *, permutations: int = 20, seed: int = 0) -> Spectral:
-    """`spectral_distance` beside its null: see `Spectral`.
+    """Return `spectral_distance` beside its null: see `Spectral`.
 
     The null permutes the tokens of `b`, which relabels its graph and finds no neighbours anew; each permutation costs one
     eigenproblem. `seed`, an integer of at least 0, fixes the permutations. Arguments and errors otherwise as there.
@@ -65,7 +65,7 @@ def spectral(a: Tensor, b: Tensor, k: int = 64, components: int = 128, *, permut
 def spectrals(
     tables: Mapping[str, Tensor], k: int = 64, components: int = 128, *, permutations: int = 20, seed: int = 0
 ) -> dict[tuple[str, str], Spectral]:
-    """`spectral` of every pair of the tables, by both names in the order given; each table's graph is built once.
+    """Return `spectral` of every pair of the tables, by both names in the order given; each table's graph is built once.
 
     tables (V, d) by name: the same tokens in the same order; d may differ. Each pair scores what `spectral` with the same
     `seed` gives for it alone. Raises ValueError for fewer than 2 tables, and otherwise as there.
@@ -94,7 +94,7 @@ def _spectral(a: csr_array, b: csr_array, components: int, permutations: int, se
 
 
 def _graphs(tables: Mapping[str, Tensor], k: int, components: int) -> dict[str, csr_array]:
-    """The symmetric neighbour graph (V, V), float64, of each table, for which `components` are not too many."""
+    """Return the symmetric neighbour graph (V, V), float64, of each table, for which `components` are not too many."""
     positive("components", components)
     graphs = {name: _graph(near.cpu().numpy()) for name, near in neighbor_graphs(tables, k).items()}
     V = _tokens(next(iter(graphs.values())))

@@ -32,7 +32,7 @@ class Range(NamedTuple):
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95, *, at_least: int = 1) -> Interval:
-    """Return the Student t interval of the mean of `values` (n,), one value a seed, at confidence `level` in (0, 1).
+    """Return the Student t interval of the mean of `values` (n,), one value per seed, at confidence `level` in (0, 1).
 
     One seed gives no interval: low and high are nan; `at_least=2` makes that an error. Raises ValueError for fewer than
     `at_least` values, for none, and for any that is not finite.
@@ -50,7 +50,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95, *, at_least: int = 1) 
 
 
 def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Range:
-    """Return the percentile bootstrap interval of the mean of `values` (n,), one a token, at confidence `level` in (0, 1).
+    """Return the percentile bootstrap interval of the mean of `values` (n,), one per token, at confidence `level` in (0, 1).
 
     The tokens are resampled with replacement `draws` times; `seed` fixes the draws. Any real dtype, computed in float64
     in less than 100 MB for n up to 4 million. The interval tells what other tokens would do, not other seeds. Raises
@@ -92,7 +92,7 @@ def verdict(interval: Interval, null: float = 0.0, claimed: Literal["above", "be
 
 
 def slope(x: ArrayLike, y: ArrayLike) -> float:
-    """Return the least-squares slope of `y` (n,) on `x` (n,), in units of y a unit of x.
+    """Return the least-squares slope of `y` (n,) on `x` (n,), in units of y per unit of x.
 
     Raises ValueError for lengths that differ, for entries that are not finite, and if `x` holds fewer than 2 values.
     """

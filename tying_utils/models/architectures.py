@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tables:
-    """The token tables of a model: views of the raw weights, each (V, d), a row a token.
+    """The token tables of a model: views of the raw weights, each (V, d), a row per token.
 
     `input` and `output` are one storage where `tied` is true.
     """
@@ -29,7 +29,7 @@ class Tables:
 
     @property
     def table(self) -> Tensor:
-        """The tied table W (V, d). Raises ValueError on an untied model, which has two tables."""
+        """Return the tied table W (V, d). Raises ValueError on an untied model, which has two tables."""
         if not self.tied:
             raise ValueError("table: a tied model is needed, this one is untied; use .input or .output")
         return self.input
@@ -77,7 +77,7 @@ def build(
     context: int = 128,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """A freshly initialised Hugging Face causal language model, float32, on the CPU, in training mode.
+    """Return a freshly initialised Hugging Face causal language model, float32, on the CPU, in training mode.
 
     `arch` is one of `ARCHITECTURES`; "olmo" is the paper's (arXiv 2603.26663, appendix: non-parametric LayerNorm, SwiGLU,
     RoPE). Dropout is off in all of them, so that two arms differ in the tie alone. Tables are (vocab_size, d_model); a tied
@@ -104,7 +104,7 @@ def build(
 def configured(
     arch: str, *, tied: bool, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int
 ) -> PretrainedConfig:
-    """The transformers configuration that `build` builds from. Raises ValueError as there."""
+    """Return the transformers configuration that `build` builds from. Raises ValueError as there."""
     check_sizes(arch, vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, context=context)
     import transformers
 
@@ -137,7 +137,7 @@ def configured(
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Without transformers' own progress bars, one of which stands for every small model that is saved or loaded."""
+    """Hide transformers' own progress bars, one of which stands for every small model that is saved or loaded."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -150,7 +150,7 @@ def without_bars() -> Iterator[None]:
 
 
 def tables(model: PreTrainedModel) -> Tables:
-    """The raw input and output tables of `model`, (V, d) views in its own dtype, on its own device.
+    """Return the raw input and output tables of `model`, (V, d) views in its own dtype, on its own device.
 
     Tied means that both are one storage; a model whose configuration says tied while the storage is not shared, or the
     other way round, raises ValueError: every measure that follows would be about another model than it says.

@@ -1,6 +1,6 @@
 """Remedies: ways to keep a tied table from leaning to its output use. All of them by name, and those that act on the step.
 
-What weighs the path gradients stands in `rules`, what makes the tables of other weights in `reparameterise`; those here only
+What weighs the path gradients stands in `rules`, what makes the tables from other weights in `reparameterise`; those here only
 say what the trainer is to do. `TrainConfig(remedy={"name": ..., **parameters})` trains any of them. What each takes from its
 paper and where it differs stands in METHODS.md.
 """
@@ -68,7 +68,7 @@ class Untie(Remedy):
         return vocab_size * d_model
 
     def tied_after(self, tied: bool, step: int, steps: int) -> bool:
-        """It is untied at the start of the first step beyond `at * steps`."""
+        """Return whether it is still tied; it is untied at the start of the first step beyond `at * steps`."""
         return step <= self.at * steps
 
 
@@ -82,7 +82,7 @@ REMEDIES: dict[str, type[Remedy]] = {
 
 
 def get(remedy: Remedy | str | Mapping[str, Any], /, **parameters: Any) -> Remedy:
-    """The remedy of a name or of a mapping {"name": ..., **parameters}, with defaults for what is left out; or `remedy` itself.
+    """Return the remedy of a name or a mapping {"name": ..., **parameters}, with defaults where left out; or `remedy` itself.
 
     Raises ValueError for an unknown name or parameter, with those that are known, for a parameter out of range, for a mapping
     without a name, and for anything else.
@@ -110,7 +110,7 @@ def get(remedy: Remedy | str | Mapping[str, Any], /, **parameters: Any) -> Remed
 
 
 def path_rule(remedy: Remedy | str | Mapping[str, Any] | None) -> PathRule:
-    """`remedy`, or the one of that name or mapping, as a rule for `SplitTie`; None is the ordinary sum.
+    """Return `remedy`, or the one of that name or mapping, as a rule for `SplitTie`; None is the ordinary sum.
 
     Raises ValueError as `get` does, and for a remedy that does not weigh path gradients.
     """

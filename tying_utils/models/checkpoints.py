@@ -133,8 +133,8 @@ def _opened(path: Path, name: str = "table") -> Tensor:
 
 
 class _Cache:
-    """The tables that were read of one hub id, in huggingface_hub's assets cache: a folder a commit, with a file a table and
-    record.json; and the folder refs, whose refs.json says which commit each branch was."""
+    """The tables that were read of one hub id, in huggingface_hub's assets cache: a folder per commit, with a file per table
+    and record.json; and the folder refs, whose refs.json says which commit each branch was."""
 
     def __init__(self, repo: str, revision: str, names: tuple[str, str] | None) -> None:
         self.repo, self.revision, self.names = repo, revision, names

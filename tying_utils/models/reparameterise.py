@@ -37,7 +37,7 @@ class ProjectedTable(nn.Module):
         self.map = nn.Parameter(torch.eye(table.shape[1], dtype=table.dtype, device=table.device))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Input and output table, each (V, d)."""
+        """Return the input and output table, each (V, d)."""
         return self.table.view_as(self.table), self.table @ self.map
 
 
@@ -56,13 +56,13 @@ class SPDTable(nn.Module):
         self.below = nn.Parameter(torch.zeros(d * (d - 1) // 2, dtype=table.dtype, device=table.device))
 
     def factor(self) -> Tensor:
-        """L (d, d)."""
+        """Return L (d, d)."""
         d = len(self.log_diagonal)
         rows, columns = torch.tril_indices(d, d, -1, device=self.below.device)
         return torch.diag(self.log_diagonal.exp()).index_put((rows, columns), self.below)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Input and output table, each (V, d)."""
+        """Return the input and output table, each (V, d)."""
         factor = self.factor()
         inner = torch.linalg.solve_triangular(factor, self.table.T, upper=False)
         return torch.linalg.solve_triangular(factor.T, inner, upper=True).T, self.table @ factor @ factor.T
@@ -84,7 +84,7 @@ class FactorisedInput(nn.Module):
         self.output = nn.Parameter(table.detach().clone())
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Input and output table, each (V, d)."""
+        """Return the input and output table, each (V, d)."""
         return self.rows @ self.up, self.output.view_as(self.output)
 
 
@@ -103,17 +103,17 @@ class Folded:
         self.refresh()
 
     def named(self) -> dict[str, nn.Parameter]:
-        """What to train by name: the trunk's weights, then those behind the tables, under `PREFIX`."""
+        """Return what to train by name: the trunk's weights, then those behind the tables, under `PREFIX`."""
         own = {id(leaf) for leaf in self._leaves}
         trunk = {name: p for name, p in self._model.named_parameters() if id(p) not in own}
         return trunk | {f"{PREFIX}{name}": p for name, p in self.tables.named_parameters()}
 
     def parameters(self) -> list[nn.Parameter]:
-        """What to give to the optimizer and to clipping."""
+        """Return what to give to the optimizer and to clipping."""
         return list(self.named().values())
 
     def path_gradients(self) -> tuple[Tensor, Tensor]:
-        """Gradients (V, d) of the input and of the output table, since the last `backward`. ValueError if there is none."""
+        """Return the gradients (V, d) of the input and output table, since the last `backward`. ValueError if there is none."""
         source, target = (leaf.grad for leaf in self._leaves)
         if source is None or target is None:
             raise ValueError("backward: no gradient of both tables since the last one; run loss.backward() first")

@@ -19,13 +19,13 @@ from torch.utils.hooks import RemovableHandle
 from tying_utils.base import checks
 from tying_utils.base.checks import positive
 
-Weight = float | Tensor  # of a path's gradient (V, d): one number, a tensor of no dimension, or one weight a row (V, 1)
+Weight = float | Tensor  # of a path's gradient (V, d): one number, a tensor of no dimension, or one weight per row (V, 1)
 Scales = tuple[Weight, Weight]  # of the input path's and of the output path's gradient
 State = dict[str, Tensor]  # what a rule remembers from step to step, by name
 
 
 def share(name: str, value: float, *, whole: bool = True) -> float:
-    """`value` as a float from 0 to 1, which is allowed where `whole`; else ValueError."""
+    """Return `value` as a float from 0 to 1, which is allowed where `whole`; else ValueError."""
     if checks.scale(name, value) > 1 or (value == 1 and not whole):
         raise ValueError(f"{name}: a number from 0 {'to' if whole else 'up to but not'} 1 is needed, got {value!r}")
     return float(value)
@@ -52,27 +52,27 @@ class Remedy:
         )
 
     def added_parameters(self, vocab_size: int, d_model: int) -> int:
-        """Trained weights more (or, below 0, fewer) than in the model it is asked of, at the end of training."""
+        """Return how many more weights (below 0: fewer) are trained, at the end, than in the model it is asked of."""
         return 0
 
     def tied_after(self, tied: bool, step: int, steps: int) -> bool:
-        """Whether the model is expressed with one table after `step` of `steps`, if it was asked for as `tied`."""
+        """Return whether the model is expressed with one table after `step` of `steps`, if it was asked for as `tied`."""
         return tied
 
     def rates(self) -> tuple[float, float]:
-        """What multiplies the learning rate of the input and of the output table."""
+        """Return what multiplies the learning rate of the input and of the output table."""
         return 1.0, 1.0
 
     def tables(self, table: Tensor, seed: int) -> nn.Module | None:
-        """The module (`reparameterise`) whose weights the tables come from, started from an initial `table` (V, d)."""
+        """Return the module (`reparameterise`) whose weights the tables come from, started from an initial `table` (V, d)."""
         return None
 
     def as_dict(self) -> dict[str, Any]:
-        """Name and parameters as plain values; `balance.get` is the inverse."""
+        """Return name and parameters as plain values; `balance.get` is the inverse."""
         return {"name": self.name, **dataclasses.asdict(self)}
 
     def _set(self, **values: Any) -> None:
-        """Fields to what their checks returned: 5 and 5.0 are one remedy."""
+        """Set fields to what their checks returned: 5 and 5.0 are one remedy."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -85,15 +85,15 @@ class PathRule(Remedy):
     watches: ClassVar[bool] = False  # whether `watch` hooks the output layer, which then has to be called
 
     def state(self, table: Tensor) -> State:
-        """What is remembered from step to step, by name, as before the first step; on the device of `table` (V, d)."""
+        """Return what is remembered from step to step, by name, as before the first step; on the device of `table` (V, d)."""
         return {}
 
     def watch(self, head: nn.Module, state: State) -> list[RemovableHandle]:
-        """Hooks on the output layer, for a rule that has to see more than the two gradients; none by default."""
+        """Return hooks on the output layer, for a rule that has to see more than the two gradients; none by default."""
         return []
 
     def scales(self, source: Tensor, target: Tensor, step: int, steps: int, state: State) -> Scales:
-        """Weights of the input path's and of the output path's gradient (V, d) at `step` (from 1) of `steps`."""
+        """Return weights of the input path's and of the output path's gradient (V, d) at `step` (from 1) of `steps`."""
         raise NotImplementedError
 
 
@@ -226,7 +226,7 @@ class RareGate(PathRule):
     The gate acts inside the output path, so the path gradient itself comes gated, and both scales are 1. The counts are of
     the steps before the present one (in the first step nothing is gated), so that neither micro-batches nor processes change
     them; the released code counts the present batch too, over one epoch. The target of a position is read off the logits'
-    gradient, which of a cross-entropy is negative there alone. `alpha` is in appearances a step: it depends on the batch.
+    gradient, which of a cross-entropy is negative there alone. `alpha` is in appearances per step: it depends on the batch.
     """
 
     name: ClassVar[str] = "rare-gate"
@@ -242,7 +242,7 @@ class RareGate(PathRule):
     def state(self, table: Tensor) -> State:
         V, at = len(table), table.device
         return {
-            "counts": torch.zeros(self.memory, V, device=at),  # a row a step, the oldest overwritten
+            "counts": torch.zeros(self.memory, V, device=at),  # a row per step, the oldest overwritten
             "present": torch.zeros(V, device=at),  # of the step that is not yet combined
             "seen": torch.zeros(1, device=at),  # steps
             "gates": torch.ones(2, V, device=at),  # by whether the position's target is rare: no, yes

@@ -77,15 +77,15 @@ class SplitTie:
 
     @property
     def weight(self) -> torch.nn.Parameter:
-        """The Parameter (V, d) that the optimizer should hold; the other leaf never carries a combined gradient."""
+        """Return the Parameter (V, d) that the optimizer should hold; the other leaf never carries a combined gradient."""
         return self._embedding.weight
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The model's parameters, the shared table once: what to give to the optimizer and to clipping."""
+        """Return the model's parameters, the shared table once: what to give to the optimizer and to clipping."""
         return [p for p in self._model.parameters() if p is not self._head.weight]
 
     def path_gradients(self) -> tuple[Tensor, Tensor]:
-        """The weight gradients (V, d) of the input and of the output path, accumulated since the last combine.
+        """Return the weight gradients (V, d) of the input and of the output path, accumulated since the last combine.
 
         The tensors are the leaves' own, not copies, and stand whole after `combine`. A path without any backward pass since
         then has a gradient of zeros.
@@ -162,7 +162,7 @@ class SplitTie:
 
 
 def weigh(source: Tensor, target: Tensor, input_scale: Weight, output_scale: Weight, *, out: Tensor) -> Tensor:
-    """input_scale * source + output_scale * target, elementwise (V, d), into `out`; nothing waits for the device."""
+    """Return input_scale * source + output_scale * target, elementwise (V, d), into `out`; nothing waits for the device."""
     if isinstance(output_scale, Tensor):
         return torch.mul(source, input_scale, out=out).addcmul_(target, output_scale)
     if not isinstance(input_scale, Tensor) and input_scale == 1.0:

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
 
 def numbered(folder: Path = FOLDER) -> list[Path]:
-    """The notebooks in reading order, but the overview last: it reads what the others measured."""
+    """Return the notebooks in reading order, the overview last: it reads what the others measured."""
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise ValueError(f"folder: {folder} holds no numbered notebook; run from a checkout of the repository")

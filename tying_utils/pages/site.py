@@ -112,19 +112,19 @@ def _html(source: Path, links: list[tuple[str, str]]) -> str:
 
 
 def _moved(link: str) -> str:
-    """Where a link within the repository leads on the site; headings are called as GitHub calls them."""
+    """Return where a link within the repository leads on the site; headings are called as GitHub calls them."""
     place, mark, heading = link.partition("#")
     place = re.sub(r"(^|/)README\.md$", r"\1index.html", place)
     return re.sub(r"\.(ipynb|md)$", ".html", place) + mark + _called(heading)
 
 
 def _called(heading: str) -> str:
-    """As GitHub calls a heading, of what nbconvert does: in small letters, without signs."""
+    """Return a heading as GitHub calls it, from what nbconvert does: in small letters, without signs."""
     return re.sub(r"&\w+;|[^\w-]", "", heading.lower())
 
 
 def _still(book: Any) -> Any:
-    """`book` without what only a live kernel can show, and without progress bars."""
+    """Return `book` without what only a live kernel can show, and without progress bars."""
     for cell in book.cells:
         if cell.cell_type == "code":
             shown = [out for out in cell.outputs if out.get("name") != "stderr"]
@@ -153,7 +153,7 @@ class _Page(HTMLParser):
 
 
 def faults(site: Path) -> Iterator[str]:
-    """What is not whole in the pages of `site`: a link to no file or heading, a picture without words in its place."""
+    """Say what is not whole in the pages of `site`: a link to no file or heading, a picture without words in its place."""
     pages = {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     for path, page in pages.items():
         name = path.relative_to(site.resolve())

@@ -27,7 +27,7 @@ def scores(score: alignment.Alignment | neighbors.Overlap | probe.Probe) -> dict
 
 
 def aligned(labels: Labels, source: Tensor, target: Tensor, kinds: Sequence[alignment.Kind], permutations: int) -> pd.DataFrame:
-    """Return how two tables (V, d) align (Table 1), a row a kind of fit."""
+    """Return how two tables (V, d) align (Table 1), a row per kind of fit."""
     rows = []
     for kind in kinds:
         score = alignment.alignment(source, target, kind, permutations=permutations)
@@ -44,15 +44,15 @@ def cosines(labels: Labels, source: Tensor, target: Tensor) -> pd.DataFrame:
 
 
 def norms(labels: Labels, table: Tensor, counts: np.ndarray) -> pd.DataFrame:
-    """Return the row norms of a table (V, d) by how often each token occurs, counts (V,): a row a bin (Figure 5)."""
+    """Return the row norms of a table (V, d) by how often each token occurs, counts (V,): a row per bin (Figure 5)."""
     frame = frequency.norm_by_frequency(table.cpu(), counts)
     return pd.DataFrame({**labels, "spearman": frequency.spearman(frame), **frequency.binned(frame)})
 
 
 def lens_curves(labels: Labels, model: Any, tuned: Any, held_out: np.ndarray) -> pd.DataFrame:
-    """Return what each layer lacks of the model's own prediction through a tuned lens, bits, read right and as published.
+    """Return how far each layer is from the model's own prediction by a tuned lens, bits, read right and as published.
 
-    held_out: tokens (n, T) to judge on. A row an indexing and layer (Figure 2).
+    held_out: tokens (n, T) to judge on. A row per indexing and layer (Figure 2).
     """
     kinds: tuple[lens.Indexing, ...] = ("matched", "published")
     curves = {kind: lens.kl_by_layer(model, tuned, held_out, indexing=kind) for kind in kinds}
@@ -60,7 +60,7 @@ def lens_curves(labels: Labels, model: Any, tuned: Any, held_out: np.ndarray) ->
 
 
 def curve(labels: Labels, bits: Sequence[float] | np.ndarray) -> pd.DataFrame:
-    """Return a curve of a lens over layers, a row a layer, 0 the input."""
+    """Return a curve of a lens over layers, a row per layer, 0 the input."""
     return pd.DataFrame({**labels, "layer": np.arange(len(bits)), "kl_bits": np.asarray(bits)})
 
 

@@ -142,7 +142,7 @@ def conditions() -> Iterator[Condition]:
 def train_next(*, progress: bool = True) -> Iterator[tuple[Condition, Run]]:
     """Train the runs that are neither finished nor in training elsewhere, in order, and yield each as it ends.
 
-    Several processes share the work, also on several machines that see one folder; an interrupted run is gone on with. One that
+    Several processes share the work, also on several machines that see one folder; an interrupted run goes on. One that
     diverges is named in a warning, and the next one is trained. Raises ValueError as `training.train` does, and before anything
     is trained where the installed packages are too short a text for the longest run.
     """

@@ -16,7 +16,7 @@ from tying_utils.study.trained import Trained, each, side_by_side
 def roles(run: Trained) -> pd.DataFrame:
     """Return how pure the neighbourhoods of a run's tables are in each hidden role, and its loss above the language's own.
 
-    A row a table and role. Raises ValueError for a run on a text: the roles of its tokens are not known.
+    A row per table and role. Raises ValueError for a run on a text: the roles of its tokens are not known.
     """
     language, config = run.language, run.run.config
     if language is None:

@@ -1,4 +1,4 @@
-"""What is measured by running whole models: what each layer lacks of the output, what each part adds, what a step costs."""
+"""What is measured by running whole models: how far each layer is from the output, what each part adds, what a step costs."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tying_utils.training.trainer import Trainer
 
 
 def _lenses(run: Trained, profile: Profile) -> pd.DataFrame:
-    """Return what each layer lacks of the model's own prediction, bits, by the tuned lens and the logit lens (Figure 2)."""
+    """Return how far each layer is from the model's own prediction, bits, by tuned lens and logit lens (Figure 2)."""
     model, held_out = run.model(), run.held_out(profile.evaluation_windows)
     tokens = run.corpus.windows("train", profile.lens_windows, run.run.config.context)
     tuned = lens.train_lens(model, tokens, seed=run.seed, progress=False, **profile.lens)

@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether `training.train` would take it."""
+        """Return whether `training.train` would take it."""
         enough = self.memory_free is None or budget.fits(
             self.config, self.memory_free, getattr(torch, self.dtype), torch.device(self.device)
         )
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of training, as run.json will count them; None without a probe."""
+        """Return the seconds of training, as run.json will count them; None without a probe."""
         return None if self.step_seconds is None else self.config.steps * self.step_seconds + self.rest_seconds
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
 
 
 def _probed(counted: Plan, corpus: Corpus, hardware: Hardware, probe_steps: int) -> Plan:
-    # A checkpoint in mid-run is the dearer kind: it holds the state to resume from.
+    # A checkpoint in mid-run costs more than the last one: it holds the state to resume from.
     steps = max(counted.config.steps, probe_steps + 2)
     config = counted.config.replace(steps=steps, validation_every=steps)
     with tempfile.TemporaryDirectory(prefix="tying-plan-") as folder:
@@ -147,13 +147,15 @@ class ProfilePlan:
 
     @property
     def missing(self) -> int:
-        """How many runs are not finished."""
+        """Return how many runs are not finished."""
         return sum(count for _, count in self.plans)
 
     @property
     def seconds(self) -> float | None:
-        """Of all missing runs, shared evenly among the workers; None if one of them was not probed. A probe runs alone: where
-        workers wait for the same memory, each is slower."""
+        """Return the seconds of all missing runs, shared evenly among the workers; None if one of them was not probed.
+
+        A probe runs alone: where workers wait for the same memory, each is slower.
+        """
         each = [plan.seconds for plan, _ in self.plans]
         if any(seconds is None for seconds in each):
             return None
@@ -162,7 +164,7 @@ class ProfilePlan:
 
     @property
     def disk(self) -> int:
-        """Bytes that the missing runs leave."""
+        """Return the bytes that the missing runs leave."""
         return sum(plan.disk * count for plan, count in self.plans)
 
     def __str__(self) -> str:

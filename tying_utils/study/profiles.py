@@ -11,7 +11,7 @@ from tying_utils.study.profile import Profile
 
 SCALES = (0.1, 1.0, 2.0, 5.0, 10.0, 20.0)
 
-# The other sizes are TrainConfig's defaults: 4 layers, d 128, V 2048, 400 steps. 512 tokens a step leave time for a second
+# The other sizes are TrainConfig's defaults: 4 layers, d 128, V 2048, 400 steps. 512 tokens per step leave time for a second
 # seed; a warmup over the first quarter spares the untied arm the early spikes that set it back by half a nat on some seeds.
 _SMALL = {"context": 64, "batch_size": 8, "warmup_steps": 100}
 # One of these layers holds 16 d^2 weights, so a table of V = 2048 rows is 128 / d layers: the arms are equal to the weight.
@@ -76,7 +76,7 @@ _PAPER = {
     "checkpoint_every": 1000,
     "validation_every": 500,
 }
-# A model of 10 million weights on 5 million tokens: 3e14 operations a run, of which a T4 does 4e12 a second in float32. A table
+# A model of 10 million weights on 5 million tokens: 3e14 operations per run, of which a T4 does 4e12/s in float32. A table
 # is again as many weights as whole layers, here two.
 _LARGER: dict[str, Any] = {
     "training": {

@@ -197,7 +197,7 @@ class Results:
     """
 
     def __init__(self, profile: str, **options: bool) -> None:
-        """`options` are those of `Study`."""
+        """Take as `options` those of `Study`."""
         self.profile = profiles.get(profile)
         self.studies = {corpus: Study(profile, corpus, **options) for corpus in profiles.PROFILES[profile]}
 

@@ -51,7 +51,7 @@ def results(profile: str) -> Results:
 class Sweep:
     """Measured conditions of one corpus on a grid of input and output scales, several seeds each.
 
-    `tables` are those of `study.SWEEP`, by name. The arrays of a condition have a row a seed, in the order of `seeds`; a
+    `tables` are those of `study.SWEEP`, by name. The arrays of a condition have a row per seed, in the order of `seeds`; a
     condition is a pair of swept scales (input, output), or None for the untied pair of tables.
     """
 
@@ -66,42 +66,42 @@ class Sweep:
 
     @cached_property
     def input_scales(self) -> list[float]:
-        """Swept factors of the input path, in order."""
+        """Return the swept factors of the input path, in order."""
         return sorted(map(float, self.tables["sweep_share"]["input_scale"].unique()))
 
     @cached_property
     def output_scales(self) -> list[float]:
-        """Swept factors of the output path, in order."""
+        """Return the swept factors of the output path, in order."""
         return sorted(map(float, self.tables["sweep_share"]["output_scale"].unique()))
 
     @cached_property
     def conditions(self) -> list[Scales]:
-        """Every swept pair of scales."""
+        """Return every swept pair of scales."""
         return [(a, b) for a in self.input_scales for b in self.output_scales]
 
     @cached_property
     def seeds(self) -> list[int]:
-        """Of initialisation, data order and (two-role) language."""
+        """Return the seeds of initialisation, data order and (two-role) language."""
         return sorted(map(int, self.tables["sweep_losses"]["seed"].unique()))
 
     @cached_property
     def steps(self) -> list[int]:
-        """Optimizer steps after which the tables were compared."""
+        """Return the optimizer steps after which the tables were compared."""
         return sorted(map(int, self.tables["sweep_alignment"]["step"].unique()))
 
     @cached_property
     def spans(self) -> list[int]:
-        """The last optimizer step of each span that `share` averages over."""
+        """Return the last optimizer step of each span that `share` averages over."""
         return sorted(map(int, self.tables["sweep_share"]["step"].unique()))
 
     @cached_property
     def has_floor(self) -> bool:
-        """Whether the loss that a perfect model would have is known."""
+        """Return whether the loss that a perfect model would have is known."""
         return bool(self.tables["sweep_losses"]["floor"].notna().all())
 
     @cached_property
     def has_roles(self) -> bool:
-        """Whether the role that a table shows is known."""
+        """Return whether the role that a table shows is known."""
         return "sweep_roles" in self.tables and len(self.tables["sweep_roles"]) > 0
 
     def alignment(self, scales: Scales, source: str, column: str = "value") -> np.ndarray:
@@ -112,7 +112,7 @@ class Sweep:
         return self._arrays("sweep_alignment", "step", column, "source")[source, _arm(scales)]
 
     def bias(self, scales: Scales) -> np.ndarray:
-        """Return the output bias of W after each of `steps`, (seeds, steps): corrected alignment with U less that with E."""
+        """Return the output bias of W after each of `steps`, (seeds, steps): corrected alignment with U minus that with E."""
         return self.alignment(scales, "output", "corrected") - self.alignment(scales, "input", "corrected")
 
     def share(self, scales: Scales, column: str = "output_share") -> np.ndarray:
@@ -124,7 +124,7 @@ class Sweep:
         return self._arrays("sweep_lens", "layer", "kl_bits", "lens", "indexing")["tuned", "matched", _arm(scales)]
 
     def loss(self, scales: Scales | None) -> np.ndarray:
-        """Return the validation loss after training, nats a token, (seeds,); above the language's own where that is known."""
+        """Return the validation loss after training, nats per token, (seeds,); above the language's own where that is known."""
         losses, floors = (self._arrays("sweep_losses", "corpus", name) for name in ("validation_loss", "floor"))
         arm = (_arm(scales),)
         return (losses[arm] - floors[arm] if self.has_floor else losses[arm])[:, 0]
@@ -135,7 +135,7 @@ class Sweep:
 
     @cached_property
     def purity_chance(self) -> float:
-        """What a table that knows nothing of the roles scores."""
+        """Return what a table that knows nothing of the roles scores."""
         return float(self.tables["sweep_roles"]["chance"].mean())
 
     def by_ratio(self) -> pd.DataFrame:

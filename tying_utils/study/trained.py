@@ -70,7 +70,7 @@ class Trained:
 
     @cached_property
     def floor(self) -> float:
-        """Return what the language itself scores on the run's held-out windows, nats a token; nan for a text."""
+        """Return what the language itself scores on the run's held-out windows, nats per token; nan for a text."""
         if self.language is None:
             return float("nan")
         config = self.run.config

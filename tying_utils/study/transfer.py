@@ -126,7 +126,7 @@ def _forgetting(tuning: _Tuning, profile: Profile) -> pd.DataFrame:
 
 
 def _loss(run: Trained, windows: np.ndarray) -> float:
-    """Return the mean loss of a finished run's model on `windows`, nats a token."""
+    """Return the mean loss of a finished run's model on `windows`, nats per token."""
     return perplexity.perplexity(run.model(), windows, progress=False).loss
 
 

@@ -1,4 +1,4 @@
-"""The batches of a run: each window of its text once an epoch, in the order of the data seed."""
+"""The batches of a run: each window of its text once per epoch, in the order of the data seed."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 

@@ -6,11 +6,11 @@ On the device, at the worst moment, in bytes (P weights in all, T = V d of one t
                       the output path's own moment
     gradients         4 P, and 8 T where the tables are tied: both paths' and the combined one
     one micro-batch   N (layers (a d + 4 heads) + 12 d), with `a` of `ACTIVATIONS` (gpt_neo keeps its attention: + 4 heads
-                      context a layer), and 12 N V: log-probabilities, their gradient and that of the logits; many of them
+                      context per layer), and 12 N V: log-probabilities, their gradient and that of the logits; many of them
                       share one buffer on the CPU in float32, held throughout (`next_token.KeptLogits`): 4 N V, beside
                       which the head's gradient, 4 T, is made
 
-P counts what the optimizer holds at the end. Tables that come of other weights add 8 T, values and gradients, and a rule
+P counts what the optimizer holds at the end. Tables that come from other weights add 8 T, values and gradients, and a rule
 adds what it remembers.
 
 The worst moment is the backward pass at the logits (of the first micro-batch, where only the combined gradient of the step
@@ -52,7 +52,7 @@ _HEADER = 200  # bytes at most that a tensor takes in a file beside its values
 
 @lru_cache
 def _trunk(arch: str, **sizes: int) -> tuple[int, int]:
-    """Weights outside of the tables, and in how many tensors; nothing is allocated."""
+    """Return the weights outside of the tables, and in how many tensors; nothing is allocated."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -74,7 +74,7 @@ def parameters(config: TrainConfig) -> int:
 
 
 def _remembered(config: TrainConfig) -> int:
-    """Entries, of four bytes, of what a rule remembers."""
+    """Return the entries, of four bytes each, of what a rule remembers."""
     on_meta = torch.empty(config.vocab_size, config.d_model, device="meta")
     state = config.remedy.state(on_meta) if isinstance(config.remedy, PathRule) else {}
     return sum(value.numel() for value in state.values())
@@ -97,7 +97,7 @@ def memory(config: TrainConfig, dtype: torch.dtype = torch.float32, device: torc
 
 
 def _blocks(config: TrainConfig, tokens: int, half: bool) -> int:
-    """Bytes that the blocks keep of one micro-batch for its backward pass."""
+    """Return the bytes that the blocks keep of one micro-batch for its backward pass."""
     block = ACTIVATIONS[config.arch][half] * config.d_model + 4 * config.n_heads
     if config.arch == "gpt_neo":
         block += (6 if half else 4) * config.n_heads * config.context
@@ -109,7 +109,7 @@ def _blocks(config: TrainConfig, tokens: int, half: bool) -> int:
 def disk(config: TrainConfig) -> tuple[int, int]:
     """Return the bytes of the tensor files of a run of `config`, at most: those that it leaves, and the most while it trains.
 
-    While it trains there are two states to resume from for a moment. The metrics (about 0.1 kB a step) come on top.
+    While it trains there are two states to resume from for a moment. The metrics (about 0.1 kB per step) come on top.
     """
     rest, tensors = _trunk(config.arch, **config.sizes)
 
@@ -118,7 +118,7 @@ def disk(config: TrainConfig) -> tuple[int, int]:
         return 4 * (trunks * rest + tables * config.vocab_size * config.d_model) + _HEADER * (trunks * tensors + 3)
 
     kept = sum(of(step, 0) for step in config.table_steps) + sum(of(step, 1) for step in config.checkpoint_steps)
-    # Adam's moments, and the output path's own or what the tables come of.
+    # Adam's moments, and the output path's own or what the tables come from.
     beside = parameters(config) - rest if config.tied or config.remedy else 0
     state = 4 * (2 * parameters(config) + beside + _remembered(config)) + 3 * _HEADER * (tensors + 9)
     return kept, kept + min(2, len(config.checkpoint_steps) - 1) * state
@@ -152,7 +152,7 @@ def _system_free() -> int | None:
 
 
 def _groups_free(mount: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The least that the limits of the process's control groups (versions 2 and 1) leave; None without a limit."""
+    """Return the least that the limits of the process's control groups (versions 2 and 1) leave; None without a limit."""
     try:
         lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
     except OSError:

@@ -103,5 +103,5 @@ class BalanceCallback(TrainerCallback):
 
 
 def _file(args: TrainingArguments, state: TrainerState) -> Path:
-    """Where the Trainer's checkpoint of the present step keeps what the rule remembers."""
+    """Return where the Trainer's checkpoint of the present step keeps what the rule remembers."""
     return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FILE

@@ -22,7 +22,7 @@ class TrainConfig:
     """Everything that decides a run. Sizes are counts, the learning rate is per AdamW step, a batch is per optimizer step.
 
     The defaults of the optimizer are the paper's (arXiv 2603.26663, appendix: betas 0.9 and 0.95, weight decay 0.1, clipping
-    at 1.0, cosine to a tenth) but for the learning rate and warmup, which fit small models. Raises ValueError on
+    at 1.0, cosine to a tenth) except the learning rate and warmup, which fit small models. Raises ValueError on
     construction for anything that cannot train.
     """
 
@@ -143,7 +143,7 @@ class TrainConfig:
 
     @property
     def title(self) -> str:
-        """What a progress bar or an error calls the run."""
+        """Return what a progress bar or an error calls the run."""
         if self.start:
             return f"{self.start.title}, then {self.corpus}"
         words = "tied" if self.tied else "untied"
@@ -155,19 +155,19 @@ class TrainConfig:
 
     @property
     def text(self) -> tuple[Any, ...]:
-        """What decides the corpus: configurations with one text share it."""
+        """Return what decides the corpus: configurations with one text share it."""
         return self.corpus, self.path, self.vocab_size, self.language, self.start and self.start.text
 
     @property
     def table_steps(self) -> list[int]:
-        """Steps after which the tables are kept: 0, about `table_snapshots` log-spaced ones, and every checkpoint."""
+        """Return steps after which the tables are kept: 0, about `table_snapshots` log-spaced ones, and every checkpoint."""
         count = self.table_snapshots
         spaced = {round(self.steps ** (i / max(1, count - 1))) for i in range(count)}
         return sorted({0, self.steps, *spaced, *self.checkpoint_steps})
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        """Steps after which the whole model is kept: every `checkpoint_every`, and the last."""
+        """Return steps after which the whole model is kept: every `checkpoint_every`, and the last."""
         return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
 
     @property
@@ -176,7 +176,7 @@ class TrainConfig:
         return {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
 
     def tied_after(self, step: int) -> bool:
-        """Whether the model has one table after `step` steps: a remedy may give a tied model two, from the start or later."""
+        """Return whether the model has one table after `step` steps: a remedy may give a tied one two, at once or later."""
         return self.tied if self.remedy is None else self.remedy.tied_after(self.tied, step, self.steps)
 
     def learning_rate_at(self, step: int) -> float:
@@ -204,18 +204,18 @@ class TrainConfig:
         return corpus
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name, as plain values; the language, the remedy and the start as dictionaries of their own."""
+        """Return every field by name, as plain values; the language, the remedy and the start as dictionaries of their own."""
         parts = ("language", "remedy", "start")
         return dataclasses.asdict(self) | {name: part and part.as_dict() for name in parts for part in (getattr(self, name),)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `as_dict`; ValueError for a name that is no field."""
+        """Return the configuration that `as_dict` gave; ValueError for a name that is no field."""
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: no field of TrainConfig")
         return cls(**values)
 
     def replace(self, **changes: Any) -> "TrainConfig":
-        """A copy with some fields changed, checked anew."""
+        """Return a copy with some fields changed, checked anew."""
         return dataclasses.replace(self, **changes)

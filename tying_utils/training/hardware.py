@@ -31,7 +31,7 @@ class Hardware:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a step does what would change a run's last bits on the CPU, where it is left undone."""
+        """Return whether a step does what would change a run's last bits on the CPU, where it is left undone."""
         return self.device.type == "cuda"
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -66,7 +66,7 @@ def choose_hardware(device: str = "auto", dtype: str = "auto") -> Hardware:
 
 
 def without_mask(model: "PreTrainedModel") -> bool:
-    """Have `model` attend causally without looking for padding or packed texts first; whether it could be done.
+    """Have `model` attend causally without looking for padding or packed texts first; return whether it could be done.
 
     transformers looks at the positions of every batch, for which the host waits for the device. Windows here are whole, and
     an attention that is registered without a mask of its own is spared the look.
@@ -110,7 +110,7 @@ def compile_where_it_pays(
     agreed: Callable[[bool], bool] = bool,
     backend: str = "inductor",
 ) -> tuple[bool, str]:
-    """Compile the blocks of `model` if `PROBE` passes are faster so; whether it was done, and why, in words.
+    """Compile the blocks of `model` if `PROBE` passes are faster so; return whether it was done, and why, in words.
 
     `once` is a forward and a backward pass that waits for the `device`, `passes` how many of them are left to train, and
     `agreed` says whether all that train along found the same. The blocks alone are compiled: embedding and head, whose

@@ -20,7 +20,7 @@ PART = 2**18  # logits whose loss and gradient are made at a time from those tha
 
 
 class NextTokenLoss(nn.Module):
-    """Mean cross-entropy of `model` in nats a token; logits are made under `autocast`, their loss in float32.
+    """Mean cross-entropy of `model` in nats per token; logits are made under `autocast`, their loss in float32.
 
     Windows with more logits (tokens x V) than `logits_at_once` go through `chunked_cross_entropy`, so that no more than
     those exist at a time; None, the default, never does: in chunks the last bits of a sum differ. With `keep_logits` more
@@ -109,7 +109,7 @@ class _InKept(torch.autograd.Function):
 
 
 def _parts(logits: Tensor, targets: Tensor) -> "zip[tuple[Tensor, Tensor]]":
-    """Views of a few rows of logits (n, V), and their targets."""
+    """Return views of a few rows of logits (n, V), and their targets."""
     rows = max(1, PART // logits.shape[1])
     return zip(logits.split(rows), targets.split(rows), strict=True)
 

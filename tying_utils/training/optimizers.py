@@ -15,7 +15,7 @@ from tying_utils.training.config import TrainConfig
 def adamw(
     config: TrainConfig, remedy: Remedy, parameters: list[nn.Parameter], tables: list[nn.Parameter], *, fused: bool
 ) -> torch.optim.AdamW:
-    """Return the optimizer of a run: one group, whose "rate" is 1, but where a remedy gives tables a rate of their own.
+    """Return the optimizer of a run: one group, whose "rate" is 1, except where a remedy gives tables a rate of their own.
 
     `tables` are the input and the output table among `parameters`, or the tied one alone. "rate" multiplies the learning rate.
     """
@@ -57,7 +57,7 @@ class CoupledAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step. Raises ValueError for a closure."""
+        """Take one step. Raises ValueError for a closure."""
         if closure is not None:
             raise ValueError("closure: none is taken; run loss.backward() before the step")
         coupled = [(group, p) for group in self.param_groups for p in group["params"] if id(p) in self._tables]

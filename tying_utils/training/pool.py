@@ -64,7 +64,7 @@ def workers_for(configs: Sequence[TrainConfig]) -> int:
 
 
 def _cores() -> int:
-    """Of this process: a batch system or a container may grant it fewer than the machine has."""
+    """Return the cores of this process: a batch system or a container may grant it fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -32,7 +32,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that writes, prints and speaks for the others."""
+        """Return whether this is the rank that writes, prints and speaks for the others."""
         return self.rank == 0
 
     def join(self, device: str = "auto") -> None:
@@ -111,7 +111,7 @@ class Ranks:
         return value
 
     def data_parallel(self, module: nn.Module) -> nn.Module:
-        """Return `module` with its gradients averaged over the ranks in every backward pass but those under `no_sync`.
+        """Return `module` with its gradients averaged over the ranks in every backward pass except those under `no_sync`.
 
         Two Parameters on one storage, as of a split tie, have a gradient each. Buffers are constants and are not sent.
         """

@@ -1,8 +1,8 @@
-"""Runs on disk: one folder a configuration, written atomically, verified by checksum, resumable.
+"""Runs on disk: one folder per configuration, written atomically, verified by checksum, resumable.
 
     data/runs/olmo-tied-0123456789abcdef/
       run.json                      configuration, corpus fingerprint, versions, and the sha256 of every file below
-      metrics-000400.parquet        a row a step
+      metrics-000400.parquet        a row per step
       tables/step-000000.safetensors ...
       weights/step-000100.safetensors ...
       model/                        the finished model, an ordinary Hugging Face folder
@@ -100,12 +100,12 @@ class Run:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Return that of the corpus it was trained on."""
+        """Return the fingerprint of the corpus it was trained on."""
         return self.record["corpus"]
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Return a row a step; the columns stand in `training.METRICS`."""
+        """Return a row per step; the columns stand in `training.METRICS`."""
         return pd.read_parquet(self.folder / _metrics_name(self.config.steps))
 
     @property

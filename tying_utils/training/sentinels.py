@@ -33,7 +33,7 @@ class Diverged(FloatingPointError):
 def check_metrics(metrics: pd.DataFrame, config: TrainConfig, checkpoint: int, weights: Path | None) -> None:
     """Raise `Diverged` at the first step of `metrics` whose loss, gradient or validation loss is NaN or infinite.
 
-    metrics: a row a step, with the columns of `training.METRICS`. Other columns may be NaN: shares and cosines of gradients
+    metrics: a row per step, with the columns of `training.METRICS`. Other columns may be NaN: shares and cosines of gradients
     that are 0 have no value, and there is a validation loss at some steps only.
     """
     validated = (metrics["step"] % config.validation_every == 0) | (metrics["step"] == config.steps)

@@ -170,7 +170,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Return the loss on the held-out windows in nats a token, of all ranks together."""
+        """Return the loss on the held-out windows in nats per token, of all ranks together."""
         self.model.eval()
         at_once = self.batches.local_size // self.config.micro_batches
         parts = self.validation.split(at_once)[self.ranks.rank :: self.ranks.world_size]
