@@ -153,7 +153,7 @@ def test_a_notebook_shows_a_figure_once(tables: dict[str, pd.DataFrame]):
     data, metadata = DisplayFormatter().format(figures.draw("01_control", tables))
     assert set(data) == {"text/plain", "image/png"}
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and metadata["image/png"]["width"] < 800
-    assert metadata["image/png"]["alt"] == "Draw what a start that both arms share adds to the alignment of W with E."
+    assert metadata["image/png"]["alt"] == "What a start that both arms share adds to the alignment of W with E."
 
 
 def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFrame], home: Path):

@@ -40,7 +40,8 @@ def draw(name: str, tables: Tables) -> Figure:
     function = FIGURES[name].function
     with style.styled():
         figure = function(tables)
-    figure.set_label((function.__doc__ or name).splitlines()[0])
+    words = (function.__doc__ or name).splitlines()[0].removeprefix("Draw ")  # shown as the picture's alternative text
+    figure.set_label(words[:1].upper() + words[1:])
     return figure
 
 

@@ -44,8 +44,9 @@ def evidence(tables: Tables) -> Evidence:
     words = "the tied table's target - source purity per decade of input scale"
     slope = Statistic("purity_gap_per_decade", "C4 roles", words, "fraction per decade", claimed="below")
     yield slope, per_decade(where(independent, table="tied", output_scale=1.0), "purity_gap")
-    losses = tables["roles"].groupby(["arm", "tied", "agreement", "seed"], as_index=False)["over_floor"].first()
-    losses = losses[described(losses)["kind"].isin((UNTIED, TIED))]
+    roles = described(tables["roles"])
+    unscaled = roles[roles["kind"].isin((UNTIED, TIED))]
+    losses = unscaled.groupby(["arm", "tied", "agreement", "seed"], as_index=False)["over_floor"].first()
     cost = losses.pivot_table(index=["agreement", "seed"], columns="tied", values="over_floor")
     cost = (cost[True] - cost[False]).unstack("agreement")
     if len(cost.columns) > 1:
