@@ -13,7 +13,7 @@ from scipy import stats
 
 from tying_utils.base import paths
 from tying_utils.corpora import corpus, vocabulary
-from tying_utils.experiments import claims, figures, public, public_tables, published
+from tying_utils.experiments import claims, figures, public, public_models, public_tables, published
 from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.public_tables import TABLES, rows
 from tying_utils.experiments.tables import where
@@ -251,7 +251,7 @@ def test_the_same_comparisons_read_the_hub(made, tmp_path: Path, monkeypatch: py
                     tokens = f"-tokens{step // 1000}B" if true else "-tokens0B"
                     hub.add(model.source, folder / revision, revision=f"step{step}{tokens}")
         real = Public("smoke", "public", families=OLMO, progress=False)
-        effort = dataclasses.replace(public._EFFORTS["smoke"], text="wikitext-2")
+        effort = dataclasses.replace(public_models._EFFORTS["smoke"], text="wikitext-2")
         monkeypatch.setattr(real, "effort", effort)
         real.complete()
         whole = sum(request.sent for request in hub.requests if (request.file or "").endswith(".safetensors"))

@@ -22,6 +22,7 @@ from tying_utils.models.balance import (
     Schedule,
     Shrink,
     Untie,
+    check,
     get,
 )
 from tying_utils.models.tie import SplitTie, weigh
@@ -123,17 +124,17 @@ def test_a_mapping_needs_a_name():
 def test_a_remedy_for_the_other_kind_of_model_is_refused_with_those_that_fit(name, tied):
     remedy = get(name)
     if tied in remedy.fits:
-        remedy.check(tied=tied, d_model=64)
+        check(remedy, tied=tied, d_model=64)
         return
     with pytest.raises(ValueError, match=rf"^remedy: '{name}' needs tied={not tied}, got tied={tied}") as refused:
-        remedy.check(tied=tied, d_model=64)
+        check(remedy, tied=tied, d_model=64)
     others = str(refused.value).partition("choose one of ")[2].split(", ")
     assert others == [other for other, kind in REMEDIES.items() if tied in kind.fits]
 
 
 def test_factors_no_smaller_than_the_table_are_refused():
     with pytest.raises(ValueError, match=r"^width: below d_model = 16 is needed, got 16; try 4"):
-        get("factorised").check(tied=False, d_model=16)
+        check(get("factorised"), tied=False, d_model=16)
 
 
 @pytest.mark.parametrize("name", sorted(set(REMEDIES) - set(RULES)))

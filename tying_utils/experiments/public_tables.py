@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,23 +17,13 @@ from torch import Tensor
 
 from tying_utils.corpora import corpus, vocabulary
 from tying_utils.experiments import published, shares
+from tying_utils.experiments.public_models import MINIATURES, PUBLIC, PublicModels, rows
 from tying_utils.measures import alignment, drift, integrity, lens, neighbors, perplexity, spectral
 from tying_utils.models import architectures, checkpoints
 from tying_utils.models.families import Family, Model
 from tying_utils.study import columns
 
-if TYPE_CHECKING:
-    from tying_utils.experiments.public import Public
-
-MINIATURES, PUBLIC = "miniatures", "public"
 PAIRS = (("input", "output"), ("input", "tied"), ("output", "tied"))
-
-
-def rows(table: Tensor, wanted: np.ndarray) -> Tensor:
-    """Return the `wanted` rows of a table (V, d): a view where they are the first ones, in order."""
-    if np.array_equal(wanted, np.arange(len(wanted))):
-        return table[: len(wanted)]
-    return table[torch.from_numpy(wanted)]
 
 
 def _beside(table: pd.DataFrame, paper: pd.DataFrame, on: list[str]) -> pd.DataFrame:
@@ -50,7 +40,7 @@ def _by_pair(paper: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     return paper.assign(source=[one for one, _ in ordered], target=[other for _, other in ordered])
 
 
-def _checkpoints(public: Public, family: Family) -> pd.DataFrame:
+def _checkpoints(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return what the checkpoints hold, and the megabytes that were read to know it (0 where they had been read before)."""
     found = []
     for model in (family.tied, family.untied):
@@ -60,7 +50,7 @@ def _checkpoints(public: Public, family: Family) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _alignment(public: Public, family: Family) -> pd.DataFrame:
+def _alignment(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return Table 1. Maps that keep the width are fitted where both tables have it; the linear one needs d + 2 tokens."""
     tables, found = public.joined(family).tables, []
     for source, target in PAIRS:
@@ -84,7 +74,7 @@ def _corrected(row: Mapping[Any, Any]) -> float:
     return alignment.corrected(row["published"], alignment.gaussian_chance(tokens, width, row["kind"]))
 
 
-def _neighbors(public: Public, family: Family) -> pd.DataFrame:
+def _neighbors(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return Table 5; each table's graph is built once for its two pairs."""
     found = neighbors.overlaps(public.joined(family).tables, 10, permutations=public.effort.permutations)
     rows = [
@@ -94,7 +84,7 @@ def _neighbors(public: Public, family: Family) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _spectral(public: Public, family: Family) -> pd.DataFrame:
+def _spectral(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return the distances of Appendix B, with a null."""
     found, effort = [], public.effort
     tables = public.joined(family).tables
@@ -106,7 +96,7 @@ def _spectral(public: Public, family: Family) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _cosines(public: Public, family: Family) -> pd.DataFrame:
+def _cosines(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return Figure 1: per-token cosines of the linear fits of both untied tables to the tied one."""
     tables = public.joined(family).tables
     found = [
@@ -116,7 +106,7 @@ def _cosines(public: Public, family: Family) -> pd.DataFrame:
     return pd.concat(found)
 
 
-def _norms(public: Public, family: Family) -> pd.DataFrame:
+def _norms(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return Figure 5: row norms by how often the token occurs in the text, which each model's own tokenizer reads."""
     joined, found = public.joined(family), []
     for model, own_rows, names in (
@@ -133,7 +123,7 @@ def _norms(public: Public, family: Family) -> pd.DataFrame:
 class _Series(Mapping[int, Tensor]):
     """Maps a step to one table of a model's checkpoints, read from disk when asked for."""
 
-    def __init__(self, public: Public, model: Model, part: str, revisions: Mapping[int, str], real: np.ndarray) -> None:
+    def __init__(self, public: PublicModels, model: Model, part: str, revisions: Mapping[int, str], real: np.ndarray) -> None:
         self.public, self.model, self.part, self.revisions, self.real = public, model, part, revisions, real
 
     def __getitem__(self, step: int) -> Tensor:
@@ -146,7 +136,7 @@ class _Series(Mapping[int, Tensor]):
         return len(self.revisions)
 
 
-def _evolution(public: Public, bar: Any) -> pd.DataFrame:
+def _evolution(public: PublicModels, bar: Any) -> pd.DataFrame:
     """Return Figures 3, 8 and 9. A checkpoint that is not what its name says has its problem here, and no cosine."""
 
     def one(item: tuple[Family, Model, str]) -> pd.DataFrame:
@@ -170,7 +160,7 @@ def _evolution(public: Public, bar: Any) -> pd.DataFrame:
     return table.assign(problem=table["problem"].replace("", np.nan))  # as a file holds it
 
 
-def _lens(public: Public, family: Family) -> pd.DataFrame:
+def _lens(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return Figures 2, 6 and 7: whole models, one at a time, in bfloat16 where the GPU computes in it."""
     found, effort = [], public.effort
     paper = published.lens().set_index(["model", "layer"])["kl_bits"]
@@ -186,7 +176,7 @@ def _lens(public: Public, family: Family) -> pd.DataFrame:
     return pd.concat(found)
 
 
-def _perplexity(public: Public, family: Family) -> pd.DataFrame:
+def _perplexity(public: PublicModels, family: Family) -> pd.DataFrame:
     """Return the held-out loss of both models; nats per token compare where the tokenizer is one, bits per byte everywhere."""
     found = []
     for model in (family.tied, family.untied):
@@ -203,7 +193,7 @@ def _perplexity(public: Public, family: Family) -> pd.DataFrame:
 
 
 @contextmanager
-def _whole(public: Public, model: Model) -> Iterator[Any]:
+def _whole(public: PublicModels, model: Model) -> Iterator[Any]:
     """Hold a whole model in the dtype that the hardware computes in; its memory is given back at the end."""
     from tying_utils.training.hardware import choose_hardware
 
@@ -230,11 +220,11 @@ def load_model(
     return model.to(device=device).eval()  # type: ignore[call-arg]
 
 
-Measure = Callable[["Public", Any], pd.DataFrame]
+Measure = Callable[[PublicModels, Any], pd.DataFrame]
 
 
 def _by_family(
-    one: Callable[[Public, Family], pd.DataFrame], then: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    one: Callable[[PublicModels, Family], pd.DataFrame], then: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
 ) -> Measure:
     """Return the measure that takes `one` of each family, and `then` puts what is published beside them."""
     return lambda public, bar: then(columns.tabulated(partial(one, public), [*public.families.values()], bar))

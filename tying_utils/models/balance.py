@@ -109,6 +109,16 @@ def get(remedy: Remedy | str | Mapping[str, Any], /, **parameters: Any) -> Remed
     return kind(**parameters)
 
 
+def check(remedy: Remedy, *, tied: bool, d_model: int) -> None:
+    """Raise ValueError where a model, tied or not and of that width, cannot have `remedy`."""
+    if tied not in remedy.fits:
+        others = ", ".join(name for name, other in REMEDIES.items() if tied in other.fits)
+        raise ValueError(
+            f"remedy: {remedy.name!r} needs tied={remedy.fits[0]}, got tied={tied}; change that, or choose one of {others}"
+        )
+    remedy.check_width(d_model)
+
+
 def path_rule(remedy: Remedy | str | Mapping[str, Any] | None) -> PathRule:
     """Return `remedy`, or the one of that name or mapping, as a rule for `SplitTie`; None is the ordinary sum.
 

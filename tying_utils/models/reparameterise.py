@@ -190,9 +190,8 @@ class Factorised(_Folded):
     def __post_init__(self) -> None:
         self._set(width=positive("width", self.width))
 
-    def check(self, *, tied: bool, d_model: int) -> None:
-        """Raise ValueError for a tied model, and where the factors would not be smaller than the table."""
-        super().check(tied=tied, d_model=d_model)
+    def check_width(self, d_model: int) -> None:
+        """Raise ValueError where the factors would not be smaller than the table."""
         if self.width >= d_model:
             raise ValueError(f"width: below d_model = {d_model} is needed, got {self.width}; try {max(1, d_model // 4)}")
 

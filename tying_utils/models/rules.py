@@ -40,16 +40,8 @@ class Remedy:
     fits: ClassVar[tuple[bool, ...]] = (True,)  # which models it can be asked of: tied, untied
     coupled: ClassVar[bool] = False  # whether the tables are stepped by `optimizers.CoupledAdamW`
 
-    def check(self, *, tied: bool, d_model: int) -> None:
-        """Raise ValueError where a model of that kind cannot have this remedy."""
-        if tied in self.fits:
-            return
-        from tying_utils.models.balance import REMEDIES  # which imports these classes
-
-        others = ", ".join(name for name, other in REMEDIES.items() if tied in other.fits)
-        raise ValueError(
-            f"remedy: {self.name!r} needs tied={self.fits[0]}, got tied={tied}; change that, or choose one of {others}"
-        )
+    def check_width(self, d_model: int) -> None:
+        """Raise ValueError where tables of that width cannot have this remedy."""
 
     def added_parameters(self, vocab_size: int, d_model: int) -> int:
         """Return how many more weights (below 0: fewer) are trained, at the end, than in the model it is asked of."""

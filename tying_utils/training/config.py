@@ -103,7 +103,7 @@ class TrainConfig:
             )
         if self.remedy is not None:
             object.__setattr__(self, "remedy", balance.get(self.remedy))
-            self.remedy.check(tied=self.tied, d_model=self.d_model)
+            balance.check(self.remedy, tied=self.tied, d_model=self.d_model)
             if (self.input_scale, self.output_scale) != (1.0, 1.0):
                 raise ValueError(
                     f"input_scale and output_scale: the remedy {self.remedy.name!r} stands in their place, got "
