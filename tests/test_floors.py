@@ -1,6 +1,7 @@
 """Rooms import only rooms nearer the ground, and judging committed tables loads neither the trainer nor a model library."""
 
 import ast
+import graphlib
 import importlib
 import subprocess
 import sys
@@ -94,16 +95,33 @@ def test_training_measuring_and_evaluating_load_what_they_need_when_they_need_it
     }
 
 
+def imported(module: Path) -> set[Path]:
+    """The files of the package that a file of it imports, at once or later."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            above = ".".join(("tying_utils", *module.parent.relative_to(PACKAGE).parts)) if node.level else ""
+            source = ".".join(filter(None, (above, node.module)))
+            names = [source, *(f"{source}.{alias.name}" for alias in node.names)]
+        places = [
+            PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if name.startswith("tying_utils.")
+        ]
+        found |= {place for place in places if place.is_file()}
+    return found
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_rooms_nearer_the_ground(room):
     above = set(ROOMS[ROOMS.index(room) + 1 :])
     for module in (PACKAGE / room).rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            taken = {name.split(".")[1] for name in names if name.startswith("tying_utils.")}
-            assert not taken & above, f"{module.relative_to(PACKAGE)} imports {taken & above}"
+        taken = {place.parent.name for place in imported(module)}
+        assert not taken & above, f"{module.relative_to(PACKAGE)} imports {taken & above}"
+
+
+def test_no_imports_go_round_in_a_circle():
+    modules = [module for module in PACKAGE.rglob("*.py") if module.name != "__init__.py"]
+    graphlib.TopologicalSorter({module: imported(module) for module in modules}).prepare()
 
 
 def test_every_folder_is_a_room():
