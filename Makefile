@@ -83,7 +83,7 @@ test-eval:
 	$(PYTHON) -m venv build/eval
 	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval]'
-	build/eval/bin/pytest tests/test_downstream.py tests/test_main.py
+	build/eval/bin/pytest tests/experiments/test_downstream.py tests/test_main.py
 
 badges: setup
 	$(BIN)/tying-utils badges --repo $(REPO)

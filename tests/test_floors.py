@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,9 +125,10 @@ def test_no_imports_go_round_in_a_circle():
     graphlib.TopologicalSorter({module: imported(module) for module in modules}).prepare()
 
 
-def test_every_folder_is_a_room():
-    folders = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/*.py")}
-    assert folders == set(ROOMS)
+def test_every_folder_is_a_room_and_contributing_lists_them_from_the_ground_up():
+    assert {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/*.py")} == set(ROOMS)
+    contributing = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert re.findall(r"^      (\w+)/ ", contributing, re.MULTILINE) == list(ROOMS)
 
 
 def test_the_package_loads_no_torch_and_is_read_in_under_50_ms():

@@ -286,12 +286,3 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
 def test_files_that_documents_name_are_there(path: Path) -> None:
     names = re.findall(r"(?:tests|tying_utils)/[\w/]+\.py", source(path))
     assert not [name for name in names if "NAME" not in name and not (ROOT / name).is_file()]
-
-
-def test_contributing_lists_the_rooms_and_each_imports_only_rooms_above_it() -> None:
-    rooms = re.findall(r"^      (\w+)/ ", source(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
-    package, importing = ROOT / "tying_utils", re.compile(r"^\s*(?:from|import) tying_utils(?:\.| import )(\w+)", re.MULTILINE)
-    assert set(rooms) == {path.parent.name for path in package.glob("*/__init__.py")}
-    for path in package.glob("*/*.py"):
-        above = rooms[: rooms.index(path.parent.name) + 1]
-        assert set(importing.findall(path.read_text(encoding="utf-8"))) <= set(above), path
