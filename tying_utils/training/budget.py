@@ -30,7 +30,6 @@ import torch
 from tying_utils.models import architectures
 from tying_utils.models.balance import PathRule
 from tying_utils.training.config import TrainConfig
-from tying_utils.training.next_token import KEPT_FROM
 
 # Bytes that one block keeps for its backward pass, by token and unit of width: in float32, and in bfloat16 autocast.
 ACTIVATIONS = {
@@ -91,7 +90,7 @@ def memory(config: TrainConfig, dtype: torch.dtype = torch.float32, device: torc
     beside = gradients if config.micro_batches > 1 else table if tied else 0
     tokens, half = config.batch_size // config.micro_batches * config.context, dtype != torch.float32
     logits, blocks = tokens * config.vocab_size, _blocks(config, tokens, half)
-    if device.type == "cpu" and not half and not watches and logits > KEPT_FROM:
+    if device.type == "cpu" and not half and not watches:
         return 4 * (held + logits) + max(4 * (beside + table) + blocks, 4 * gradients)
     return 4 * held + max(4 * (beside + (5 if watches else 3) * logits) + blocks, 4 * gradients)
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGITS_AT_ONCE = 2**27  # 512 MiB in float32, of which a backward pass holds about three
-KEPT_FROM = 2**23  # logits, of 32 MiB: glibc gives larger blocks back to the system when they are freed
 PART = 2**18  # logits whose loss and gradient are made at a time from those that are kept: 1 MiB stays in a cache
 
 
@@ -23,9 +22,9 @@ class NextTokenLoss(nn.Module):
     """Mean cross-entropy of `model` in nats per token; logits are made under `autocast`, their loss in float32.
 
     Windows with more logits (tokens x V) than `logits_at_once` go through `chunked_cross_entropy`, so that no more than
-    those exist at a time; None, the default, never does: in chunks the last bits of a sum differ. With `keep_logits` more
-    than `KEPT_FROM` of them lie in memory that is kept from step to step (`KeptLogits`), which changes no bit: for a model in
-    float32 on the CPU whose output layer has neither a bias nor hooks, since it is not called.
+    those exist at a time; None, the default, never does: in chunks the last bits of a sum differ. With `keep_logits` they
+    lie in memory that is kept from step to step (`KeptLogits`), which changes no bit: for a model in float32 on the CPU whose
+    output layer has neither a bias nor hooks, since it is not called.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class NextTokenLoss(nn.Module):
         """Return the loss over windows (n, context + 1) of token ids, a 0-dimensional tensor."""
         tokens, targets = windows[:, :-1], windows[:, 1:].flatten()
         head: Any = self.model.get_output_embeddings()
-        if self.kept is not None and targets.numel() * len(head.weight) > KEPT_FROM:
+        if self.kept is not None:
             return self.kept(self.model.base_model(tokens)[0], head.weight, targets)
         if self.logits_at_once is None or targets.numel() * len(head.weight) <= self.logits_at_once:
             with self.autocast():
