@@ -37,7 +37,7 @@ def plainly(model: Any, taken: Tensor) -> Tensor:
 
 @pytest.fixture
 def always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have few logits be kept as many are, their gradient made a few rows at a time."""
+    """Have the gradient of kept logits made a few rows at a time."""
     monkeypatch.setattr(next_token, "PART", 10 * V)
 
 
