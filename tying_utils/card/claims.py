@@ -12,7 +12,7 @@ import torch
 from tying_utils import corpora, models
 from tying_utils.card.plan import LeftOut, Plan, Task, installed
 from tying_utils.card.setting import Setting
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.measures import alignment, neighbors
 from tying_utils.training import TrainConfig, Trainer, budget
 

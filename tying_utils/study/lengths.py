@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from tying_utils.base import paths
 from tying_utils.base.names import PACKAGES, TWO_ROLE
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.corpora.two_role import Settings
 from tying_utils.study import profiles
 from tying_utils.study.arms import EQUAL, SECOND_START, TIED, UNTIED, Arm, scaled

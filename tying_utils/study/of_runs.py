@@ -14,9 +14,6 @@ from tying_utils.study.trained import Trained, each
 def _losses(run: Trained, profile: Profile) -> pd.DataFrame:
     """Return loss, the floor where the language is known, and how many weights the model spends on its tables."""
     config, metrics = run.run.config, run.run.metrics
-    in_tables = config.vocab_size * config.d_model * (1 if config.tied else 2)
-    if config.remedy:
-        in_tables += config.remedy.added_parameters(config.vocab_size, config.d_model)
     row = {
         **run.labels,
         "d_model": config.d_model,
@@ -25,7 +22,7 @@ def _losses(run: Trained, profile: Profile) -> pd.DataFrame:
         "floor": run.floor,
         "training_loss": metrics["loss"].tail(20).mean(),
         "parameters": run.run.record["made"]["parameters"],
-        "table_parameters": in_tables,
+        "table_parameters": config.table_parameters,
     }
     return pd.DataFrame([row])
 

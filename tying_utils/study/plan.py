@@ -12,7 +12,7 @@ import torch
 
 from tying_utils import models
 from tying_utils.base.checks import positive
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.models import balance
 from tying_utils.study import profiles
 from tying_utils.training import budget, pool, run_store

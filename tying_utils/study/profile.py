@@ -91,9 +91,7 @@ class Profile:
     def _lacks_a_table(self, arm: Arm) -> bool:
         """Return whether an arm has nearer one table's weights than two's."""
         config = self.config(arm, self.seeds[0])
-        table = config.vocab_size * config.d_model
-        added = config.remedy.added_parameters(config.vocab_size, config.d_model) if config.remedy else 0
-        return (1 if config.tied else 2) * table + added < 1.5 * table
+        return config.table_parameters < 1.5 * config.vocab_size * config.d_model
 
     @cached_property
     def by_architecture(self) -> Arms:

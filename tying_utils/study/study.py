@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.study import profiles
 from tying_utils.study.arms import UNTIED, Arm
 from tying_utils.study.profile import Arms

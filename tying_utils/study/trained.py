@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tying_utils.base.names import PLACE
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.corpora.two_role import Language
 from tying_utils.study.arms import Arm
 from tying_utils.study.columns import in_turn, tabulated

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.measures import perplexity, probe
 from tying_utils.study import columns
 from tying_utils.study.arms import Arm

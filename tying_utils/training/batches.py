@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.ranks import Ranks
 

@@ -67,9 +67,7 @@ def trunk(config: TrainConfig) -> int:
 
 def parameters(config: TrainConfig) -> int:
     """Return how many weights a run of `config` trains, at its end; a tied table once."""
-    tables = (1 if config.tied else 2) * config.vocab_size * config.d_model
-    added = config.remedy.added_parameters(config.vocab_size, config.d_model) if config.remedy else 0
-    return trunk(config) + tables + added
+    return trunk(config) + config.table_parameters
 
 
 def _remembered(config: TrainConfig) -> int:

@@ -11,7 +11,7 @@ import torch
 from tying_utils.base import checks
 from tying_utils.base.checks import positive
 from tying_utils.corpora import store, two_role
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.models import architectures, balance
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -174,6 +174,12 @@ class TrainConfig:
     def sizes(self) -> dict[str, int]:
         """Return the sizes of the model by name, as `models.build` takes them."""
         return {name: getattr(self, name) for name in ("vocab_size", "d_model", "n_layers", "n_heads", "context")}
+
+    @property
+    def table_parameters(self) -> int:
+        """Return how many weights a run spends on its tables, at its end: a tied table once, with what a remedy adds."""
+        added = self.remedy.added_parameters(self.vocab_size, self.d_model) if self.remedy else 0
+        return (1 if self.tied else 2) * self.vocab_size * self.d_model + added
 
     def tied_after(self, step: int) -> bool:
         """Return whether the model has one table after `step` steps: a remedy may give a tied one two, at once or later."""

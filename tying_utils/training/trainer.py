@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tying_utils import models
-from tying_utils.corpora.store import Corpus
+from tying_utils.corpora.corpus import Corpus
 from tying_utils.measures import gradients
 from tying_utils.models import balance
 from tying_utils.models.reparameterise import Folded
