@@ -109,7 +109,6 @@ def test_what_is_finished_is_a_whole_axis_of_fewer_seeds():
     assert sorted(TOKENS_PER_WEIGHT) == list(TOKENS_PER_WEIGHT)
     blocks = [profile for profile, _ in itertools.groupby((run.profile, run.seed) for run in AXIS)]
     assert len(blocks) == len(set(blocks)), "a seed of a profile is left unfinished for another"
-    assert {profile for profile, seed in blocks[:7] if seed == 0} == {profile.name for profile in PROFILES}
 
 
 def test_there_are_seeds_enough():
