@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tying_utils.measures.frequency import binned, norm_by_frequency, spearman
+from tying_utils.measures.alignment import align
+from tying_utils.measures.frequency import binned, count_table, norm_by_frequency, spearman, without_frequency
 
 TABLE = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
 
@@ -69,3 +70,39 @@ def test_bins_hold_every_token_once(counts, bins):
 def test_bad_bins():
     with pytest.raises(ValueError, match="bins"):
         binned(norm_by_frequency(TABLE, [1, 2, 3]), bins=0)
+
+
+def test_a_count_table_is_one_direction():
+    table = count_table([0, 1, 7], 3)
+    assert table.tolist() == [[0, 0, 0], [math.log(2), 0, 0], [math.log(8), 0, 0]]
+    with pytest.raises(ValueError, match="d: an integer of at least 1"):
+        count_table([1, 2], 0)
+    with pytest.raises(ValueError, match=r"counts: one count a row is needed, shape \(V,\)"):
+        count_table([[1, 2]], 2)
+
+
+def test_what_counts_explain_is_taken_away_and_the_rest_stays():
+    draw = np.random.default_rng(0)
+    counts = draw.integers(0, 5000, 400)
+    logs = torch.from_numpy(np.log1p(counts))
+    cubic = torch.stack((logs, logs**2, 1 + logs**3), 1)
+    rest = torch.from_numpy(draw.normal(size=(400, 3)))
+    assert without_frequency(cubic, counts).abs().max() < 1e-8 * cubic.abs().max()
+    torch.testing.assert_close(without_frequency(cubic + rest, counts), without_frequency(rest, counts))
+    assert align(without_frequency(cubic + rest, counts), rest, "identity") > 0.97  # four terms of 400 tokens
+
+
+def test_a_row_takes_nothing_of_itself_away():
+    """The prediction for a token comes from the others: one that stands out keeps all that it stands out by."""
+    table = torch.zeros(50, 2)
+    table[7] = 5.0
+    left = without_frequency(table, np.arange(50))
+    assert left[7].tolist() == [5, 5]
+    alike = without_frequency(torch.randn(20, 2), np.full(20, 3))  # no count tells tokens apart: means alone are taken away
+    assert torch.isfinite(alike).all()
+
+
+@pytest.mark.parametrize("folds", [0, 1, 4])
+def test_folds_that_cannot_be(folds):
+    with pytest.raises(ValueError, match="folds"):
+        without_frequency(TABLE, [1, 2, 3], folds=folds)

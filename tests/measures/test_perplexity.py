@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, CONTEXT, VOCAB, shaken, tokens
 
-from tying_utils.measures.perplexity import Perplexity, bits_per_byte, paired, perplexity
+from tying_utils.measures.perplexity import Perplexity, bits_per_byte, by_token, paired, perplexity
 from tying_utils.measures.statistics import mean_interval
 
 IDS = tokens(12, seed=4)
@@ -214,3 +214,11 @@ def test_a_loss_that_is_not_finite_is_named():
         model.get_output_embeddings().weight[0, 0] = math.nan
     with pytest.raises(ValueError, match=r"^model: a finite loss is needed, got NaN or infinity in 12 of 12 windows"):
         measured(model)
+
+
+@both_arms
+def test_losses_by_token_are_those_of_the_windows(tied):
+    model = shaken(tied=tied)
+    losses = by_token(model, IDS, batch_size=5, progress=False)
+    assert losses.shape == (12, CONTEXT - 1) and losses.dtype == np.float32
+    assert losses.mean(1, dtype=np.float64) == pytest.approx(measured(model).losses, rel=1e-6)

@@ -157,6 +157,13 @@ def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20
     return Chance(float(null.mean()), low, high, permutations)
 
 
+def held_out(source: Tensor, target: Tensor, kind: Kind, *, folds: int = 5, seed: int = 0) -> Tensor:
+    """Return the cosine (V,), float64, of each token whose fold the map was not fitted on; arguments as in `alignment`."""
+    pair = _Pair(source, target, kind)
+    _checked_folds(folds, *pair.source.shape, kind)
+    return pair.cosines() if kind == "identity" else pair.held_out(folds, checked_seed(seed))
+
+
 def gaussian_chance(V: int, d: int, kind: Kind) -> float:
     """Return the expected `align` of two independent Gaussian (V, d) tables, to leading order in d / V.
 

@@ -21,13 +21,7 @@ def norm_by_frequency(table: Tensor, counts: Any) -> pd.DataFrame:
     Raises ValueError for counts of another length, of another kind of number, or below zero.
     """
     table = checked_table("table", table)
-    count = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts)
-    if count.shape != (len(table),):
-        raise ValueError(f"counts: one count a row is needed, shape ({len(table)},), got shape {count.shape}")
-    if not np.issubdtype(count.dtype, np.integer):
-        raise ValueError(f"counts: integers are needed, got {count.dtype}; counts.astype(int) would do for whole numbers")
-    if count.min() < 0:
-        raise ValueError(f"counts: non-negative integers are needed, got {count.min()} at token {count.argmin()}")
+    count = _checked_counts(counts, len(table))
     norm = torch.linalg.vector_norm(table.cpu(), dim=1, dtype=torch.float64).numpy()
     log10_count = np.log10(count + 1.0)
     return pd.DataFrame({"token": np.arange(len(table)), "count": count, "log10_count": log10_count, "norm": norm})
@@ -60,3 +54,50 @@ def binned(frame: pd.DataFrame, bins: int = 12) -> pd.DataFrame:
     table = pd.DataFrame({"norm_mean": groups.mean(), "norm_std": groups.std(ddof=0), "tokens": groups.size()})
     table.insert(0, "log10_count", ((edges[:-1] + edges[1:]) / 2)[table.index])
     return table.reset_index(drop=True)
+
+
+def count_table(counts: Any, d: int) -> Tensor:
+    """Return a table (V, d), float64, that knows of each token only how often it occurs: log(count + 1) in one direction.
+
+    What it scores against another table is what frequency alone explains. counts (V,): as in `norm_by_frequency`.
+    """
+    count = _checked_counts(counts)
+    table = torch.zeros(len(count), positive("d", d), dtype=torch.float64)
+    table[:, 0] = torch.from_numpy(np.log1p(count))
+    return table
+
+
+def without_frequency(table: Tensor, counts: Any, *, degree: int = 3, folds: int = 10, seed: int = 0) -> Tensor:
+    """Return `table` (V, d) without what a polynomial of log(count + 1) predicts of each column, float64, on the CPU.
+
+    Each row is predicted by a fit to the tokens of the other folds, so that a token's own row takes nothing of itself away.
+    `seed` deals the tokens into folds; where each count is met often, they hardly matter. Raises ValueError for counts as
+    `norm_by_frequency` does, and for more folds than tokens or fewer than 2.
+    """
+    table = checked_table("table", table).cpu().double()
+    count = _checked_counts(counts, len(table))
+    if not 2 <= positive("folds", folds) <= len(table):
+        raise ValueError(f"folds: from 2 to V = {len(table)} are needed, got {folds}")
+    logs = np.log1p(count)
+    # Chebyshev polynomials over the range of the counts: powers of a logarithm are nearly alike, these are not.
+    span = np.ptp(logs) or 1.0
+    terms = torch.from_numpy(np.polynomial.chebyshev.chebvander(2 * (logs - logs.min()) / span - 1, positive("degree", degree)))
+    fold = torch.from_numpy(np.random.default_rng(seed).permutation(len(table)) % folds)
+    left = torch.empty_like(table)
+    for one in range(folds):
+        held_out = fold == one
+        # pinv: where tokens share few counts the terms are not independent.
+        left[held_out] = table[held_out] - terms[held_out] @ (torch.linalg.pinv(terms[~held_out]) @ table[~held_out])
+    return left
+
+
+def _checked_counts(counts: Any, rows: int | None = None) -> np.ndarray:
+    count = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts)
+    if count.ndim != 1 or len(count) != (len(count) if rows is None else rows):
+        shape = "(V,)" if rows is None else f"({rows},)"
+        raise ValueError(f"counts: one count a row is needed, shape {shape}, got shape {count.shape}")
+    if not np.issubdtype(count.dtype, np.integer):
+        raise ValueError(f"counts: integers are needed, got {count.dtype}; counts.astype(int) would do for whole numbers")
+    if count.min() < 0:
+        raise ValueError(f"counts: non-negative integers are needed, got {count.min()} at token {count.argmin()}")
+    return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -80,19 +81,9 @@ def perplexity(
         ValueError: tokens that the model cannot read or windows of one token, a batch size that is not positive, or a model
             whose loss is not finite.
     """
-    ids = _windows(model, tokens)
-    at_once = max(1, _TOKENS_AT_ONCE // ids.shape[1]) if batch_size is None else positive("batch_size", batch_size)
-    sums = []
-    with (
-        evaluating(model),
-        torch.inference_mode(),
-        tqdm(total=len(ids), unit="window", disable=not progress, leave=False) as bar,
-    ):
-        for rows in ids.to(model.device).split(at_once):
-            # A window at a time, as float32 log-probabilities of a whole batch would take as much memory as its logits.
-            for logits, row in zip(model(rows[:, :-1]).logits, rows, strict=True):
-                sums.append(cross_entropy(logits.float(), row[1:], reduction="none").cpu().double().sum())
-            bar.update(len(rows))
+    ids, sums = _windows(model, tokens), []
+    for losses in _token_losses(model, ids, batch_size, progress):
+        sums.append(losses.double().sum())
     losses = torch.stack(sums).numpy() / (ids.shape[1] - 1)
     if not np.isfinite(losses).all():
         bad = int((~np.isfinite(losses)).sum())
@@ -103,6 +94,28 @@ def perplexity(
     error = float(losses.std(ddof=1) / math.sqrt(len(losses))) if len(losses) > 1 else math.nan
     digest = hashlib.sha256(str(tuple(ids.shape)).encode() + ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
     return Perplexity(over.mean, error, Range(over.low, over.high), ids[:, 1:].numel(), losses, digest)
+
+
+def by_token(
+    model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None, progress: bool = True
+) -> NDArray[np.float32]:
+    """Return the loss of every predicted token, nats, float32 (n, length - 1); arguments and errors as in `perplexity`."""
+    return torch.stack([*_token_losses(model, _windows(model, tokens), batch_size, progress)]).numpy()
+
+
+def _token_losses(model: PreTrainedModel, ids: Tensor, batch_size: int | None, progress: bool) -> Iterator[Tensor]:
+    """Yield the losses (length - 1,) of each window, float32 on the CPU."""
+    at_once = max(1, _TOKENS_AT_ONCE // ids.shape[1]) if batch_size is None else positive("batch_size", batch_size)
+    with (
+        evaluating(model),
+        torch.inference_mode(),
+        tqdm(total=len(ids), unit="window", disable=not progress, leave=False) as bar,
+    ):
+        for rows in ids.to(model.device).split(at_once):
+            # A window at a time, as float32 log-probabilities of a whole batch would take as much memory as its logits.
+            for logits, row in zip(model(rows[:, :-1]).logits, rows, strict=True):
+                yield cross_entropy(logits.float(), row[1:], reduction="none").cpu()
+            bar.update(len(rows))
 
 
 def paired(first: Perplexity, second: Perplexity) -> Interval:
