@@ -57,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep.add_argument("--shard", metavar="I/N", help=words)
     sweep.set_defaults(run=_sweep)
     words = "train what is missing of laptop's axis of training length, for days: start it once for each core; it resumes"
-    commands.add_parser("lengths", help=words).set_defaults(run=_lengths)
+    longer = commands.add_parser("lengths", help=words)
+    words = "train nothing: measure every length and seed all of whose arms are finished, into data/results/lengths"
+    longer.add_argument("--measure", action="store_true", help=words)
+    longer.set_defaults(run=_lengths)
     words = "check a card: is everything right on it, how fast is it, and what do the claims say there"
     gpu = commands.add_parser("gpu", help=words)
     gpu.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: 8)")
@@ -192,8 +195,14 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _lengths(options: argparse.Namespace) -> None:
-    from tying_utils.study import lengths
+    from tying_utils.study import axis, lengths
 
+    if options.measure:
+        for place in axis.PLACES:
+            tables = axis.Axis(place, fresh=True)
+            for name in tables.names if tables.finished else ():
+                print(f"{tables.folder / name}.csv: {len(tables[name])} rows, {tables.origin[name]}", flush=True)
+        return
     for condition, run in lengths.train_next():
         loss, seconds = run.metrics["validation_loss"].iloc[-1], run.record["made"]["seconds"]
         where = f"{condition.profile}, {condition.arm.name}"

@@ -37,3 +37,10 @@ def test_one_seed_gives_no_interval_and_no_verdict() -> None:
 def test_no_seed_is_an_error() -> None:
     with pytest.raises(ValueError, match="values: a sequence of at least 1 number is needed"):
         SHARE.row([])
+
+
+def test_an_effect_too_small_to_name_is_equivalent_whichever_side_it_is_on() -> None:
+    loss = Statistic("loss", "C5", "loss", "nats per token", smallest=0.02)
+    assert loss.row([0.004, 0.005, 0.006])["verdict"] == "equivalent"
+    assert loss.row([0.04, 0.05, 0.06])["verdict"] == "supported"
+    assert loss.row([0.004, 0.005, 0.006])["p"] < 0.05

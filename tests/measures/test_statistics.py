@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tying_utils.measures import statistics as module
@@ -12,7 +12,9 @@ from tying_utils.measures.statistics import (
     Interval,
     bootstrap_interval,
     central_range,
+    holm,
     mean_interval,
+    p_value,
     rolling_mean,
     slope,
     verdict,
@@ -198,3 +200,53 @@ def test_rolling_mean_by_hand():
     assert rolling_mean([2, 4, 6, 8], 2).tolist() == [2, 3, 5, 7]
     with pytest.raises(ValueError, match="window"):
         rolling_mean([1, 2], 0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.01, 0.04, "equivalent"),  # above the null, but nowhere worth naming
+        (-0.04, 0.04, "equivalent"),
+        (0.01, 0.06, "supported"),
+        (-0.06, -0.01, "refuted"),
+        (-0.06, 0.04, "open"),
+        (-0.05, 0.05, "open"),
+        (math.nan, math.nan, "open"),
+    ],
+)
+def test_what_is_too_small_to_name_is_equivalent(low, high, expected):
+    assert verdict(Interval(0.0, low, high, 3), smallest=0.05) == expected
+    shifted = Interval(0.5, 0.5 + low, 0.5 + high, 3)
+    assert verdict(shifted, 0.5, smallest=0.0500001) == (expected if (low, high) != (-0.05, 0.05) else "equivalent")
+
+
+@given(st.lists(numbers, min_size=2, max_size=12), numbers)
+def test_p_is_below_a_twentieth_where_the_interval_leaves_the_null_out(values, null):
+    interval = mean_interval(values)
+    edge = min(abs(interval.low - null), abs(interval.high - null))
+    assume(edge > 1e-6 * (1 + abs(interval.mean) + interval.high - interval.low))  # at the edge itself rounding decides
+    assert (p_value(values, null) < 0.05) == (not interval.low <= null <= interval.high)
+
+
+def test_p_values_are_those_of_scipy():
+    from scipy.stats import ttest_1samp
+
+    values = [0.3, 0.5, 0.1, 0.7]
+    assert p_value(values, 0.1) == pytest.approx(ttest_1samp(values, 0.1).pvalue)
+    assert math.isnan(p_value([1.0]))
+    assert (p_value([2.0, 2.0], 2.0), p_value([2.0, 2.0], 1.0)) == (1.0, 0.0)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    with_none = holm([math.nan, 0.02, 0.02])
+    assert math.isnan(with_none[0]) and with_none[1:].tolist() == pytest.approx([0.04, 0.04])
+    assert holm([]).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_lies_between_each_alone_and_bonferroni(p):
+    adjusted = holm(p)
+    assert (adjusted >= np.array(p) - 1e-12).all() and (adjusted <= np.minimum(1, np.array(p) * len(p)) + 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= -1e-12).all()

@@ -6,6 +6,8 @@ UNTIED, TIED = "untied", "tied"
 SHARED_START = "shared start"
 NEW_ROLES = {f"new {role} roles": role for role in ROLES}  # what a two-role language is fine-tuned on: that role dealt anew
 EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the second table costs the untied one
+SECOND_START = "untied, second start"
+LOG_COUNT = "log count"  # a table that knows of its tokens only how often they occur
 AGAIN = "untied again"  # from another start: what two untied models share, which no remedy has to beat
 # The columns that say where an arm that stands elsewhere was trained.
 PLACE = ("arch", "d_model", "n_layers", "vocab_size")

@@ -18,11 +18,11 @@ WINDOW = 20  # steps of the rolling mean
 FIGURES = style.Gallery()
 
 
-def share_over(gradients: pd.DataFrame, first: float, last: float, column: str = "output_share") -> pd.Series:
-    """Return the mean output share by seed over the fraction `first` to `last` of training, of the tied arm."""
-    tied = where(gradients, arm=TIED)
-    done = tied["step"] / tied["step"].max()
-    return tied[(done > first) & (done <= last)].groupby("seed")[column].mean()
+def share_over(gradients: pd.DataFrame, first: float, last: float, column: str = "output_share", arm: str = TIED) -> pd.Series:
+    """Return the mean output share by seed over the fraction `first` to `last` of training, of `arm`."""
+    own = where(gradients, arm=arm)
+    done = own["step"] / own["step"].max()
+    return own[(done > first) & (done <= last)].groupby("seed")[column].mean()
 
 
 def evidence(tables: Tables) -> Evidence:
@@ -33,11 +33,19 @@ def evidence(tables: Tables) -> Evidence:
     }
     for when, (words, first, last, published) in parts.items():
         gradient = Statistic(
-            f"{when}_share", "C2", f"output share of the gradient, {words}", "fraction", null=0.5, published=published
+            f"{when}_share",
+            "C2",
+            f"output share of the gradient, {words}",
+            "fraction",
+            null=0.5,
+            smallest=0.05,
+            published=published,
         )
         yield gradient, share_over(tables["gradients"], first, last)
     for when, (words, first, last, _) in parts.items():
-        update = Statistic(f"{when}_update_share", "C2b", f"output share of the Adam update, {words}", "fraction", null=0.5)
+        update = Statistic(
+            f"{when}_update_share", "C2b", f"output share of the Adam update, {words}", "fraction", null=0.5, smallest=0.05
+        )
         yield update, share_over(tables["gradients"], first, last, "output_update_share")
 
 

@@ -17,7 +17,8 @@ class Statistic:
     """What is measured of a claim, in one number per seed.
 
     Code and the column "id" know it by its `id`, readers by its `label`, measured in `unit`. The claim says that it lies on
-    the side `claimed` of `null`, the value that would be no effect. `published` is what the paper says of it, in words.
+    the side `claimed` of `null`, the value that would be no effect; what is nearer to it than `smallest` is not worth naming.
+    `published` is what the paper says of it, in words.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Statistic:
     unit: str
     null: float = 0.0
     claimed: Side = "above"
+    smallest: float = 0.0
     published: str = "not measured"
 
     @property
@@ -37,8 +39,8 @@ class Statistic:
         """Judge `values` (n,), one per seed: a row of a table of verdicts.
 
         Keys: claim, statistic (the label), estimate (the mean), low, high (its 95 % t interval; nan for one seed), seeds (n),
-        verdict ("supported", "refuted" or "open", see `statistics.verdict`), published, id, unit and null. Raises ValueError
-        for no values, and for any that is not finite.
+        p (see `statistics.p_value`), verdict ("supported", "refuted", "equivalent" or "open", see `statistics.verdict`),
+        published, id, unit and null. Raises ValueError for no values, and for any that is not finite.
         """
         interval = statistics.mean_interval(values)
         return {
@@ -48,7 +50,8 @@ class Statistic:
             "low": interval.low,
             "high": interval.high,
             "seeds": interval.n,
-            "verdict": statistics.verdict(interval, null=self.null, claimed=self.claimed),
+            "p": statistics.p_value(values, self.null),
+            "verdict": statistics.verdict(interval, self.null, self.claimed, smallest=self.smallest),
             "published": self.published,
             "id": self.id,
             "unit": self.unit,

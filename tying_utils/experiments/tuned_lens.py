@@ -33,15 +33,16 @@ def evidence(tables: Tables) -> Evidence:
             if layer == 0
             else (f"lens_gap_layer_{layer}", f"layer {layer}", "one layer off")
         )
-        gap = Statistic(name, "C3", f"lens KL at {point}, tied - untied, bits", "bits per token", published=paper)
+        gap = Statistic(name, "C3", f"lens KL at {point}, tied - untied, bits", "bits per token", smallest=0.1, published=paper)
         yield gap, tied_less_untied(tuned(lens, layer), "kl_bits")
-    budget = where(tables["lens_budget"], layer=0)
-    steps = budget["steps"].min()
-    words = f"the same at the input, lens stopped after {steps} steps"
-    stopped = Statistic("lens_gap_stopped", "C3 lens", words, "bits per token", published=at_input)
-    yield stopped, tied_less_untied(where(budget, steps=steps), "kl_bits")
+    if "lens_budget" in tables:
+        budget = where(tables["lens_budget"], layer=0)
+        steps = budget["steps"].min()
+        words = f"the same at the input, lens stopped after {steps} steps"
+        stopped = Statistic("lens_gap_stopped", "C3 lens", words, "bits per token", published=at_input)
+        yield stopped, tied_less_untied(where(budget, steps=steps), "kl_bits")
     words = "early blocks' share of the residual norm, tied - untied"
-    blocks = Statistic("early_blocks", "C3", words, "fraction", claimed="below")
+    blocks = Statistic("early_blocks", "C3", words, "fraction", claimed="below", smallest=0.02)
     yield blocks, tied_less_untied(early_layers(tables["residual"]), "share")
 
 

@@ -160,7 +160,8 @@ def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20
 def held_out(source: Tensor, target: Tensor, kind: Kind, *, folds: int = 5, seed: int = 0) -> Tensor:
     """Return the cosine (V,), float64, of each token whose fold the map was not fitted on; arguments as in `alignment`."""
     pair = _Pair(source, target, kind)
-    _checked_folds(folds, *pair.source.shape, kind)
+    tokens, d = pair.source.shape
+    _checked_folds(folds, tokens, d, kind)
     return pair.cosines() if kind == "identity" else pair.held_out(folds, checked_seed(seed))
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from tying_utils.base.checks import positive
@@ -77,18 +77,51 @@ def central_range(values: Tensor | ArrayLike, level: float = 0.95) -> Range:
     return Range(float(low), float(high))
 
 
-def verdict(interval: Interval, null: float = 0.0, claimed: Literal["above", "below"] = "above") -> str:
+def verdict(
+    interval: Interval, null: float = 0.0, claimed: Literal["above", "below"] = "above", *, smallest: float = 0.0
+) -> str:
     """Return what `interval` says of the claim that the mean lies "above" or "below" `null`.
 
-    "supported" if it lies wholly on the claimed side, "refuted" if wholly on the other, "open" if it covers or touches
-    `null` or if there is no interval (one seed).
+    "equivalent" if it lies wholly nearer to `null` than `smallest`, the smallest effect worth naming; else "supported" if it
+    lies wholly on the claimed side, "refuted" if wholly on the other, and "open" if it covers or touches `null` or if there is
+    no interval (one seed).
     """
     if claimed not in ("above", "below"):
         raise ValueError(f"claimed: 'above' or 'below' is needed, got {claimed!r}")
+    if null - smallest < interval.low and interval.high < null + smallest:
+        return "equivalent"
     above, below = interval.low > null, interval.high < null  # both False for nan
     if not (above or below):
         return "open"
     return "supported" if above == (claimed == "above") else "refuted"
+
+
+def p_value(values: ArrayLike, null: float = 0.0) -> float:
+    """Return the two-sided p value of Student's t test that the mean of `values` (n,) is `null`; nan for one value.
+
+    It is below .05 where `mean_interval` leaves `null` out. Raises ValueError as that does.
+    """
+    x = _vector("values", values)
+    if len(x) == 1:
+        return math.nan
+    error, distance = float(x.std(ddof=1)) / math.sqrt(len(x)), abs(float(x.mean()) - null)
+    if error == 0:
+        return 0.0 if distance else 1.0
+    return float(2 * stdtr(len(x) - 1, -distance / error))
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """Return the p values (n,) of tests that are judged together, adjusted so that one false positive in all is as rare.
+
+    Holm's step-down (1979): the smallest times n, the next times n - 1, and so on, none below the one before it. A nan, of a
+    test that could not be made, counts for nothing and stays.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    adjusted, order = np.full(values.shape, np.nan), np.argsort(values)  # nan come last
+    known = order[: int(np.isfinite(values).sum())]
+    steps = values[known] * np.arange(len(known), 0, -1)
+    adjusted[known] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
 
 
 def slope(x: ArrayLike, y: ArrayLike) -> float:

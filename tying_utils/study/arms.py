@@ -92,5 +92,5 @@ EQUAL = TIED.at(enlarged=True)
 SHARED_START = Arm(kind=names.SHARED_START, init=AS_UNTIED)
 # What two untied models share, which no remedy has to beat: another untied arm, from where the tied one starts.
 AGAIN = Arm(kind=names.AGAIN, tied=False)
-SECOND_START = Arm(kind="untied, second start", tied=False, init=_AS_NONE)  # the same where the tied arm's start is taken
+SECOND_START = Arm(kind=names.SECOND_START, tied=False, init=_AS_NONE)  # the same where the tied arm's start is taken
 ELSEWHERE = (*PAIR, scaled(names.ELSEWHERE_SCALE))  # what the claims need at other architectures and shapes

@@ -37,7 +37,8 @@ RATES: dict[float, tuple[tuple[float, ...], tuple[int, ...]]] = {
     4.0: ((0.5, 1.0), (0,)),
     20.0: ((0.5, 1.0, 2.0), (0,)),
 }
-ARMS = (UNTIED, TIED, scaled(5), EQUAL, SECOND_START)
+RATED = (UNTIED, TIED, scaled(5))
+ARMS = (*RATED, EQUAL, SECOND_START)
 _CHECKPOINTS, _VALIDATIONS = 16, 10  # of a run, equally spaced
 
 
@@ -123,17 +124,27 @@ _ORDER = (
 )
 
 
-def conditions() -> Iterator[Condition]:
-    """Yield every run in the order in which they are trained: learning rates first, then seed by seed from short to long."""
+def tried() -> Iterator[Condition]:
+    """Yield the runs that chose the learning rates."""
     for length, (rates, seeds) in RATES.items():
         for seed in seeds:
-            for arm in (UNTIED, TIED, scaled(5)):
+            for arm in RATED:
                 for rate in rates:
                     yield D64.condition(arm, length, seed, rate)
+
+
+def axis() -> Iterator[Condition]:
+    """Yield the runs at the rates that were chosen, seed by seed from short to long."""
     for profile, seed in _ORDER:
         for length in TOKENS_PER_WEIGHT:
             for arm in ARMS:
                 yield profile.condition(arm, length, seed)
+
+
+def conditions() -> Iterator[Condition]:
+    """Yield every run in the order in which they are trained: learning rates first."""
+    yield from tried()
+    yield from axis()
 
 
 def train_next(*, progress: bool = True) -> Iterator[tuple[Condition, Run]]:

@@ -9,7 +9,19 @@ from typing import Any
 from tying_utils.base.names import ELSEWHERE_SEEDS, TWO_ROLE
 from tying_utils.corpora.two_role import Settings
 from tying_utils.study import arms
-from tying_utils.study.arms import AGAIN, AS_UNTIED, ELSEWHERE, EQUAL, PAIR, SHARED_START, TIED, UNTIED, Arm, Place
+from tying_utils.study.arms import (
+    AGAIN,
+    AS_UNTIED,
+    ELSEWHERE,
+    EQUAL,
+    PAIR,
+    SECOND_START,
+    SHARED_START,
+    TIED,
+    UNTIED,
+    Arm,
+    Place,
+)
 from tying_utils.training.config import TrainConfig
 
 Arms = tuple[Arm, ...]
@@ -29,6 +41,7 @@ class Profile:
     swept: tuple[float, ...] = ()  # output scales that are crossed with the input scales: the sweep behind the sliders
     agreements: tuple[float, ...] = (0.0,)  # of the two roles; the two-role language alone
     shared_start: bool = True
+    second_start: bool = True  # another untied arm, whose two tables are the poles that a tied one lies between
     equal: dict[str, Any] = field(default_factory=dict)  # fields of TrainConfig that make the tied model as large as the untied
     sizes: tuple[Place, ...] = ()  # beside the profile's own
     remedies: Arms = ()
@@ -127,7 +140,7 @@ class Profile:
     @cached_property
     def _own(self) -> Arms:
         """Return the arms of the paper's claims and of fine-tuning, which have all seeds."""
-        control = (SHARED_START,) if self.shared_start else ()
+        control = (SHARED_START,) * self.shared_start + (SECOND_START,) * self.second_start
         scales = (*self.scaled, *self.output_scaled, *self.sweep, *self.agreeing)
         return (*PAIR, *control, *self.sized, *scales, *self.starts, *self.tuned)
 

@@ -263,6 +263,7 @@ for _profile in (
         training=_PAPER,
         input_scales=(1.0, 5.0),
         shared_start=False,
+        second_start=False,
     ),
 ):
     PROFILES.setdefault(_profile.name, {})[_profile.corpus] = _profile

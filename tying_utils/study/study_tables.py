@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from tying_utils.base.names import TWO_ROLE
-from tying_utils.study.arms import PAIR, SHARED_START, TIED, UNTIED, Arm
+from tying_utils.study.arms import PAIR, SECOND_START, SHARED_START, TIED, UNTIED, Arm
 from tying_utils.study.profile import Arms, Profile
 
 
@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[Profile], Arms]] = {
     "neighbors": _pair,
     "cosines": _pair,
     "control_alignment": lambda profile: (UNTIED, SHARED_START) if profile.shared_start else (),
+    "poles": lambda profile: (*PAIR, SECOND_START) if profile.second_start else (),
     "losses": _pair,
     "sizes": lambda profile: profile.sized,
     "gradients": _pair,

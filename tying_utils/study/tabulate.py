@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tying_utils.study import of_language, of_models, of_runs, of_tables, transfer
+from tying_utils.study import of_language, of_models, of_poles, of_runs, of_tables, transfer
 from tying_utils.study.profile import Profile
 from tying_utils.study.trained import PLACED, SWEPT, Measure, Trained
 
@@ -26,6 +26,7 @@ MEASURES: dict[str, Measure] = {
     "neighbors": of_tables.overlap_neighbors,
     "cosines": of_tables.cosines,
     "control_alignment": of_tables.align,
+    "poles": of_poles.poles,
     "losses": of_runs.losses,
     "sizes": of_runs.losses,
     "gradients": of_runs.gradients,

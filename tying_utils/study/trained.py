@@ -19,6 +19,7 @@ from tying_utils.corpora.two_role import Language
 from tying_utils.study.arms import Arm
 from tying_utils.study.columns import in_turn, tabulated
 from tying_utils.study.profile import Profile
+from tying_utils.training.batches import Batches
 from tying_utils.training.hardware import choose_hardware
 from tying_utils.training.run_store import Run
 
@@ -41,9 +42,14 @@ class Trained:
     @property
     def labels(self) -> dict[str, Any]:
         """Return the first columns of its rows: those of the arm, and the others from the run's configuration."""
-        arm = self.arm.kind if self.columns == PLACED else self.arm.name
-        own = {"corpus": self.corpus.name, "arm": arm, "seed": self.seed}
+        own = self.own
         return {name: own[name] if name in own else getattr(self.run.config, name) for name in self.columns}
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Return the labels that its configuration does not hold."""
+        arm = self.arm.kind if self.columns == PLACED else self.arm.name
+        return {"corpus": self.corpus.name, "arm": arm, "seed": self.seed}
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -55,6 +61,16 @@ class Trained:
     def used(self) -> torch.Tensor:
         """Return the tokens that occur in the training text: untrained rows are no embeddings, and look all alike."""
         return torch.from_numpy(self.corpus.counts.nonzero()[0])
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """Return how often the run was asked to predict each token, (V,) int64: of the whole text it reads a part."""
+        config = self.run.config
+        batches = Batches(config, self.corpus, torch.device("cpu"))
+        counts = np.zeros(config.vocab_size, np.int64)
+        for step in range(config.steps):
+            counts += np.bincount(batches(step)[:, 1:].flatten().numpy(), minlength=config.vocab_size)
+        return counts
 
     def tables(self, step: int | None = None) -> dict[str, torch.Tensor]:
         """Return the rows of the used tokens by table: "tied", or "input" and "output"."""

@@ -1,0 +1,132 @@
+"""Notebook 12: every claim again at each length of training, and whether it grows, holds, fades or turns."""
+
+import numpy as np
+import pandas as pd
+
+from tying_utils.base.names import EQUAL, TIED, UNTIED, scaled
+from tying_utils.experiments import alignment, evolution, gradients, position, tuned_lens
+from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.tables import Tables, where
+from tying_utils.measures import statistics
+from tying_utils.study.axis import Axis, Lengths
+
+# The statistics that stand for the claims, by id, and what a figure calls them.
+HEADLINES = {
+    "position": "C1: position of W",
+    "output_bias": "C1: output bias of W",
+    "early_share": "C2: output share, early",
+    "share_gap": "C2: the same, tied − untied",
+    "lens_gap": "C3: lens KL at the input, tied − untied",
+    "early_blocks": "C3: early blocks, tied − untied",
+    "scaled_bias": "C4: bias, x5 − tied",
+    "scaled_loss": "C4: loss, x5 − tied",
+    "equal_shape": "C5: loss, tied − untied",
+    "equal_parameters": "C5: the same at equal parameters",
+}
+_ENOUGH = 3  # seeds of the length that a headline is taken from
+_X5 = scaled(5)
+
+
+class _At:
+    """The tables of a place at one number of tokens per weight, by the names that a study has for them."""
+
+    def __init__(self, axis: Axis, tokens_per_weight: float) -> None:
+        self.axis, self.tokens_per_weight = axis, tokens_per_weight
+
+    def __contains__(self, name: object) -> bool:
+        return name in ("gradients", *self.axis.names)
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return where(self.axis["share" if name == "gradients" else name], tokens_per_weight=self.tokens_per_weight)
+
+
+def evidence(tables: Tables) -> Evidence:
+    """Yield every claim's statistics at one length."""
+    yield from position.evidence(tables)
+    yield from alignment.evidence(tables)
+    yield from gradients.evidence(tables)
+    early = {arm: gradients.share_over(tables["gradients"], 0, 0.1, arm=arm) for arm in (TIED, UNTIED)}
+    words = "output share of the gradient, first tenth, tied - untied"
+    yield Statistic("share_gap", "C2", words, "fraction", smallest=0.05), early[TIED] - early[UNTIED]
+    yield from tuned_lens.evidence(tables)
+    bias = where(position.positions(tables["poles"]), frequency_out=False).set_index(["arm", "seed"])["bias"]
+    words, unit = "output bias, orthogonal, input x5 - tied", "corrected alignment"
+    yield Statistic("scaled_bias", "C4", words, unit, claimed="below", smallest=0.05), bias[_X5] - bias[TIED]
+    loss, unit = tables["losses"].set_index(["arm", "seed"])["validation_loss"], "nats per token"
+    for name, claim, words, one, other in (
+        ("scaled_loss", "C4 price", "validation loss, input x5 - tied", _X5, TIED),
+        ("equal_shape", "C5", "validation loss, tied - untied, equal shape", TIED, UNTIED),
+        ("equal_parameters", "C5", "validation loss, tied - untied, equal parameters", EQUAL, UNTIED),
+        ("larger_tied", "C5 check", "validation loss, larger tied - tied", EQUAL, TIED),
+    ):
+        claimed = "below" if name == "larger_tied" else "above"
+        yield Statistic(name, claim, words, unit, claimed=claimed, smallest=0.02), loss[one] - loss[other]
+    yield from evolution.evidence(tables)
+
+
+def values(lengths: Lengths) -> pd.DataFrame:
+    """Return each statistic's value by place, tokens_per_weight and seed, with its id and the `Statistic` itself."""
+    rows = []
+    for axis in lengths.places:
+        for length in sorted(axis["losses"]["tokens_per_weight"].unique()):
+            for statistic, by_seed in evidence(_At(axis, length)):
+                labels = {"place": axis.profile.name, "tokens_per_weight": length, "id": statistic.id, "statistic": statistic}
+                rows += [{**labels, "seed": seed, "value": value} for seed, value in by_seed.items()]
+    return pd.DataFrame(rows)
+
+
+def verdicts(lengths: Lengths) -> pd.DataFrame:
+    """Judge every statistic at every place and length: place, tokens_per_weight and the columns of `Statistic.row`."""
+    rows = []
+    for (place, length, _), part in values(lengths).groupby(["place", "tokens_per_weight", "id"], sort=False):
+        judged = part["statistic"].iloc[0].row(part["value"])
+        rows.append({"place": place, "tokens_per_weight": length, **judged})
+    return pd.DataFrame(rows)
+
+
+def trend(part: pd.DataFrame, null: float) -> dict[str, float | str]:
+    """Return how one statistic changes with the length of training: part has tokens_per_weight, seed and value.
+
+    slope, low, high: per decade of tokens per weight, mean over the seeds that have every length and its 95 % interval. trend:
+    "turns" where the intervals at the shortest and the longest length lie on two sides of `null`, else "holds" where the
+    interval of the slope covers 0, else "grows" or "fades" as the mean goes away from `null` or towards it; "" below two seeds
+    or two lengths.
+    """
+    wide = part.pivot_table(index="seed", columns="tokens_per_weight", values="value").dropna()
+    if wide.shape[1] < 2 or len(wide) < 2:
+        return {"slope": np.nan, "low": np.nan, "high": np.nan, "trend": ""}
+    decades = np.log10(wide.columns.to_numpy(dtype=float))
+    slope = statistics.mean_interval([statistics.slope(decades, row) for row in wide.to_numpy()])
+    first, last = (statistics.mean_interval(wide[length]) for length in (wide.columns[0], wide.columns[-1]))
+    if (first.high < null < last.low) or (last.high < null < first.low):
+        word = "turns"
+    elif slope.low <= 0 <= slope.high:
+        word = "holds"
+    else:
+        word = "grows" if abs(last.mean - null) > abs(first.mean - null) else "fades"
+    return {"slope": slope.mean, "low": slope.low, "high": slope.high, "trend": word}
+
+
+def headlines(lengths: Lengths) -> pd.DataFrame:
+    """Judge the headline of every claim and place at the longest length that has three seeds, all of them together.
+
+    A row per id in `HEADLINES` and place: place, tokens_per_weight, the columns of `Statistic.row`, p_holm (the p value
+    adjusted over all rows, see `statistics.holm`), earliest (tokens per weight), early_estimate, early_low, early_high,
+    early_verdict (at that length) and trend. A row that is "supported" or "refuted" alone but not with the others is "open".
+    """
+    judged, of = verdicts(lengths), values(lengths)
+    rows = []
+    for (place, name), part in judged[judged["id"].isin(HEADLINES)].groupby(["place", "id"], sort=False):
+        enough = part[part["seeds"] >= _ENOUGH]
+        if enough.empty:
+            continue
+        last, first = (enough.sort_values("tokens_per_weight").iloc[place] for place in (-1, 0))
+        own = where(of, place=place, id=name)
+        early = {f"early_{column}": first[column] for column in ("estimate", "low", "high", "verdict")}
+        rows.append({**last, "earliest": first["tokens_per_weight"], **early, "trend": trend(own, last["null"])["trend"]})
+    frame = pd.DataFrame(rows)
+    frame["p_holm"] = statistics.holm(frame["p"])
+    fragile = (frame["p_holm"] >= 0.05) & frame["verdict"].isin(["supported", "refuted"])
+    frame["verdict"] = frame["verdict"].mask(fragile, "open")
+    order = {name: number for number, name in enumerate(HEADLINES)}
+    return frame.sort_values("id", key=lambda names: names.map(order), kind="stable", ignore_index=True)
