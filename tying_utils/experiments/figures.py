@@ -13,6 +13,7 @@ from tying_utils.experiments import (
     evolution,
     gradients,
     ground_truth,
+    length,
     overview,
     places,
     public_figures,
@@ -28,7 +29,7 @@ from tying_utils.experiments.tables import Tables
 from tying_utils.study import profiles
 
 _EXPERIMENTS = (overview, sizes, alignment, gradients, tuned_lens, scaling, evolution, ground_truth)
-_EXPERIMENTS += (public_figures, remedies, places, transfer)
+_EXPERIMENTS += (public_figures, remedies, places, transfer, length)
 _GALLERIES = [experiment.FIGURES for experiment in _EXPERIMENTS]
 FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERIES for name, figure in gallery.items()))
 
@@ -110,10 +111,13 @@ def render(profile: str, progress: bool = True) -> list[Path]:
     from tqdm.auto import tqdm
 
     from tying_utils.experiments.public import MINIATURES, Public
+    from tying_utils.study import axis
     from tying_utils.study.study import Results
 
     results, written = Results(profile, only_read=True), []
     homes: dict[str | None, Any] = {None: results, **results.studies, MINIATURES: Public(profile, only_read=True)}
+    if profile == axis.PROFILE:
+        homes[axis.NAME] = axis.Lengths()
     for name, figure in tqdm(FIGURES.items(), desc=f"drawing {profile}", disable=not progress, leave=False):
         tables = homes.get(figure.corpus)
         if tables is not None and all(table in tables for table in figure.needs):

@@ -1,14 +1,21 @@
-"""Notebook 12: every claim again at each length of training, and whether it grows, holds, fades or turns."""
+"""Notebook 00: every claim again at each length of training, and whether it grows, holds, fades or turns."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from tying_utils.base.names import EQUAL, TIED, UNTIED, scaled
-from tying_utils.experiments import alignment, evolution, gradients, position, tuned_lens
+from tying_utils.experiments import alignment, evolution, gradients, position, style, tuned_lens
 from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.style import BLACK, BLUE, DASHED, GREEN, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.measures import statistics
-from tying_utils.study.axis import Axis, Lengths
+from tying_utils.study.axis import NAME, Axis, Lengths
+from tying_utils.study.lengths import TOKENS_PER_WEIGHT
 
 # The statistics that stand for the claims, by id, and what a figure calls them.
 HEADLINES = {
@@ -22,6 +29,12 @@ HEADLINES = {
     "scaled_loss": "C4: loss, x5 − tied",
     "equal_shape": "C5: loss, tied − untied",
     "equal_parameters": "C5: the same at equal parameters",
+}
+FIGURES = style.Gallery()
+PLACES = {
+    "packages, d 64": Look("source of packages, d 64", BLUE, "o"),
+    "packages, d 128": Look("the same, d 128", PURPLE, "D", DASHED),
+    "two-role": Look("two-role language", ORANGE, "s"),
 }
 _ENOUGH = 3  # seeds of the length that a headline is taken from
 _X5 = scaled(5)
@@ -130,3 +143,82 @@ def headlines(lengths: Lengths) -> pd.DataFrame:
     frame["verdict"] = frame["verdict"].mask(fragile, "open")
     order = {name: number for number, name in enumerate(HEADLINES)}
     return frame.sort_values("id", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def _over_lengths(ax: Axes, ylabel: str) -> None:
+    ax.set_xscale("log")
+    ax.set_xticks(TOKENS_PER_WEIGHT, [f"{length:g}" for length in TOKENS_PER_WEIGHT])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="tokens per weight", ylabel=ylabel)
+
+
+@FIGURES.reads(
+    "00_lengths",
+    *("losses", "poles", "alignment", "neighbors", "share", "lens", "residual", "drift"),
+    corpus=NAME,
+)
+def over_lengths(lengths: Lengths) -> Figure:
+    """Draw what becomes of each claim as training goes on, up to the paper's 20 tokens per weight."""
+    panels = {
+        "position": ("W between input (0) and output (1)", "position of W"),
+        "early_share": ("Output share, first tenth", "fraction of the gradient's norm"),
+        "lens_gap": ("Lens at the input, tied − untied", "bits per token"),
+        "scaled_bias": ("Output bias, input ×5 − tied", "corrected alignment"),
+        "equal_shape": ("Loss, tied − untied", "nats per token"),
+        "equal_parameters": ("The same at equal parameters", "nats per token"),
+    }
+    frame = values(lengths)
+    figure, axes = style.panels(TWO_COLUMNS, 4.6, *(title for title, _ in panels.values()), rows=2)
+    for ax, (name, (_, unit)) in zip(axes, panels.items(), strict=True):
+        rows = where(frame, id=name)
+        for place, look in PLACES.items():
+            if (rows["place"] == place).any():
+                style.curve(ax, where(rows, place=place), "tokens_per_weight", "value", look, bars=True)
+        style.level(ax, rows["statistic"].iloc[0].null)
+        _over_lengths(ax, unit)
+    shown = [PLACES[place] for place in PLACES if (frame["place"] == place).any()]
+    note = "Each point is trained to its end. Dotted: no effect (a: half way; b: equal norms)."
+    return style.finish(figure, frame, shown, note)
+
+
+@FIGURES.reads("00_deciles", "deciles", corpus=NAME)
+def by_frequency(lengths: Lengths) -> Figure:
+    """Draw where tying hurts: the loss, tied minus untied, from rare tokens to common ones, by length of training."""
+    table = where(lengths["deciles"], place="packages, d 64")
+    wide = table.pivot_table(index=["tokens_per_weight", "decile", "seed"], columns="arm", values="loss").reset_index()
+    figure, axes = style.panels(TWO_COLUMNS, 2.7, "Tied − untied", "Input ×5 − untied", "Equal parameters − untied")
+    lengths_shown = sorted(wide["tokens_per_weight"].unique())
+    shades = dict(zip(lengths_shown, (GREEN, BLUE, PURPLE, ORANGE, BLACK), strict=False))
+    looks = {
+        length: replace(Look(f"{length:g} tokens per weight", shades[length]), marker=marker)
+        for length, marker in zip(lengths_shown, "osD^v", strict=False)
+    }
+    for ax, arm in zip(axes, (TIED, _X5, EQUAL), strict=True):
+        for length, look in looks.items():
+            own = where(wide, tokens_per_weight=length)
+            style.curve(ax, own.assign(gap=own[arm] - own[UNTIED]), "decile", "gap", look)
+        style.level(ax, 0)
+        ax.set(xlabel="tenth of the text, rare to common", ylabel="loss gap (nats per token)", xticks=(1, 4, 7, 10))
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    return style.finish(figure, table, looks.values(), "Source of packages, d 64.", columns=5)
+
+
+@FIGURES.reads("00_rates", "rates", corpus=NAME)
+def rates(lengths: Lengths) -> Figure:
+    """Draw the loss against the learning rate, arm by arm, at each length where rates were tried."""
+    table = lengths["rates"]
+    tried = sorted(table["tokens_per_weight"].unique())
+    figure, axes = style.panels(TWO_COLUMNS, 2.6, *(f"{length:g} tokens per weight" for length in tried))
+    looks = {arm: LOOKS.get(arm, Look("tied, input ×5", PURPLE, "v")) for arm in (UNTIED, TIED, _X5)}
+    for ax, length in zip(axes, tried, strict=True):
+        own = where(table, tokens_per_weight=length)
+        for arm, look in looks.items():
+            style.curve(ax, where(own, arm=arm), "learning_rate", "validation_loss", look)
+        ax.set_xscale("log")
+        found = sorted(own["learning_rate"].unique())
+        ax.set_xticks(found, [f"{1000 * rate:g}" for rate in found])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(xlabel="learning rate (thousandths)", ylabel="loss (nats per token)")
+    return style.finish(figure, table, looks.values(), "Source of packages, d 64.")

@@ -20,7 +20,6 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import offset_copy
 
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
-from tying_utils.experiments.tables import Tables
 from tying_utils.measures import statistics
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
@@ -67,7 +66,7 @@ CORPORA = {
 }
 CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
 
-Draw = Callable[[Tables], Figure]
+Draw = Callable[[Any], Figure]  # of `Tables`, or of what a gallery says it is at home in
 
 
 @dataclass(frozen=True)

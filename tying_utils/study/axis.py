@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # reading tables loads neither the trainer nor what measures
     from tying_utils.study.of_lengths import Long
     from tying_utils.study.trained import Measure
 
-NAME = "lengths"  # of the folder of results
+NAME, PROFILE = "lengths", "laptop"  # of the folder of results, and of the profile whose models it trains longer
 FORMAT = 1  # of every table's record: raise it when a measure would give other numbers
 PLACES: dict[str, LongProfile] = {"d64": lengths.D64, TWO_ROLE: lengths.ROLES, "d128": lengths.D128}
 Group = tuple[float, int]  # tokens per weight and seed
@@ -182,7 +182,7 @@ class Lengths:
     def __init__(self) -> None:
         every = [Axis(place, only_read=True) for place in PLACES]
         self.places = [axis for axis in every if axis.manifest]
-        self.profile = SimpleNamespace(name=NAME, corpus=None)  # what a figure asks of the tables that it is drawn from
+        self.profile = SimpleNamespace(name=PROFILE, corpus=NAME)  # what a figure asks of the tables that it is drawn from
 
     @property
     def checksums(self) -> dict[str, str]:
