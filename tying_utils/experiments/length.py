@@ -1,7 +1,5 @@
 """Notebook 00: every claim again at each length of training, and whether it grows, holds, fades or turns."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +9,7 @@ from matplotlib.ticker import NullLocator
 from tying_utils.base.names import EQUAL, TIED, UNTIED, scaled
 from tying_utils.experiments import alignment, evolution, gradients, position, style, tuned_lens
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLACK, BLUE, DASHED, GREEN, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.style import BLACK, BLUE, DASHED, DOTTED, GREEN, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME, Axis, Lengths
@@ -160,12 +158,12 @@ def _over_lengths(ax: Axes, ylabel: str) -> None:
 def over_lengths(lengths: Lengths) -> Figure:
     """Draw what becomes of each claim as training goes on, up to the paper's 20 tokens per weight."""
     panels = {
-        "position": ("W between input (0) and output (1)", "position of W"),
-        "early_share": ("Output share, first tenth", "fraction of the gradient's norm"),
-        "lens_gap": ("Lens at the input, tied − untied", "bits per token"),
-        "scaled_bias": ("Output bias, input ×5 − tied", "corrected alignment"),
-        "equal_shape": ("Loss, tied − untied", "nats per token"),
-        "equal_parameters": ("The same at equal parameters", "nats per token"),
+        "position": ("Position of W", "input table 0, output table 1"),
+        "early_share": ("Output share, early", "fraction of the norm"),
+        "lens_gap": ("Lens, tied − untied", "KL at the input (bits per token)"),
+        "scaled_bias": ("Bias, input ×5 − tied", "corrected alignment"),
+        "equal_shape": ("At equal shape", "loss (nats per token)"),
+        "equal_parameters": ("At equal parameters", "loss (nats per token)"),
     }
     frame = values(lengths)
     figure, axes = style.panels(TWO_COLUMNS, 4.6, *(title for title, _ in panels.values()), rows=2)
@@ -177,7 +175,7 @@ def over_lengths(lengths: Lengths) -> Figure:
         style.level(ax, rows["statistic"].iloc[0].null)
         _over_lengths(ax, unit)
     shown = [PLACES[place] for place in PLACES if (frame["place"] == place).any()]
-    note = "Each point is trained to its end. Dotted: no effect (a: half way; b: equal norms)."
+    note = "Each point is trained to its end. Dotted: no effect. b: first tenth of training. e, f: tied − untied."
     return style.finish(figure, frame, shown, note)
 
 
@@ -187,11 +185,10 @@ def by_frequency(lengths: Lengths) -> Figure:
     table = where(lengths["deciles"], place="packages, d 64")
     wide = table.pivot_table(index=["tokens_per_weight", "decile", "seed"], columns="arm", values="loss").reset_index()
     figure, axes = style.panels(TWO_COLUMNS, 2.7, "Tied − untied", "Input ×5 − untied", "Equal parameters − untied")
-    lengths_shown = sorted(wide["tokens_per_weight"].unique())
-    shades = dict(zip(lengths_shown, (GREEN, BLUE, PURPLE, ORANGE, BLACK), strict=False))
     looks = {
-        length: replace(Look(f"{length:g} tokens per weight", shades[length]), marker=marker)
-        for length, marker in zip(lengths_shown, "osD^v", strict=False)
+        0.4: Look("0.4 tokens per weight", GREEN, "o", DOTTED),
+        4.0: Look("4 tokens per weight", BLUE, "s", DASHED),
+        20.0: Look("20 tokens per weight", BLACK, "D"),
     }
     for ax, arm in zip(axes, (TIED, _X5, EQUAL), strict=True):
         for length, look in looks.items():
@@ -202,7 +199,7 @@ def by_frequency(lengths: Lengths) -> Figure:
     limits = [ax.get_ylim() for ax in axes]
     for ax in axes:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    return style.finish(figure, table, looks.values(), "Source of packages, d 64.", columns=5)
+    return style.finish(figure, table, looks.values(), "Source of packages, d 64.")
 
 
 @FIGURES.reads("00_rates", "rates", corpus=NAME)
@@ -210,7 +207,7 @@ def rates(lengths: Lengths) -> Figure:
     """Draw the loss against the learning rate, arm by arm, at each length where rates were tried."""
     table = lengths["rates"]
     tried = sorted(table["tokens_per_weight"].unique())
-    figure, axes = style.panels(TWO_COLUMNS, 2.6, *(f"{length:g} tokens per weight" for length in tried))
+    figure, axes = style.panels(TWO_COLUMNS, 2.6, *(f"{length:g}" for length in tried))
     looks = {arm: LOOKS.get(arm, Look("tied, input ×5", PURPLE, "v")) for arm in (UNTIED, TIED, _X5)}
     for ax, length in zip(axes, tried, strict=True):
         own = where(table, tokens_per_weight=length)
@@ -220,5 +217,6 @@ def rates(lengths: Lengths) -> Figure:
         found = sorted(own["learning_rate"].unique())
         ax.set_xticks(found, [f"{1000 * rate:g}" for rate in found])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set(xlabel="learning rate (thousandths)", ylabel="loss (nats per token)")
-    return style.finish(figure, table, looks.values(), "Source of packages, d 64.")
+        ax.set(xlabel="rate (10⁻³ per step)", ylabel="loss (nats per token)" if ax is axes[0] else "")
+    words = "Above each panel: tokens per weight. Source of packages, d 64."
+    return style.finish(figure, table, looks.values(), words)
