@@ -100,10 +100,14 @@ def part(at_the_ends: tuple[float, float], spread: float = 0.01) -> pd.DataFrame
     [((0.1, 0.5), "grows"), ((0.5, 0.1), "fades"), ((0.3, 0.3), "holds"), ((-0.2, 0.2), "turns"), ((-0.1, -0.5), "grows")],
 )
 def test_trends(ends, word):
-    found = trend(part(ends), null=0.0)
+    found = trend(part(ends), null=0.0, smallest=0.05)
     assert found["trend"] == word
     assert found["slope"] == pytest.approx((ends[1] - ends[0]) / 2, abs=0.01)
     assert found["low"] <= found["slope"] <= found["high"]
+
+
+def test_a_slope_that_is_not_resolved_is_open():
+    assert trend(part((0.3, 0.3), spread=0.3), null=0.0, smallest=0.05)["trend"] == "open"
 
 
 def test_no_trend_of_one_length_or_one_seed():

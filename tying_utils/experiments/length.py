@@ -1,5 +1,7 @@
 """Notebook 00: every claim again at each length of training, and whether it grows, holds, fades or turns."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -95,13 +97,13 @@ def verdicts(lengths: Lengths) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def trend(part: pd.DataFrame, null: float) -> dict[str, float | str]:
+def trend(part: pd.DataFrame, null: float, smallest: float = 0.0) -> dict[str, Any]:
     """Return how one statistic changes with the length of training: part has tokens_per_weight, seed and value.
 
     slope, low, high: per decade of tokens per weight, mean over the seeds that have every length and its 95 % interval. trend:
-    "turns" where the intervals at the shortest and the longest length lie on two sides of `null`, else "holds" where the
-    interval of the slope covers 0, else "grows" or "fades" as the mean goes away from `null` or towards it; "" below two seeds
-    or two lengths.
+    "turns" where the intervals at the shortest and the longest length lie on two sides of `null`; else, where the interval of
+    the slope covers 0, "holds" if it is wholly nearer to 0 than `smallest` and "open" if not; else "grows" or "fades" as the
+    mean goes away from `null` or towards it. "" below two seeds or two lengths.
     """
     wide = part.pivot_table(index="seed", columns="tokens_per_weight", values="value").dropna()
     if wide.shape[1] < 2 or len(wide) < 2:
@@ -112,7 +114,7 @@ def trend(part: pd.DataFrame, null: float) -> dict[str, float | str]:
     if (first.high < null < last.low) or (last.high < null < first.low):
         word = "turns"
     elif slope.low <= 0 <= slope.high:
-        word = "holds"
+        word = "holds" if max(-slope.low, slope.high) < smallest else "open"
     else:
         word = "grows" if abs(last.mean - null) > abs(first.mean - null) else "fades"
     return {"slope": slope.mean, "low": slope.low, "high": slope.high, "trend": word}
@@ -134,7 +136,14 @@ def headlines(lengths: Lengths) -> pd.DataFrame:
         last, first = (enough.sort_values("tokens_per_weight").iloc[place] for place in (-1, 0))
         own = where(of, place=place, id=name)
         early = {f"early_{column}": first[column] for column in ("estimate", "low", "high", "verdict")}
-        rows.append({**last, "earliest": first["tokens_per_weight"], **early, "trend": trend(own, last["null"])["trend"]})
+        rows.append(
+            {
+                **last,
+                "earliest": first["tokens_per_weight"],
+                **early,
+                "trend": trend(own, last["null"], own["statistic"].iloc[0].smallest)["trend"],
+            }
+        )
     frame = pd.DataFrame(rows)
     frame["p_holm"] = statistics.holm(frame["p"])
     fragile = (frame["p_holm"] >= 0.05) & frame["verdict"].isin(["supported", "refuted"])

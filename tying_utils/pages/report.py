@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Collection
+from typing import Any
 
 import pandas as pd
 
 from tying_utils.base import files, paths
-from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE
-from tying_utils.experiments import claims, places
+from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
+from tying_utils.experiments import claims, length, places
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.remedies import changes, outcomes
@@ -15,6 +16,7 @@ from tying_utils.experiments.sizes import loss_gaps
 from tying_utils.experiments.tables import tied_less_untied, tuned
 from tying_utils.pages import costs
 from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
+from tying_utils.study.axis import Lengths
 from tying_utils.study.study import Results
 from tying_utils.study.sweep import Sweep
 
@@ -56,6 +58,55 @@ def verdicts(results: Results, only: Collection[str] = (*claims.HEADLINES, "outp
     rows = zip(spread(frame, ["claim", "statistic"], "corpus", judged), published, strict=True)
     header = f"Claim | Statistic | {' | '.join(frame['corpus'].unique())} | Published"
     return table(header, ((*row, words) for row, words in rows))
+
+
+def by_length(results: Results) -> str:
+    """Return the headlines at the longest length that has three seeds, beside what the first hundredth of training said."""
+    long, short = length.headlines(Lengths()), claims.verdicts(results)
+    early = {(row["id"], row["corpus"]): row for row in short.to_dict("records")}
+    corpora, places, rows = [PYTHON, WIKITEXT], list(long["place"].unique()), []
+    for name, part in long.groupby("id", sort=False):
+        cells = {row["place"]: _with_early(row) for row in part.to_dict("records")}
+        first = [judged(early[name, corpus]) if (name, corpus) in early else "" for corpus in corpora]
+        rows.append((part["claim"].iloc[0], part["statistic"].iloc[0], *(cells.get(place, "") for place in places), *first))
+    titles = [f"{length.PLACES[place].label}" for place in places] + [f"{NAMES[corpus]}, 0.13 alone" for corpus in corpora]
+    return table(f"Claim | Statistic | {' | '.join(titles)}", rows)
+
+
+def _with_early(row: Any) -> str:
+    """Return a headline, what it was at the shortest length, and the trend between them."""
+    late = f"at {row['tokens_per_weight']:g}: {judged(row)}"
+    first = f"at {row['earliest']:g}: {row['early_verdict']} {row['early_estimate']:.3f}"
+    return "; ".join(filter(None, (late, first, row["trend"] and f"*{row['trend']}*")))
+
+
+def every_length(results: Results) -> str:
+    """Return every statistic at every length of the axis."""
+    frame = length.verdicts(Lengths())
+    frame = frame.assign(column=frame["tokens_per_weight"].map("{:g}".format))
+    lengths = [f"{tokens} tokens per weight" for tokens in frame["column"].unique()]
+    rows = spread(frame, ["place", "claim", "statistic"], "column", lambda row: f"{judged(row)}, n = {row['seeds']}")
+    return table(f"Trained on | Claim | Statistic | {' | '.join(lengths)}", rows)
+
+
+def trends(results: Results) -> str:
+    """Return by headline and place how it changes per tenfold training."""
+    values, rows = length.values(Lengths()), []
+    for (place, _), part in values[values["id"].isin(length.HEADLINES)].groupby(["place", "id"], sort=False):
+        of = part["statistic"].iloc[0]
+        found = length.trend(part, of.null, of.smallest)
+        rows.append((place, of.claim, of.words, found["trend"], span(found["slope"], found["low"], found["high"], "+.3f")))
+    return table("Trained on | Claim | Statistic | Trend | Change per tenfold training", rows)
+
+
+def rates(results: Results) -> str:
+    """Return the loss of each arm by learning rate, at each length where rates were tried."""
+    tried, rows = Lengths()["rates"], []
+    for (tokens, rate), part in tried.groupby(["tokens_per_weight", "learning_rate"]):
+        losses = part.groupby("arm")["validation_loss"]
+        cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
+        rows.append((f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
+    return table("Tokens per weight | Learning rate | Seeds | Untied | Tied | Input x5", rows)
 
 
 def all_verdicts(results: Results) -> str:
@@ -195,6 +246,13 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
         "*Supported*: interval on the claimed side; *refuted*: on the other; *open*: over the null.",
         all_verdicts,
     ),
+    (
+        "Every statistic by length of training",
+        "Each cell is of models trained to their end; n is how many seeds are finished.",
+        every_length,
+    ),
+    ("Trends", "Slopes against log10 of tokens per weight, over the seeds that have every length.", trends),
+    ("Learning rates", "Source of packages, d 64; validation loss, nats per token.", rates),
     ("Shared starts", "Python source; a tied model that starts from the untied model's input table.", shared_start),
     ("Alignment and chance", "Python source; W is the table called tied.", chance),
     ("Output share by convention", "Python source, tied arm.", conventions),
@@ -217,7 +275,7 @@ def results_page(results: Results) -> str:
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "conditions": conditions,
-    "verdicts": verdicts,
+    "verdicts": by_length,
     "benchmarks": lambda _: costs.benchmarks(),
     "card": lambda _: costs.card(),
 }
