@@ -1,5 +1,8 @@
 """The spectral distance: 0 for one graph, the dense omnibus matrix for small ones, chance for strangers."""
 
+import functools
+
+import naive
 import numpy as np
 import pytest
 import torch
@@ -10,9 +13,7 @@ from tying_utils.measures import neighbors
 from tying_utils.measures.neighbors import nearest
 from tying_utils.measures.spectral import spectral, spectral_distance, spectrals
 
-
-def gaussian(V: int, d: int, seed: int) -> torch.Tensor:
-    return torch.randn(V, d, generator=torch.Generator().manual_seed(seed))
+gaussian = functools.partial(naive.gaussian, dtype=torch.float32)
 
 
 def relative(V: int, d: int, noise: float) -> torch.Tensor:
@@ -34,8 +35,8 @@ def by_hand(a: torch.Tensor, b: torch.Tensor, k: int, components: int) -> float:
     leading = np.argsort(-np.abs(values))[:components]
     z = vectors[:, leading] * np.sqrt(np.abs(values[leading]))
     za, zb = z[: len(a)], z[len(a) :]
-    norm = lambda m: np.linalg.norm(m, 2)  # noqa: E731
-    return float(norm(za - zb) / min(norm(za), norm(zb)))
+    apart, *own = (np.linalg.norm(m, 2) for m in (za - zb, za, zb))
+    return float(apart / min(own))
 
 
 @pytest.mark.parametrize(("V", "k", "components"), [(60, 5, 8), (80, 10, 30), (40, 39, 5)])
@@ -97,10 +98,14 @@ def test_spectrals_score_each_pair_as_alone_from_one_graph_a_table(monkeypatch: 
         assert len(built) == 2
 
 
-@pytest.mark.parametrize("tables", [{}, {"tied": gaussian(30, 4, 1)}])
-def test_fewer_than_two_tables_are_refused(tables: dict) -> None:
-    with pytest.raises(ValueError, match="tables: .* at least 2 of them"):
-        spectrals(tables, 5, 8)
+def test_bad_arguments_of_the_null_and_fewer_than_two_tables_are_refused() -> None:
+    tables = {"a": gaussian(30, 4, 1), "b": gaussian(30, 4, 2)}
+    for named, bad in (("permutations", 0), ("seed", -1)):
+        with pytest.raises(ValueError, match=named):
+            spectral(**tables, k=5, components=8, **{named: bad})
+    for few in ({}, {"tied": tables["a"]}):
+        with pytest.raises(ValueError, match="tables: .* at least 2 of them"):
+            spectrals(few, 5, 8)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,3 @@ def test_bad_arguments_are_refused(changes: dict, named: str) -> None:
     arguments = {"a": gaussian(30, 4, 1), "b": gaussian(30, 4, 2), "k": 5, "components": 8} | changes
     with pytest.raises(ValueError, match=named):
         spectral_distance(**arguments)
-    with pytest.raises(ValueError, match="permutations"):
-        spectral(gaussian(30, 4, 1), gaussian(30, 4, 2), 5, 8, permutations=0)
-    with pytest.raises(ValueError, match="seed"):
-        spectral(gaussian(30, 4, 1), gaussian(30, 4, 2), 5, 8, seed=-1)

@@ -56,12 +56,7 @@ def rate(config: TrainConfig, step: int) -> float:
 
 def simulate(config: TrainConfig) -> tuple[pd.DataFrame, Any]:
     """The run written plainly: path gradients by the chain rule on activations, torch's AdamW, Adam's moments by hand."""
-    model: Any = models.build(
-        config.arch,
-        tied=config.tied,
-        seed=config.init_seed,
-        **config.sizes,
-    )
+    model: Any = models.build(config.arch, tied=config.tied, seed=config.init_seed, **config.sizes)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     held: dict[str, torch.Tensor] = {}
 
