@@ -224,6 +224,13 @@ def test_every_architecture_can_end_with_two_tables(home, remedied, arch):
     assert torch.equal(loaded(tokens).logits, run.model()(tokens).logits)
 
 
+@remedies
+def test_disk_is_little_more_than_what_is_held(remedied, held_by, name):
+    config = remedied(name, d_model=64)
+    for estimated, found in zip(budget.disk(config), held_by(config), strict=True):
+        assert found <= estimated <= 1.3 * found
+
+
 def test_a_plan_knows_a_remedy(home, remedied):
     for name in ("factorised", "untie"):
         made = plan.plan(remedied(name), probe_steps=1)
