@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,16 @@ from tying_utils.base import files
 from tying_utils.training import run_store
 from tying_utils.training.config import TrainConfig
 
-# FORMAT/NAME: run folders of each format that there has been. Of the first there are two: as it was when it began, without a
-# language, a remedy or a start, on the text beside it; and as it is now.
+# FORMAT/NAME: run folders of each format. Of the first there are two: as it began, without a language, a remedy or a start, on
+# the text beside it; and as it is now.
 KEPT = Path(__file__).parent / "formats"
 FOLDERS = sorted(path.parent for path in KEPT.glob("*/*/run.json"))
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    record = files.read_json(folder / "run.json")
+    assert record is not None
+    return record
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +33,9 @@ def beside_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_of_every_format_is_kept_and_one_with_less_in_it():
     assert {int(folder.parent.name) for folder in FOLDERS} == set(range(1, run_store.FORMAT + 1))
-    known = [set((files.read_json(folder / "run.json") or {})["config"]) for folder in FOLDERS]
+    known = [set(record_of(folder)["config"]) for folder in FOLDERS]
     assert set(TrainConfig().as_dict()) in known and any("remedy" not in names for names in known)
-    for folder in FOLDERS:
-        record = files.read_json(folder / "run.json")
-        assert record is not None and record["format"] == int(folder.parent.name)
+    assert all(record_of(folder)["format"] == int(folder.parent.name) for folder in FOLDERS)
 
 
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if int(folder.parent.name) == run_store.FORMAT], ids=str)
@@ -49,8 +54,7 @@ def test_a_folder_of_this_format_is_read_and_found(folder, home, monkeypatch):
 @pytest.mark.parametrize("number", [0, run_store.FORMAT + 1, None])
 def test_a_folder_of_another_format_is_refused_with_the_command_that_makes_the_run(folder, number, tmp_path, home, capsys):
     other = Path(shutil.copytree(folder, tmp_path / "other"))
-    record = files.read_json(other / "run.json")
-    assert record is not None
+    record = record_of(other)
     files.write_json(other / "run.json", record | {"format": number})
     before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=rf"^folder: .* is of format {number}, not {run_store.FORMAT}; `") as caught:
@@ -64,26 +68,23 @@ def test_a_folder_of_another_format_is_refused_with_the_command_that_makes_the_r
         assert set(made.record["files"]) == set(record["files"])
 
 
-def test_a_run_that_is_not_finished_is_refused_with_the_command_that_goes_on(tmp_path):
-    other = Path(shutil.copytree(FOLDERS[-1], tmp_path / "other"))
-    record = files.read_json(other / "run.json")
-    assert record is not None
-    files.write_json(other / "run.json", record | {"finished": False})
-    with pytest.raises(ValueError, match=r"is not finished; where it is trained, `tying-utils train --config .*` goes on"):
-        run_store.opened(other)
+UNFINISHED = r"is not finished; where it is trained, `tying-utils train --config .*` goes on"
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"key": "0" * 16}, {"corpus": {}}, {"config": []}, {"files": None}, {"config": {"stepz": 3}}, {"config": {"steps": "x"}}],
+    ("change", "said"),
+    [
+        ({"finished": False}, UNFINISHED),
+        *((change, r"^folder: .*run\.json") for change in ({"key": "0" * 16}, {"corpus": {}}, {"config": []}, {"files": None})),
+        ({"config": {"stepz": 3}}, "^stepz: no field"),
+        ({"config": {"steps": "x"}}, "^steps: an integer"),
+    ],
     ids=json.dumps,
 )
-def test_a_record_that_does_not_agree_with_itself_is_refused(tmp_path, change):
+def test_a_record_that_is_unfinished_or_does_not_agree_with_itself_is_refused(tmp_path, change, said):
     other = Path(shutil.copytree(FOLDERS[-1], tmp_path / "other"))
-    record = files.read_json(other / "run.json")
-    assert record is not None
-    files.write_json(other / "run.json", record | change)
-    with pytest.raises(ValueError, match=r"^(folder: .*run\.json|stepz: no field|steps: an integer)"):
+    files.write_json(other / "run.json", record_of(other) | change)
+    with pytest.raises(ValueError, match=said):
         run_store.opened(other)
 
 

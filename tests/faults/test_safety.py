@@ -40,33 +40,22 @@ BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SECRET = "hf_SecretSecretSecretSecretSecret"
 
 
-# Nothing unpickles, nothing runs what it read
-
-
-def code(book: Path) -> str:
-    """The code of a notebook's cells, but for the one that sets it up where it is not installed, without magics."""
-    cells = [cell.source for cell in nbformat.read(book, as_version=4).cells if cell.cell_type == "code"][1:]
-    return "\n".join(cells)
-
-
-def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+def cells(book: Path) -> list[str]:
+    """The code of a notebook's cells; the first sets it up where it is not installed."""
+    return [cell.source for cell in nbformat.read(book, as_version=4).cells if cell.cell_type == "code"]
 
 
 @pytest.mark.parametrize("source", [*SOURCES, *BOOKS], ids=lambda path: path.name)
 def test_no_source_unpickles_evaluates_or_asks_for_code_from_elsewhere(source):
-    text = source.read_text(encoding="utf-8") if source.suffix == ".py" else code(source)
+    text = source.read_text(encoding="utf-8") if source.suffix == ".py" else "\n".join(cells(source)[1:])
     tree = ast.parse(text)  # which a shell command in a notebook would not be
     imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported.isdisjoint({"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy", "code"})
-    for name, call in calls(tree):
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert name not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "pd.read_pickle"), (
-            name
-        )
+        assert name not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"), name
         assert not name.endswith((".unpack_archive", ".extractall", "read_pickle", "get_ipython")), name
         assert given.get("trust_remote_code", "False") == "False" and given.get("shell", "False") == "False"
         assert "allow_pickle" not in given
@@ -76,23 +65,33 @@ def test_no_source_unpickles_evaluates_or_asks_for_code_from_elsewhere(source):
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)
 def test_a_notebook_fetches_code_in_its_setup_alone_and_only_where_it_is_not_installed(book):
-    first, *others = [cell.source for cell in nbformat.read(book, as_version=4).cells if cell.cell_type == "code"]
+    first, *others = cells(book)
     shell = [line for line in first.splitlines() if line.lstrip().startswith(("!", "%"))]
     assert len(shell) == 3 and all(line.startswith("    ") for line in shell)
     assert 'if importlib.util.find_spec("tying_utils") is None:' in first
     assert not [line for cell in others for line in cell.splitlines() if line.lstrip().startswith(("!", "%"))]
 
 
+def save_model(folder: Path, *, tied: bool) -> Path:
+    models.build(tied=tied, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
+    return folder
+
+
+class Evil:
+    """What touches a file where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
 @pytest.fixture
 def evil(tmp_path: Path) -> Iterator[bytes]:
     """A pickle that leaves a mark where it is loaded."""
     mark = tmp_path / "it ran"
-
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (mark,)
-
-    yield pickle.dumps({"table": Evil(), "lm_head.weight": Evil()})
+    yield pickle.dumps({"table": Evil(mark), "lm_head.weight": Evil(mark)})
     assert not mark.exists(), "code of a file was run"
 
 
@@ -136,8 +135,7 @@ def test_a_run_of_pickles_under_the_right_checksums_runs_nothing(copied, evil):
 @pytest.mark.filterwarnings("ignore:.*no safetensors")
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "vocab.json"])
 def test_a_checkpoint_of_pickles_is_refused(tmp_path, evil, name):
-    folder = tmp_path / "model"
-    models.build(tied=False, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
+    folder = save_model(tmp_path / "model", tied=False)
     if name == "pytorch_model.bin":
         (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(evil)
@@ -153,16 +151,11 @@ def test_a_checkpoint_of_pickles_is_refused(tmp_path, evil, name):
 
 
 def test_a_torch_file_whose_tensors_are_code_is_refused(tmp_path, evil):
-    folder = tmp_path / "model"
-    models.build(tied=False, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
+    folder = save_model(tmp_path / "model", tied=False)
     (folder / "model.safetensors").unlink()
-
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "it ran",)
-
+    weights = {"lm_head.weight": Evil(tmp_path / "it ran")}
     for legacy in (False, True):
-        torch.save({"lm_head.weight": Evil()}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+        torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
         with pytest.warns(UserWarning), pytest.raises(ValueError, match="holds more than tensors"):
             checkpoints.read_tables(folder)
         with pytest.raises(Exception, match=r"(?i)weights|unsupported|unpickl"):
@@ -170,8 +163,7 @@ def test_a_torch_file_whose_tensors_are_code_is_refused(tmp_path, evil):
 
 
 def test_code_that_lies_beside_a_checkpoint_is_not_run(tmp_path, capfd):
-    folder = tmp_path / "model"
-    models.build(tied=False, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
+    folder = save_model(tmp_path / "model", tied=False)
     (folder / "modeling_evil.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\nclass Evil: pass\n")
     config = json.loads((folder / "config.json").read_text())
     config |= {"auto_map": {"AutoConfig": "modeling_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}}
@@ -184,8 +176,6 @@ def test_code_that_lies_beside_a_checkpoint_is_not_run(tmp_path, capfd):
             assert "trust_remote_code" in str(error) or "model type" in str(error)
     assert not (tmp_path / "it ran").exists()
 
-
-# No name leads out of its folder
 
 OUT = (
     "../victim",
@@ -211,25 +201,15 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert path.read_text() == "my own" and not list(tmp_path.rglob("victim.damaged*"))
 
 
-@outside
-def test_names_that_lead_out_are_refused(tmp_path, name):
+@pytest.mark.parametrize("name", [*OUT, "a/../b", None, 3, ["a"], b"a"], ids=repr)
+def test_names_that_lead_out_and_what_is_no_name_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"^name: .* leads out of .*; do not use what you were given"):
         files.inside(tmp_path / "folder", name)
 
 
-@pytest.mark.parametrize("name", [None, 3, ["a"], b"a"])
-def test_what_is_no_name_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"^name: "):
-        files.inside(tmp_path, name)
-
-
-@pytest.mark.parametrize("name", ["run.json", "tables/step-1.safetensors", "a/../b", "..a", "a..b", "é", "a b"])
+@pytest.mark.parametrize("name", ["run.json", "tables/step-1.safetensors", "..a", "a..b", "é", "a b"])
 def test_names_of_the_folder_are_its_files(tmp_path, name):
-    if name == "a/../b":
-        with pytest.raises(ValueError, match="leads out"):
-            files.inside(tmp_path, name)
-    else:
-        assert files.inside(tmp_path, name) == tmp_path / name
+    assert files.inside(tmp_path, name) == tmp_path / name
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links")
@@ -274,9 +254,8 @@ def test_shards_that_name_files_elsewhere_are_refused(home, tmp_path, name):
     folder.mkdir()
     entry = {"sha256": "0" * 64, "tokens": 1}
     record = {"arguments": "", "finished": True, "vocab_size": 300, "dtype": "uint16", "tokenizer": "0", "separator": "a"}
-    files.write_json(
-        folder / "corpus.json", {**record, "files": {"validation.bin": entry, name: entry}, "tokens": {"train": 1}}
-    )
+    record |= {"files": {"validation.bin": entry, name: entry}, "tokens": {"train": 1}}
+    files.write_json(folder / "corpus.json", record)
     with pytest.raises(ValueError, match="leads out"):
         corpora.load("shards", vocab_size=300, path=folder)
 
@@ -311,8 +290,7 @@ def test_an_index_that_names_files_elsewhere_is_refused(tmp_path, name, kind):
 
 @outside
 def test_a_cached_table_that_is_said_to_lie_elsewhere_is_refused(tmp_path, name):
-    folder = tmp_path / "model"
-    models.build(tied=True, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
+    folder = save_model(tmp_path / "model", tied=True)
     with LocalHub() as hub, pointing_at(hub, tmp_path / "cache"):
         hub.add("org/model", folder)
         checkpoints.read_tables("org/model")
@@ -320,9 +298,6 @@ def test_a_cached_table_that_is_said_to_lie_elsewhere_is_refused(tmp_path, name)
         rewritten(record.parent, lambda held: held.update(parts={"input": name}, sha256={name: "0" * 64}), "record.json")
         with pytest.raises(ValueError, match="leads out"):
             checkpoints.read_tables("org/model")
-
-
-# The hub's token
 
 
 @pytest.fixture
@@ -339,12 +314,9 @@ def spoken(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) 
     return words
 
 
-def without_secret(*folders: Path) -> bool:
-    found = [
-        path for folder in folders for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
-    ]
-    assert found == []
-    return True
+def holding_the_secret(*folders: Path) -> list[Path]:
+    held = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return [path for path in held if SECRET.encode() in path.read_bytes()]
 
 
 FAULTS: dict[str, Callable[[LocalHub], object]] = {
@@ -363,8 +335,7 @@ FAULTS: dict[str, Callable[[LocalHub], object]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_token_is_in_no_error_log_or_file(fault, tmp_path, home, spoken):
-    folder = tmp_path / "model"
-    models.build(tied=True, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
+    folder = save_model(tmp_path / "model", tied=True)
     said = []
     with LocalHub(token=SECRET) as hub, pointing_at(hub, tmp_path / "cache", token=SECRET):
         hub.add("org/model", folder, gated=True)
@@ -385,22 +356,18 @@ def test_the_token_is_in_no_error_log_or_file(fault, tmp_path, home, spoken):
         sent = [request.authorization for request in hub.requests]
     assert fault == "no network" or f"Bearer {SECRET}" in sent, "the token was never sent, so nothing is shown"
     assert SECRET not in "\n".join(said) and SECRET not in spoken()
-    assert without_secret(home, tmp_path / "cache")
+    assert holding_the_secret(home, tmp_path / "cache") == []
 
 
 @pytest.mark.notebook
 def test_the_token_is_in_no_executed_notebook_nor_in_what_a_failing_cell_says(tmp_path, monkeypatch):
     book = nbformat.v4.new_notebook()
-    cells = [
-        'MODEL = "org/model"',
-        "from tying_utils.checkpoints import read_tables\nread_tables(MODEL)",
-        'read_tables("org/closed")',
-    ]
-    book.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    reads = "from tying_utils.checkpoints import read_tables\nread_tables(MODEL)"
+    sources = ('MODEL = "org/model"', reads, 'read_tables("org/closed")')
+    book.cells = [nbformat.v4.new_code_cell(source) for source in sources]
     book.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(book, tmp_path / "01_book.ipynb")
-    folder = tmp_path / "model"
-    models.build(tied=True, vocab_size=300, d_model=16, n_layers=1, n_heads=2, context=16, seed=0).save_pretrained(folder)
+    folder = save_model(tmp_path / "model", tied=True)
     with LocalHub(token=SECRET) as hub:
         hub.add("org/model", folder, gated=True)
         for name, value in environment(hub, tmp_path / "cache", token=SECRET).items():
@@ -412,10 +379,7 @@ def test_the_token_is_in_no_executed_notebook_nor_in_what_a_failing_cell_says(tm
     text = (tmp_path / "copy" / "01_book.ipynb").read_text()
     assert "CheckpointTables(" in text and "org/closed" in text, "both cells ran"
     assert SECRET not in text and SECRET not in "".join(traceback.format_exception(caught.value))
-    assert without_secret(tmp_path / "copy", tmp_path / "cache")
-
-
-# JupyterLab
+    assert holding_the_secret(tmp_path / "copy", tmp_path / "cache") == []
 
 
 def asked(url: str) -> int:

@@ -1,12 +1,16 @@
-"""Scores as their definitions say them, fitted anew where the package takes a shorter way."""
+"""Random tables, and scores as their definitions say them, fitted anew where the package takes a shorter way."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def folds_of(V: int, folds: int, seed: int = 0) -> tuple[Tensor, ...]:
-    return torch.randperm(V, generator=torch.Generator().manual_seed(seed)).tensor_split(folds)
+def gaussian(V: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(V, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def rotation(d: int, seed: int = 1) -> Tensor:
+    return torch.linalg.qr(gaussian(d, d, seed)).Q
 
 
 def held_out(
@@ -14,7 +18,7 @@ def held_out(
 ) -> float:
     """The cross-validated score, on whole matrices; without the last column where the row `odd` is not fitted to."""
     found = []
-    for rows in folds_of(len(source), folds, seed):
+    for rows in torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tensor_split(folds):
         own = source[:, :-1] if odd in rows.tolist() else source
         others = torch.ones(len(source), dtype=torch.bool).index_fill(0, rows, False)
         s_mean, t_mean = own[others].mean(0), target[others].mean(0)

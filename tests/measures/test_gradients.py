@@ -5,14 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from naive import gaussian
 
 from tying_utils.measures import gradients
 
 norms = st.floats(1e-6, 1e6)
-
-
-def table(seed: int, rows: int = 7, columns: int = 3) -> torch.Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +31,7 @@ def test_statistics_of_known_gradients(source, target, cosine):
 
 @given(a=norms, b=norms, seed=st.integers(0, 1000), rows=st.integers(1, 9), columns=st.integers(1, 9))
 def test_a_scale_moves_the_share_and_not_the_cosine(a, b, seed, rows, columns):
-    source, target = table(seed, rows, columns), table(seed + 1, rows, columns)
+    source, target = gaussian(rows, columns, seed), gaussian(rows, columns, seed + 1)
     plain, scaled = gradients.path_statistics(source, target), gradients.path_statistics(a * source, b * target)
     assert float(scaled["cosine"]) == pytest.approx(float(plain["cosine"]), abs=1e-9)
     assert -1 - 1e-9 <= float(scaled["cosine"]) <= 1 + 1e-9
@@ -60,18 +57,18 @@ def test_share_at_the_ends():
 
 def test_unequal_shapes_are_named():
     with pytest.raises(ValueError, match=r"input_gradient and output_gradient.*\(7, 3\).*\(6, 3\)"):
-        gradients.path_statistics(table(0), table(1, rows=6))
+        gradients.path_statistics(gaussian(7, 3), gaussian(6, 3))
 
 
 @pytest.mark.parametrize("eps", [1e-8, 0.1])
 def test_inverse_scale_is_what_adam_applies(eps):
     """Two parts of a gradient, each with its own first moment: the updates by inverse_scale add up to Adam's own."""
-    weight = torch.nn.Parameter(table(0))
+    weight = torch.nn.Parameter(gaussian(7, 3))
     rate, beta1, beta2 = 0.01, 0.9, 0.95
     optimizer = torch.optim.Adam([weight], lr=rate, betas=(beta1, beta2), eps=eps)
     moments = [torch.zeros_like(weight), torch.zeros_like(weight)]
     for step in range(1, 6):
-        parts = table(10 + step), 3 * table(20 + step)
+        parts = gaussian(7, 3, 10 + step), 3 * gaussian(7, 3, 20 + step)
         weight.grad = parts[0] + parts[1]
         before = weight.detach().clone()
         optimizer.step()

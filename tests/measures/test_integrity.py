@@ -27,17 +27,11 @@ def test_a_sound_series_has_no_suspects():
     assert problems(series(STEPS), series([0, 80])[80]) == {}
 
 
-def test_the_first_steps_are_equal():
+@pytest.mark.parametrize(("step", "other"), [(1, 0), (30, 20), *((step, 40) for step in STEPS[:-1])])
+def test_of_equal_tables_the_later_is_named_but_an_early_revision_that_serves_the_last_weights(step, other):
     tables = series(STEPS)
-    tables[1] = tables[0].clone()
-    assert problems(tables) == {1: "equal to step 0"}
-
-
-@pytest.mark.parametrize("step", STEPS[:-1])
-def test_an_early_revision_that_serves_the_last_weights_is_the_one_named(step):
-    tables = series(STEPS)
-    tables[step] = tables[40].clone()
-    assert problems(tables) == {step: "equal to step 40"}
+    tables[step] = tables[other].clone()
+    assert problems(tables) == {step: f"equal to step {other}"}
 
 
 def test_a_revision_that_serves_the_weights_of_the_end():
@@ -52,12 +46,6 @@ def test_final_era_tables_need_not_be_equal_to_the_end():
     for step in (1, 10):
         tables[step] = end + 0.01 * torch.randn(40, 6, generator=torch.Generator().manual_seed(step))
     assert problems(tables, end) == {1: EARLY, 10: EARLY}
-
-
-def test_equal_tables_in_the_middle_name_the_later_one():
-    tables = series(STEPS)
-    tables[30] = tables[20].clone()
-    assert problems(tables) == {30: "equal to step 20"}
 
 
 def test_one_bit_is_a_difference_and_equal_sums_are_not_equal_tables():

@@ -11,7 +11,6 @@ from tying_utils.measures.lens import kl_by_layer, logit_lens, train_lens, unemb
 
 TRAIN, HELD_OUT = tokens(60, seed=1), tokens(20, seed=2)
 both_arms = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-STALE = r"^lens: the lens belongs to another model or an earlier step: train it anew$"
 
 
 def quick(model: Any, **changes: Any) -> Any:
@@ -43,14 +42,11 @@ def test_unembed_is_a_frozen_copy():
     assert torch.equal(before.unembedding.weight, kept)
 
 
-def test_unembed_refuses_a_model_without_final_norm():
+def test_unembed_refuses_a_model_without_final_norm_and_a_scaled_head():
     model = shaken()
     model.model.norm = None
     with pytest.raises(ValueError, match=r"^model: no final norm found in OlmoModel"):
         unembed(model)
-
-
-def test_unembed_refuses_a_scaled_head():
     with pytest.raises(ValueError, match=r"^model: .* head\(norm\(state\)\) is needed, not so in GraniteForCausalLM"):
         unembed(scaled_head())
 
@@ -228,14 +224,9 @@ def test_stale_or_foreign_lens_is_refused(trained):
     shallow = copy.deepcopy(lens)
     del shallow.layer_translators[-1]
     gpt2 = shaken("gpt2")
-    for subject, refused in [
-        (moved, lens),
-        (moved, logit_lens(model)),
-        (model, shallow),
-        (model, logit_lens(gpt2)),
-        (gpt2, lens),
-    ]:
-        with pytest.raises(ValueError, match=STALE):
+    pairs = [(moved, lens), (moved, logit_lens(model)), (model, shallow), (model, logit_lens(gpt2)), (gpt2, lens)]
+    for subject, refused in pairs:
+        with pytest.raises(ValueError, match=r"^lens: the lens belongs to another model or an earlier step: train it anew$"):
             kl_by_layer(subject, refused, HELD_OUT)
 
 

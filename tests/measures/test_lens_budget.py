@@ -60,7 +60,6 @@ def test_a_count_below_one_is_named(model, tokens, bad) -> None:
 
 
 def test_a_lens_that_diverges_is_told_and_has_no_curve(model, tokens) -> None:
-    with pytest.raises(
-        ValueError, match=r"^lens: its KL at layer \d is nan: it has diverged; train it at a lower learning_rate"
-    ):
+    said = r"^lens: its KL at layer \d is nan: it has diverged; train it at a lower learning_rate"
+    with pytest.raises(ValueError, match=said):
         kl_by_budget(model, tokens, tokens, budgets=(2,), learning_rate=1e30, progress=False)

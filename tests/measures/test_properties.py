@@ -1,18 +1,16 @@
-"""What holds of every measure whatever the tables: its range, what it is blind to, symmetry, and how a table lies in memory.
-
-Hypothesis deals the tables of a pair their shapes, dtypes and layouts. What is particular to a measure is tested in its own
-file.
-"""
+"""What holds of every measure whatever the tables: its range, what it is blind to, symmetry, and how a table lies in memory."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import gaussian, rotation
 from tiny_models import CONTEXT, VOCAB, shaken, tokens
 from torch import Tensor
 
@@ -55,12 +53,18 @@ def by_frequency(table: Tensor) -> float:
     return frequency.spearman(frequency.norm_by_frequency(table, [(7 * row) % 5 + 1 for row in range(len(table))]))
 
 
+def of_gradients(name: str, a: Tensor, b: Tensor) -> float:
+    return float(gradients.path_statistics(a.double(), b.double())[name].detach())
+
+
 FREE = ("turn", "turn together", "scale", "order")
+COSINE: dict[str, Any] = {
+    **{"low": -1, "high": 1, "blind_to": ("turn together", "scale", "order")},
+    **{"exchanged": lambda s: s, "widths": False},
+}
 MEASURES: dict[str, Measure] = {
-    "identity": Measure(
-        lambda a, b: alignment.align(a, b, "identity"), -1, 1, ("turn together", "scale", "order"), lambda s: s, False
-    ),
-    "orthogonal": Measure(lambda a, b: alignment.align(a, b, "orthogonal"), -1, 1, (*FREE, "shift"), lambda s: s, False),
+    "identity": Measure(lambda a, b: alignment.align(a, b, "identity"), **COSINE),
+    "orthogonal": Measure(lambda a, b: alignment.align(a, b, "orthogonal"), **{**COSINE, "blind_to": (*FREE, "shift")}),
     "linear": Measure(lambda a, b: alignment.align(a, b, "linear"), -1, 1, (*FREE, "shift")),
     "linear, held out": Measure(
         lambda a, b: alignment.alignment(a, b, "linear", folds=2, permutations=1, bootstrap=1).held_out,
@@ -68,40 +72,13 @@ MEASURES: dict[str, Measure] = {
         1,
         ("scale", "shift"),
     ),
-    "row cosines": Measure(
-        lambda a, b: float(alignment.row_cosines(a, b).mean()), -1, 1, ("turn together", "scale", "order"), lambda s: s, False
-    ),
+    "row cosines": Measure(lambda a, b: float(alignment.row_cosines(a, b).mean()), **COSINE),
     "neighbours": Measure(lambda a, b: neighbors.knn_overlap(a, b, K), 0, 1, FREE, lambda s: s),
-    "spectral distance": Measure(
-        lambda a, b: spectral.spectral_distance(a, b, K, 4),
-        0,
-        math.inf,
-        ("turn", "turn together", "scale", "order"),
-        lambda s: s,
-    ),
-    "drift": Measure(
-        lambda a, b: float(drift.drift({0: a, 1: b})["to_start"].iloc[1]),
-        -1,
-        1,
-        ("turn together", "scale", "order"),
-        lambda s: s,
-        False,
-    ),
-    "cosine of gradients": Measure(
-        lambda a, b: float(gradients.path_statistics(a.double(), b.double())["cosine"].detach()),
-        -1,
-        1,
-        ("turn together", "scale", "order"),
-        lambda s: s,
-        False,
-    ),
+    "spectral distance": Measure(lambda a, b: spectral.spectral_distance(a, b, K, 4), 0, math.inf, FREE, lambda s: s),
+    "drift": Measure(lambda a, b: float(drift.drift({0: a, 1: b})["to_start"].iloc[1]), **COSINE),
+    "cosine of gradients": Measure(lambda a, b: of_gradients("cosine", a, b), **COSINE),
     "output share": Measure(
-        lambda a, b: float(gradients.path_statistics(a.double(), b.double())["output_share"].detach()),
-        0,
-        1,
-        ("turn", "order"),
-        lambda s: 1 - s,
-        False,
+        lambda a, b: of_gradients("output_share", a, b), 0, 1, ("turn", "order"), lambda s: 1 - s, widths=False
     ),
     "norm by frequency": Measure(lambda a, b: by_frequency(a), -1, 1, ("turn", "turn together", "scale")),
 }
@@ -109,27 +86,17 @@ every = pytest.mark.parametrize("name", MEASURES)
 cases = st.tuples(st.integers(1, 5), st.integers(14, 40), st.integers(0, 2**31 - 1))  # d, V, seed
 
 
-def gaussian(rows: int, columns: int, seed: int) -> Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def pair(measure: Measure, d: int, V: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Two tables that have something in common; of unlike widths where that is allowed."""
+    """Return two tables that have something in common; of unlike widths where that is allowed."""
     d = max(d, 2)
     source = gaussian(V, d, seed)
     wide = d + seed % 3 if measure.widths else d
     return source, gaussian(V, wide, seed + 1) + source @ gaussian(d, wide, seed + 2)
 
 
-def rotation(d: int, seed: int) -> Tensor:
-    return torch.linalg.qr(gaussian(d, d, seed)).Q
-
-
 def moved(how: str, a: Tensor, b: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    if how == "turn":
-        return a @ rotation(a.shape[1], seed), b @ rotation(b.shape[1], seed + 1)
-    if how == "turn together":
-        return a @ rotation(a.shape[1], seed), b @ rotation(b.shape[1], seed)
+    if how in ("turn", "turn together"):
+        return a @ rotation(a.shape[1], seed), b @ rotation(b.shape[1], seed + (how == "turn"))
     if how == "scale":
         return 7.5 * a, 1e-3 * b
     if how == "shift":
@@ -174,7 +141,6 @@ def test_a_score_is_blind_to_what_it_says(name, case, data):
     [(name, how) for name in ("identity", "row cosines", "drift", "cosine of gradients") for how in ("turn", "shift")],
 )
 def test_a_score_that_is_not_said_to_be_blind_does_see(name, how):
-    """The list above is no wish: what is left out of it changes the score."""
     measure = MEASURES[name]
     a, b = pair(measure, 4, 30, 0)
     assert abs(measure.of(*moved(how, a, b, 5)) - measure.of(a, b)) > 1e-3
@@ -249,9 +215,6 @@ def test_suspects_are_the_same_in_every_layout_and_order_of_steps(case, dtype, l
     laid = {step: LAYOUTS[layout](table).detach() for step, table in reversed(series.items())}
     assert integrity.suspects(laid).equals(found)
     assert found.loc[found["step"] == 6, "problem"].item() == "equal to step 3"
-
-
-# Measures that read a model
 
 
 @pytest.fixture(scope="module")

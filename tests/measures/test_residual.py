@@ -24,7 +24,7 @@ def mean_right_logit(model: Any) -> float:
 
 def written(model: Any) -> dict[str, torch.Tensor]:
     """What each component writes, label -> (n, T, d), caught at the model's own modules."""
-    base, caught, hooks = model.base_model, {}, []
+    base, caught, hooks, is_olmo2 = model.base_model, {}, [], model.config.model_type == "olmo2"
 
     def catch(label: str, module: Any) -> None:
         def keep(module: Any, inputs: Any, output: Any) -> None:
@@ -36,20 +36,15 @@ def written(model: Any) -> dict[str, torch.Tensor]:
     if hasattr(base, "wpe"):
         catch("position embedding", base.wpe)
     for i, block in enumerate(getattr(base, "layers", None) or base.h):
-        names = ("self_attn", "attention", "attn")
-        attention = next(getattr(block, name) for name in names if hasattr(block, name))
+        attention = next(getattr(block, name) for name in ("self_attn", "attention", "attn") if hasattr(block, name))
         # OLMo 2 normalises what attention and MLP return before it is added.
-        catch(f"attention {i}", getattr(block, "post_attention_layernorm", attention) if is_olmo2(model) else attention)
-        catch(f"MLP {i}", block.post_feedforward_layernorm if is_olmo2(model) else block.mlp)
+        catch(f"attention {i}", block.post_attention_layernorm if is_olmo2 else attention)
+        catch(f"MLP {i}", block.post_feedforward_layernorm if is_olmo2 else block.mlp)
     with torch.no_grad():
         model(IDS)
     for hook in hooks:
         hook.remove()
     return caught
-
-
-def is_olmo2(model: Any) -> bool:
-    return model.config.model_type == "olmo2"
 
 
 @both_arms
@@ -76,13 +71,12 @@ def test_columns_and_rows():
     assert pd.api.types.is_integer_dtype(table["layer"])
 
 
-def test_parallel_and_sequential_neox():
-    for parallel in (True, False):
-        model = shaken("gpt_neox")
-        for layer in model.gpt_neox.layers:
-            layer.use_parallel_residual = parallel
-        model.config.use_parallel_residual = parallel
-        assert contributions(model, IDS)["attribution"].sum() == pytest.approx(mean_right_logit(model), abs=1e-5)
+@pytest.mark.parametrize("parallel", [True, False])
+def test_parallel_and_sequential_neox(parallel):
+    model = shaken("gpt_neox")
+    for part in (model.config, *model.gpt_neox.layers):
+        part.use_parallel_residual = parallel
+    assert contributions(model, IDS)["attribution"].sum() == pytest.approx(mean_right_logit(model), abs=1e-5)
 
 
 @both_arms

@@ -34,8 +34,7 @@ def test_mean_interval_by_the_table():
 def test_one_seed_gives_no_interval():
     result = mean_interval([0.3])
     assert (result.mean, result.n) == (0.3, 1)
-    assert math.isnan(result.low)
-    assert math.isnan(result.high)
+    assert math.isnan(result.low) and math.isnan(result.high)
     assert verdict(result) == "open"
 
 
@@ -114,8 +113,6 @@ def test_bootstrap_interval_lies_in_the_values_and_moves_with_them(values, shift
 def test_central_range():
     assert central_range(range(101)) == pytest.approx((2.5, 97.5))
     assert central_range(torch.arange(101.0), level=0.5) == pytest.approx((25, 75))
-    with pytest.raises(ValueError, match="level"):
-        central_range([1, 2], level=1)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +126,6 @@ def test_central_range():
         ({"draws": 10.0}, "draws: an integer of at least 1"),
         ({"seed": -1}, "seed: an integer of at least 0"),
         ({"seed": 1.5}, "seed: an integer of at least 0"),
-        ({"level": 0}, "level: a confidence between 0 and 1"),
-        ({"level": 1}, "level: a confidence between 0 and 1"),
-        ({"level": 95}, "level: a confidence between 0 and 1"),
-        ({"level": math.nan}, "level: a confidence between 0 and 1"),
     ],
 )
 def test_bad_arguments_of_the_bootstrap_are_named(changes, message):
@@ -140,17 +133,18 @@ def test_bad_arguments_of_the_bootstrap_are_named(changes, message):
         bootstrap_interval(**{"values": [1.0, 2.0], **changes})
 
 
+@pytest.mark.parametrize("level", [0, 1, 95, math.nan])
+@pytest.mark.parametrize("call", [bootstrap_interval, mean_interval, central_range])
+def test_a_bad_level_is_named(call, level):
+    with pytest.raises(ValueError, match="level: a confidence between 0 and 1"):
+        call([1.0, 2.0], level=level)
+
+
 @pytest.mark.parametrize("values", [[], [1, math.nan], [1, math.inf], [[1, 2]], 3.0])
 def test_bad_values(values):
     for call in (mean_interval, lambda x: rolling_mean(x, 2), lambda x: slope(x, [1, 2])):
         with pytest.raises(ValueError):
             call(values)
-
-
-@pytest.mark.parametrize("level", [0, 1, 95])
-def test_bad_level(level):
-    with pytest.raises(ValueError, match="level"):
-        mean_interval([1, 2], level)
 
 
 @pytest.mark.parametrize(

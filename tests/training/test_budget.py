@@ -40,9 +40,7 @@ def test_parameters_are_the_models(tiny, arch, tied):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"tied": False}, {"steps": 1}, {"checkpoint_every": 12}, {"checkpoint_every": 2, "arch": "gpt2"}],
-    ids=str,
+    "changes", [{}, {"tied": False}, {"steps": 1}, {"checkpoint_every": 12}, {"checkpoint_every": 2, "arch": "gpt2"}], ids=str
 )
 def test_disk_is_little_more_than_what_a_run_leaves_and_the_most_it_held(tiny, held_by, changes):
     config = tiny(d_model=64, **changes)

@@ -30,28 +30,15 @@ def build(tied: bool = True) -> Any:
     return models.build("llama", tied=tied, vocab_size=V, d_model=16, n_layers=1, n_heads=2, context=16, seed=1)
 
 
-def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+def trainer(model: Any, folder: Path, *callbacks: BalanceCallback, **changes: Any) -> Trainer:
     values: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": STEPS,
-        "per_device_train_batch_size": BATCH,
-        "gradient_accumulation_steps": PARTS,
-        "train_sampling_strategy": "sequential",
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        **changes,
+        **{"max_steps": STEPS, "per_device_train_batch_size": BATCH, "gradient_accumulation_steps": PARTS},
+        **{"learning_rate": 1e-2, "lr_scheduler_type": "constant", "max_grad_norm": 0.2},
+        **{"train_sampling_strategy": "sequential", "logging_steps": 1, "save_strategy": "no", "report_to": "none"},
+        **{"disable_tqdm": True, "use_cpu": True, **changes},
     }
-    return TrainingArguments(**values)
-
-
-def trainer(model: Any, folder: Path, callback: BalanceCallback, **changes: Any) -> Trainer:
-    return Trainer(model=model, args=arguments(folder, **changes), train_dataset=Rows(), callbacks=[callback])
+    arguments = TrainingArguments(str(folder), **values)
+    return Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=list(callbacks))
 
 
 def plain_loop(model: Any, remedy: Any) -> list[dict[str, float]]:
@@ -93,7 +80,7 @@ def test_measuring_alone_leaves_training_as_it_was(tmp_path):
     """As a Trainer without the callback: the tied gradient, clipped once."""
     model, plain = build(), build()
     trainer(model, tmp_path, BalanceCallback()).train()
-    Trainer(model=plain, args=arguments(tmp_path), train_dataset=Rows()).train()
+    trainer(plain, tmp_path).train()
     for name, p in plain.named_parameters():
         torch.testing.assert_close(model.get_parameter(name), p, rtol=1e-4, atol=1e-6)
 

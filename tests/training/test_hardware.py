@@ -2,7 +2,6 @@
 
 import functools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -68,16 +67,20 @@ def test_the_blocks_are_those_of_the_model(arch):
         hardware.blocks(torch.nn.Linear(2, 2))
 
 
-def clock(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
-    """Have the probes take so many seconds a pass, one after another."""
+def clock(monkeypatch: pytest.MonkeyPatch, *seconds: float, capability: tuple[int, int] = (9, 0)) -> None:
+    """Have the probes take so many seconds a pass, one after another, on a card of that compute capability."""
     given = iter(seconds)
+    monkeypatch.setattr(hardware, "_seconds", lambda once: (once(), next(given))[1])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
 
-    def one(once: Any) -> float:
-        once()
-        return next(given)
 
-    monkeypatch.setattr(hardware, "_seconds", one)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, 0))
+def compiled(model: Any, backend: str = "aot_eager", **options: Any) -> tuple[bool, str]:
+    """Compile `model` where it pays for 100 passes."""
+
+    def once() -> None:
+        NextTokenLoss(model)(WINDOWS).backward()
+
+    return hardware.compile_where_it_pays(model, once, device=CPU, passes=100, backend=backend, **options)
 
 
 @pytest.mark.parametrize(("times", "kept"), [((1.0, 0.5), True), ((1.0, 0.97), False), ((1.0, 1.5), False)])
@@ -92,9 +95,7 @@ def test_what_is_compiled_stays_where_it_pays(monkeypatch, times, kept):
 
     model.get_input_embeddings().register_forward_hook(watch)
     expected, names = gradients(model), list(model.state_dict())
-    done, reason = hardware.compile_where_it_pays(
-        model, lambda: NextTokenLoss(model)(WINDOWS).backward(), device=CPU, passes=100, backend="aot_eager"
-    )
+    done, reason = compiled(model)
     assert done is kept and reason.startswith("compiled: " if kept else "eager: ")
     assert f"{1e3 * times[1]:.1f} ms a pass compiled, 1000.0 ms eager" in reason
     assert all(("forward" in vars(block)) is kept for block in hardware.blocks(model))
@@ -106,18 +107,10 @@ def test_what_is_compiled_stays_where_it_pays(monkeypatch, times, kept):
     assert all(gradient.any() for gradient in tie.path_gradients())
 
 
-def test_a_run_that_is_over_soon_is_not_compiled(monkeypatch):
-    clock(monkeypatch, 0.1)
-    done, reason = hardware.compile_where_it_pays(build(), lambda: None, device=CPU, passes=500)
-    assert (done, reason) == (False, "eager: 50 s of training are over before a compiler is")
-
-
 def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch):
     clock(monkeypatch, 1.0)
     model = build()
-    done, reason = hardware.compile_where_it_pays(
-        model, lambda: NextTokenLoss(model)(WINDOWS).backward(), device=CPU, passes=100, backend="no such compiler"
-    )
+    done, reason = compiled(model, "no such compiler")
     assert not done and reason.startswith("eager: the compiler failed with ") and "no such compiler" in reason
     gradients(model)
 
@@ -125,28 +118,17 @@ def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch):
 def test_all_that_train_along_decide_alike(monkeypatch):
     clock(monkeypatch, 1.0, 0.5)
     model, answers = build(), iter([True, False])
-    done, _ = hardware.compile_where_it_pays(
-        model,
-        lambda: NextTokenLoss(model)(WINDOWS).backward(),
-        device=CPU,
-        passes=100,
-        agreed=lambda own: own and next(answers),
-        backend="aot_eager",
-    )
+    done, _ = compiled(model, agreed=lambda own: own and next(answers))
     assert not done and all("forward" not in vars(block) for block in hardware.blocks(model))
 
 
-# What is chosen
-
-
 def test_the_cpu_trains_in_float32_unless_asked():
-    chosen = choose_hardware("cpu")
-    assert (chosen.device.type, chosen.dtype) == ("cpu", torch.float32)
-    assert chosen.reason == "float32: on cpu it is the reference"
-    asked = choose_hardware("cpu", "bfloat16")
-    assert asked.dtype == torch.bfloat16
-    assert asked.reason == "bfloat16 on cpu, as asked for"
-    for found, dtype in ((chosen, torch.float32), (asked, torch.bfloat16)):
+    for given, dtype, reason in (
+        ((), torch.float32, "float32: on cpu it is the reference"),
+        (("bfloat16",), torch.bfloat16, "bfloat16 on cpu, as asked for"),
+    ):
+        found = choose_hardware("cpu", *given)
+        assert (found.device.type, found.dtype, found.reason) == ("cpu", dtype, reason)
         with found.autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
@@ -174,22 +156,6 @@ def test_what_is_not_there_is_named(arguments, named):
         choose_hardware(*arguments)
 
 
-@pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Have the CPU train as a card of that compute capability does: in chunks, with batches ahead, compiled where it pays."""
-
-    def arrange(capability: tuple[int, int], seconds: tuple[float, float] = (1.0, 0.5)) -> None:
-        times, compile_where_it_pays = iter(seconds), hardware.compile_where_it_pays
-        monkeypatch.setattr(hardware.Hardware, "on_gpu", True)
-        monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 300)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
-        monkeypatch.setattr(hardware, "_seconds", lambda once: (once(), next(times))[1])
-        monkeypatch.setattr(training, "compile_where_it_pays", functools.partial(compile_where_it_pays, backend="aot_eager"))
-
-    return arrange
-
-
 @pytest.mark.parametrize(
     ("capability", "seconds", "said"),
     [
@@ -200,9 +166,15 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     ],
 )
 @pytest.mark.parametrize("arm", ["both scaled, in parts", "untied"])
-def test_what_a_gpu_does_otherwise_is_rounding_alone(home, tiny, trained_once, as_on_a_gpu, capability, seconds, said, arm):
+def test_what_a_gpu_does_otherwise_is_rounding_alone(home, tiny, trained_once, monkeypatch, capability, seconds, said, arm):
+    """In chunks, with batches ahead, compiled where it pays."""
     reference = trained_once(tiny(**ARMS[arm]))
-    as_on_a_gpu(capability, seconds)
+    clock(monkeypatch, *seconds, capability=capability)
+    monkeypatch.setattr(hardware.Hardware, "on_gpu", True)
+    monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 300)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
+    compiling = functools.partial(hardware.compile_where_it_pays, backend="aot_eager")
+    monkeypatch.setattr(training, "compile_where_it_pays", compiling)
     run = train(tiny(**ARMS[arm]), progress=False)
     assert run.record["made"]["reason"].startswith("float32: on cpu it is the reference; ")
     passes = 12 * run.config.micro_batches

@@ -1,5 +1,6 @@
 """The loss as a module: as written plainly, and in chunks with the same value and gradients."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,14 +26,13 @@ def windows(rows: int = 3) -> Tensor:
     return torch.randint(V, (rows, CONTEXT + 1), generator=torch.Generator().manual_seed(rows))
 
 
-def test_it_is_the_mean_cross_entropy_of_the_next_token():
-    model = build()
-    expected = F.cross_entropy(model(windows()[:, :-1]).logits.flatten(0, 1), windows()[:, 1:].flatten())
-    assert torch.equal(NextTokenLoss(model)(windows()), expected)
-
-
 def plainly(model: Any, taken: Tensor) -> Tensor:
     return F.cross_entropy(model(taken[:, :-1]).logits.flatten(0, 1), taken[:, 1:].flatten())
+
+
+def test_it_is_the_mean_cross_entropy_of_the_next_token():
+    model = build()
+    assert torch.equal(NextTokenLoss(model)(windows()), plainly(model, windows()))
 
 
 @pytest.fixture
@@ -56,18 +56,24 @@ def test_kept_logits_change_no_bit_of_a_gradient(arch, tied, always_kept):
         assert torch.equal(one.grad, two.grad), name
 
 
-@given(tokens=st.integers(1, 40), vocabulary=st.integers(2, 50), width=st.integers(1, 8), seed=st.integers(0, 100))
-def test_kept_logits_are_those_of_the_whole(tokens, vocabulary, width, seed):
+sizes = st.tuples(st.integers(1, 40), st.integers(2, 50), st.integers(1, 8))  # tokens, vocabulary, width
+
+
+def drawn(sizes: tuple[int, int, int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, vocabulary, width = sizes
     draw = torch.Generator().manual_seed(seed)
     hidden = torch.randn(tokens, width, generator=draw, requires_grad=True)
     weight = torch.randn(vocabulary, width, generator=draw, requires_grad=True)
-    targets = torch.randint(vocabulary, (tokens,), generator=draw)
+    return hidden, weight, torch.randint(vocabulary, (tokens,), generator=draw)
+
+
+@given(sizes=sizes, seed=st.integers(0, 100))
+def test_kept_logits_are_those_of_the_whole(sizes, seed):
+    hidden, weight, targets = drawn(sizes, seed)
     kept, whole = KeptLogits()(hidden, weight, targets), F.cross_entropy(F.linear(hidden, weight), targets)
     torch.testing.assert_close(kept, whole)
-    for own, other in zip(
-        torch.autograd.grad(kept, (hidden, weight)), torch.autograd.grad(whole, (hidden, weight)), strict=True
-    ):
-        torch.testing.assert_close(own, other)
+    own, expected = (torch.autograd.grad(loss, (hidden, weight)) for loss in (kept, whole))
+    torch.testing.assert_close(own, expected)
 
 
 def test_a_loss_whose_logits_are_gone_has_no_gradient(always_kept):
@@ -99,25 +105,14 @@ def test_a_head_that_is_watched_is_called():
     assert seen
 
 
-@given(
-    tokens=st.integers(1, 40),
-    vocabulary=st.integers(2, 50),
-    width=st.integers(1, 8),
-    rows=st.integers(1, 45),
-    seed=st.integers(0, 100),
-)
-def test_chunks_have_the_value_and_the_gradients_of_the_whole(tokens, vocabulary, width, rows, seed):
-    draw = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(tokens, width, generator=draw, requires_grad=True)
-    head = nn.Linear(width, vocabulary, bias=False)
-    head.weight.data = torch.randn(vocabulary, width, generator=draw)
-    targets = torch.randint(vocabulary, (tokens,), generator=draw)
-    whole = F.cross_entropy(head(hidden), targets)
-    expected = torch.autograd.grad(whole, (hidden, head.weight))
-    loss = chunked_cross_entropy(head, hidden, targets, rows)
+@given(sizes=sizes, rows=st.integers(1, 45), seed=st.integers(0, 100))
+def test_chunks_have_the_value_and_the_gradients_of_the_whole(sizes, rows, seed):
+    hidden, weight, targets = drawn(sizes, seed)
+    whole = F.cross_entropy(F.linear(hidden, weight), targets)
+    loss = chunked_cross_entropy(lambda part: F.linear(part, weight), hidden, targets, rows)
     torch.testing.assert_close(loss, whole, rtol=1e-5, atol=1e-6)
-    for own, other in zip(torch.autograd.grad(loss, (hidden, head.weight)), expected, strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-6)
+    own, expected = (torch.autograd.grad(one, (hidden, weight)) for one in (loss, whole))
+    torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("arch", models.ARCHITECTURES)
@@ -158,9 +153,7 @@ def test_without_gradients_the_loss_is_the_same():
 
 
 def test_autocast_covers_the_head_in_chunks_too():
-    def autocast() -> Any:
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     model = build(tied=False)
     kinds = []
     model.lm_head.register_forward_hook(lambda module, args, output: kinds.append(output.dtype))

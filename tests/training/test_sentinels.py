@@ -103,9 +103,8 @@ def test_weights_that_the_last_update_lost_are_not_committed(home, tiny, on_gpu,
     rate = TrainConfig.learning_rate_at
     monkeypatch.setattr(TrainConfig, "learning_rate_at", lambda self, step: math.inf if step == 10 else rate(self, step))
     config = tiny(validation_every=100, table_snapshots=1)
-    with pytest.raises(
-        Diverged, match=r"^step 10: its update leaves NaN or infinity in [\w.]+ and \d+ more; .*step 5, "
-    ) as caught:
+    said = r"^step 10: its update leaves NaN or infinity in [\w.]+ and \d+ more; .*step 5, "
+    with pytest.raises(Diverged, match=said) as caught:
         train(config, progress=False)
     folder, record = stored(config)
     assert record is not None and record["step"] == caught.value.checkpoint == 5
@@ -118,12 +117,9 @@ def test_a_validation_loss_that_is_lost_stops_the_run(home, tiny, on_gpu, monkey
         train(tiny(), progress=False)
 
 
-# What it says, on metrics made by hand
-
-
-def metrics(losses: list[float], **columns: list[float]) -> pd.DataFrame:
+def metrics(losses: list[float]) -> pd.DataFrame:
     frame = pd.DataFrame({name: np.ones(len(losses)) for name in METRICS})
-    return frame.assign(step=np.arange(1, len(losses) + 1), loss=losses, learning_rate=0.5, **columns)
+    return frame.assign(step=np.arange(1, len(losses) + 1), loss=losses, learning_rate=0.5)
 
 
 @pytest.mark.parametrize(("dtype", "last"), [("auto", "a clip below 5"), ("bfloat16", "dtype='float32'")])
@@ -137,9 +133,8 @@ def test_the_first_bad_step_is_named_and_what_would_do(tiny, dtype, last):
 
 
 def test_values_that_may_be_missing_stop_nothing(tiny):
-    frame = metrics([6, 5, 4]).assign(
-        validation_loss=math.nan, cosine=math.nan, output_share=math.nan, output_update_share=math.nan
-    )
+    missing = ("validation_loss", "cosine", "output_share", "output_update_share")
+    frame = metrics([6, 5, 4]).assign(**dict.fromkeys(missing, math.nan))
     sentinels.check_metrics(frame, tiny(), 0, None)
     with pytest.raises(Diverged, match=r"^step 3: the validation loss is nan"):
         sentinels.check_metrics(frame, tiny(validation_every=3), 0, None)

@@ -34,36 +34,38 @@ def uninterrupted(remedied, trained_once) -> Callable[..., Run]:
     return lambda name, **changes: trained_once(remedied(name, **changes))
 
 
+def stepped(config: TrainConfig, steps: int) -> Trainer:
+    trainer = Trainer(config, config.load_corpus())
+    for step in range(1, steps + 1):
+        trainer.step(step)
+    return trainer
+
+
 def same_tables(run: Run, other: Run, step: int) -> bool:
     a, b = run.tables(step), other.tables(step)
     return torch.equal(a.input, b.input) and torch.equal(a.output, b.output)
-
-
-# The configuration
 
 
 @remedies
 def test_a_remedy_is_plain_in_a_configuration_and_in_its_key(remedied, name):
     config = remedied(name)
     values = config.as_dict()
-    assert values["remedy"] == {**REMEDIES[name](**PARAMETERS.get(name, {})).as_dict()}
+    assert values["remedy"] == REMEDIES[name](**PARAMETERS.get(name, {})).as_dict()
     assert TrainConfig.from_dict(values) == config and hash(TrainConfig.from_dict(values)) == hash(config)
     by_object = config.replace(remedy=config.remedy)
     assert by_object == config and run_store.run_key(by_object, {}) == run_store.run_key(config, {})
     keys = {run_store.run_key(config, {})}
     for field in dataclasses.fields(REMEDIES[name]):
         value = getattr(config.remedy, field.name)
-        other = {"by": "table", "memory": 7, "width": 2}.get(
-            field.name, value / 2 + 0.01 if isinstance(value, float) else value
-        )
+        halved = value / 2 + 0.01 if isinstance(value, float) else value
+        other = {"by": "table", "memory": 7, "width": 2}.get(field.name, halved)
         changed = config.replace(remedy=dataclasses.replace(config.remedy, **{field.name: other}))
         keys.add(run_store.run_key(changed, {}))
     assert len(keys) == 1 + len(dataclasses.fields(REMEDIES[name]))
     assert run_store.run_key(config.replace(remedy=None), {}) not in keys
 
 
-def test_no_remedy_is_no_part_of_the_key():
-    assert run_store.run_key(TrainConfig(), {"sha256": "a"}) == "803d29c1fa567bfa"
+def test_a_remedy_may_be_a_name_or_a_mapping():
     assert TrainConfig().as_dict()["remedy"] is None
     assert TrainConfig(remedy="pcgrad") == TrainConfig(remedy={"name": "pcgrad", "by": "table"})  # type: ignore[arg-type]
 
@@ -87,9 +89,6 @@ def test_a_remedy_that_cannot_be_is_named(changes, said):
         TrainConfig(**changes)
 
 
-# What it does
-
-
 @remedies
 def test_it_changes_the_run_and_says_so(uninterrupted, name):
     run, plain = uninterrupted(name), uninterrupted(None, tied=REMEDIES[name].fits[0])
@@ -111,15 +110,18 @@ def test_a_constant_scale_is_the_fields_of_old(uninterrupted):
     assert contents(remedy) == contents(fields)
 
 
-def test_rules_that_weigh_both_paths_alike_are_the_ordinary_run(uninterrupted, home, remedied):
-    plain = contents(uninterrupted(None))
-    for remedy in ({"name": "shrink", "alpha": 1.0}, {"name": "scale"}, {"name": "schedule", "input": 1.0}):
-        assert contents(train(remedied(None).replace(remedy=remedy), progress=False)) == plain
-
-
-def test_rates_of_one_are_the_ordinary_untied_run(uninterrupted, home, remedied):
-    config = remedied(None, tied=False).replace(remedy={"name": "table-rates"})
-    assert contents(train(config, progress=False)) == contents(uninterrupted(None, tied=False))
+@pytest.mark.parametrize(
+    ("remedy", "tied"),
+    [
+        ({"name": "shrink", "alpha": 1.0}, True),
+        ({"name": "scale"}, True),
+        ({"name": "schedule", "input": 1.0}, True),
+        ({"name": "table-rates"}, False),
+    ],
+)
+def test_rules_and_rates_that_weigh_both_paths_alike_are_the_ordinary_run(uninterrupted, home, remedied, remedy, tied):
+    config = remedied(None, tied=tied).replace(remedy=remedy)
+    assert contents(train(config, progress=False)) == contents(uninterrupted(None, tied=tied))
 
 
 def test_rates_of_their_own_in_separate_groups_are_those_of_one_group(remedied, home):
@@ -129,11 +131,9 @@ def test_rates_of_their_own_in_separate_groups_are_those_of_one_group(remedied, 
     assert [group["rate"] for group in trainer.optimizer.param_groups].count(1.0) == len(trainer.parameters) - 2
     for group in trainer.optimizer.param_groups:
         group["rate"] = 1.0
-    plain = config.replace(remedy=None)
-    other = Trainer(plain, plain.load_corpus())
     for step in range(1, 5):
         trainer.step(step)
-        other.step(step)
+    other = stepped(config.replace(remedy=None), 4)
     assert all(torch.equal(p, q) for p, q in zip(trainer.parameters, other.parameters, strict=True))
 
 
@@ -167,10 +167,7 @@ def test_a_run_is_tied_up_to_the_fraction_and_then_goes_two_ways(uninterrupted):
 
 
 def test_moments_are_copied_where_the_table_is(remedied, home):
-    config = remedied("untie")
-    trainer = Trainer(config, config.load_corpus())
-    for step in range(1, 8):
-        trainer.step(step)
+    trainer = stepped(remedied("untie"), 7)
     held, before = trainer.optimizer.state[trainer.input_weight], trainer.input_weight.detach().clone()
     moments = {key: value.clone() for key, value in held.items()}
     trainer.untie()
@@ -183,14 +180,11 @@ def test_moments_are_copied_where_the_table_is(remedied, home):
     assert all(len(group["params"]) == len(set(group["params"])) for group in trainer.optimizer.param_groups)
 
 
-def test_coupled_rows_share_their_second_moment(remedied, home):
-    for tied in (True, False):
-        config = remedied("coupled-adam", tied=tied)
-        trainer = Trainer(config, config.load_corpus())
-        for step in range(1, 4):
-            trainer.step(step)
-        shapes = {tuple(state["exp_avg_sq"].shape) for p, state in trainer.optimizer.state.items() if len(p) == 120}
-        assert shapes == {(1, 16)}
+@pytest.mark.parametrize("tied", [True, False])
+def test_coupled_rows_share_their_second_moment(remedied, home, tied):
+    trainer = stepped(remedied("coupled-adam", tied=tied), 3)
+    shapes = {tuple(state["exp_avg_sq"].shape) for p, state in trainer.optimizer.state.items() if len(p) == 120}
+    assert shapes == {(1, 16)}
 
 
 def test_the_output_share_of_the_update_counts_the_rules_weights(uninterrupted):
@@ -198,19 +192,11 @@ def test_the_output_share_of_the_update_counts_the_rules_weights(uninterrupted):
     run, plain = uninterrupted("norm-match"), uninterrupted(None)
     first = plain.metrics.iloc[0]
     source, target = first["input_norm"], first["output_norm"]
-    by_hand = train_scaled(run.config, 0.6 * (source + target) / source, 0.4 * (source + target) / target)
+    scales = {"input_scale": 0.6 * (source + target) / source, "output_scale": 0.4 * (source + target) / target}
+    config = run.config.replace(remedy=None, **scales)
+    by_hand = dict(zip(SCALARS, Trainer(config, config.load_corpus()).step(1).tolist(), strict=True))
     assert run.metrics["output_update_share"][0] == pytest.approx(by_hand["output_update_share"], rel=1e-3)
     assert run.metrics["gradient_norm"][0] == pytest.approx(by_hand["gradient_norm"], rel=1e-4)
-
-
-def train_scaled(config: TrainConfig, source: float, target: float) -> dict[str, float]:
-    """The first step's measures with scales given by hand."""
-    plain = config.replace(remedy=None, input_scale=source, output_scale=target)
-    trainer = Trainer(plain, plain.load_corpus())
-    return dict(zip(SCALARS, trainer.step(1).tolist(), strict=True))
-
-
-# Checkpoints
 
 
 @remedies
@@ -233,11 +219,9 @@ def test_every_architecture_can_end_with_two_tables(home, remedied, arch):
     tables, tokens = run.tables(), torch.arange(16)[None]
     assert not tables.tied and not torch.equal(tables.input, tables.output)
     assert torch.equal(models.tables(run.model()).output, tables.output)
+    assert not torch.equal(run.model()(tokens).logits, run.model(2)(tokens).logits)
     loaded: Any = AutoModelForCausalLM.from_pretrained(run.folder / "model")
     assert torch.equal(loaded(tokens).logits, run.model()(tokens).logits)
-
-
-# What it costs
 
 
 @remedies
@@ -254,9 +238,6 @@ def test_a_plan_knows_a_remedy(home, remedied):
         assert made.parameters == run.record["made"]["parameters"] and f", {name}, " in str(made)
         trunk = made.parameters - (2 * 120 * 16 if name == "untie" else 4 * (120 + 16) + 120 * 16)
         assert made.table_share == pytest.approx(1 - trunk / made.parameters)
-
-
-# On other machines
 
 
 @remedies
@@ -279,9 +260,7 @@ def test_what_a_gpu_does_otherwise_is_rounding_alone(home, remedied, uninterrupt
 def test_no_step_makes_the_host_wait(home, remedied, monkeypatch, watching, name):
     monkeypatch.setattr(training, "compile_where_it_pays", lambda *_, **__: (False, "eager"))
     monkeypatch.setattr(training.Hardware, "on_gpu", True)
-    config = remedied(name)
-    trainer = Trainer(config, config.load_corpus())
-    trainer.step(1)
+    trainer = stepped(remedied(name), 1)
     with watching() as watch:
         trainer.step(2)
     assert watch.waits == []

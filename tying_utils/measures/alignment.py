@@ -101,11 +101,10 @@ def alignment(
 ) -> Alignment:
     """Return `align` with everything that a value needs beside it: see `Alignment` for what comes back.
 
-    The held-out score deals the tokens at random into `folds` folds and fits centring and map to the others of each; for
-    "identity" nothing is fitted, so it is `value`. It costs an extra pass over the tables, whatever `folds`: what a fold
-    is fitted on is the sum over all tokens minus the sum over its own. `bootstrap` draws make each interval. `seed`, an
-    integer of at least 0, fixes folds, permutations and draws on every device. At V = 50,000 and d = 768 the defaults take
-    under a minute on two CPU cores, nearly all of it for the null.
+    The held-out score deals the tokens at random into `folds` folds and fits centring and map to the others of each, for the
+    cost of one more pass over the tables. `bootstrap` draws make each interval. `seed`, an integer of at least 0, fixes folds,
+    permutations and draws on every device. At V = 50,000 and d = 768 the defaults take under a minute on two CPU cores, nearly
+    all of it for the null.
 
     Raises ValueError as `align` does, for more folds than tokens or fewer than 2, and for a linear fit that a fold would
     leave d_s + 1 tokens or fewer.
@@ -141,12 +140,10 @@ def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20
     and, for "linear", the whitening of the source survive a permutation and are computed once, in float64; what follows is
     in float32, good to 1e-4. Few permutations give quantiles interpolated within the scores seen.
 
-    Up to 8,192 tokens each permutation is formed and scored whole. Beyond, it is scored on 8,192 tokens drawn anew each
-    time: the mean stays unbiased, and the range widens by that draw's noise, the row cosines' standard deviation / 90. And
-    beyond 16 permutations they share their blocks: the tokens of either table are dealt at random into 16 blocks of equal
-    size, the 15 or fewer left over paired for good, and a permutation says which block meets which. Each is a uniform
-    permutation by itself; its cross product is a sum of 16 of the 256 between blocks, which cost as much as 16
-    permutations made whole. Permutations that would fill 1.5 GB are made in groups, each with a deal of its own.
+    Beyond 8,192 tokens each permutation is scored on 8,192 drawn anew: the mean stays unbiased, and the range widens by that
+    draw's noise, the row cosines' standard deviation / 90. There, more than 16 permutations share their blocks: the tokens of
+    either table are dealt at random into 16 blocks of equal size, and a permutation says which block meets which. Each is a
+    uniform permutation by itself; all together cost as much as 16 made whole.
 
     `seed`, an integer of at least 0, fixes the permutations on every device. Arguments and errors otherwise as in `align`.
     """

@@ -32,8 +32,8 @@ def kl_by_budget(
     """Return KL(model || lens) by layer after each number of steps in `budgets`, for a lens that starts from the identity.
 
     The start of arXiv 2303.08112 is the logit lens, whose KL at the embedding is several bits higher on the tied one of our
-    models. A lens that has not converged keeps part of that head start, and shows it as a gap between models. Plain Adam at a
-    constant rate, so that every budget is a stop on one path; `lens.train_lens` is what the curves converge to.
+    models; a lens that has not converged keeps part of that head start. Plain Adam at a constant rate, so that every budget is
+    a stop on one path; `lens.train_lens` is what the curves converge to.
 
     Args:
         model: a Hugging Face causal LM with L layers.

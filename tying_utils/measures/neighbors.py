@@ -174,8 +174,6 @@ def _shared(near_a: Tensor, near_b: Tensor) -> Tensor:
 
 def _nearest(value: Tensor, k: int, block: int) -> Tensor:
     """Compute each similarity once for both of its rows, half the multiplications of unit @ unit.T; return as `nearest`."""
-    # At V 8,000 and d 128 choosing the k best costs more than the products: topk looks at every similarity twice, at 1 to 2 ns
-    # each, as long as 128 multiplications take. At d 2,048 the products are nearly all there is.
     unit = value.to(torch.float64 if value.dtype == torch.float64 else torch.float32, copy=True)
     for p in (torch.inf, 2):  # the largest entry is scaled to 1 first: its square may over- or underflow
         unit /= torch.linalg.vector_norm(unit, p, dim=1, keepdim=True).clamp(min=torch.finfo(unit.dtype).tiny)

@@ -96,18 +96,15 @@ def _spectral(a: csr_array, b: csr_array, components: int, permutations: int, se
 def _graphs(tables: Mapping[str, Tensor], k: int, components: int) -> dict[str, csr_array]:
     """Return the symmetric neighbour graph (V, V), float64, of each table, for which `components` are not too many."""
     positive("components", components)
-    graphs = {name: _graph(near.cpu().numpy()) for name, near in neighbor_graphs(tables, k).items()}
-    V = _tokens(next(iter(graphs.values())))
+    graphs = {}
+    for name, near in neighbor_graphs(tables, k).items():
+        rows = np.repeat(np.arange(len(near)), k)
+        directed = csr_array((np.full(near.numel(), 0.5), (rows, near.cpu().numpy().ravel())), shape=(len(near),) * 2)
+        graphs[name] = csr_array(directed + directed.T)
+    V = len(next(iter(tables.values())))
     if components >= 2 * V:  # too many only where V is small and the graphs cost nothing
         raise ValueError(f"components: fewer than 2 V = {2 * V} are needed, got {components}")
     return graphs
-
-
-def _graph(near: np.ndarray) -> csr_array:
-    V, k = near.shape
-    rows = np.repeat(np.arange(V), k)
-    directed = csr_array((np.full(V * k, 0.5), (rows, near.ravel())), shape=(V, V))
-    return csr_array(directed + directed.T)
 
 
 def _tokens(graph: csr_array) -> int:

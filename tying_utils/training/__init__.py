@@ -12,13 +12,6 @@ if TYPE_CHECKING:
     from tying_utils.training.trainer import Trainer, train
 
 __all__ = ["METRICS", "Hardware", "TrainConfig", "Trainer", "choose_hardware", "train", "train_all"]
-_PLACES = {
-    "METRICS": "metrics",
-    "Hardware": "hardware",
-    "TrainConfig": "config",
-    "Trainer": "trainer",
-    "choose_hardware": "hardware",
-    "train": "trainer",
-    "train_all": "pool",
-}
+_PLACES = {"METRICS": "metrics", "TrainConfig": "config", "train_all": "pool"}
+_PLACES |= {"Hardware": "hardware", "choose_hardware": "hardware", "Trainer": "trainer", "train": "trainer"}
 __getattr__ = lazily(__name__, _PLACES)

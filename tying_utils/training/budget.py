@@ -20,6 +20,7 @@ what torch asks for. glibc may hold up to half more in small pieces, the librari
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from functools import lru_cache
@@ -44,8 +45,6 @@ ACTIVATIONS = {
 # The estimate is within this of what torch asks for; a run is refused only where even that much less would not fit.
 TOLERANCE = 0.1
 CPU = torch.device("cpu")
-
-
 _HEADER = 200  # bytes at most that a tensor takes in a file beside its values
 
 
@@ -137,11 +136,9 @@ def memory_free(device: torch.device) -> int | None:
 
 
 def _system_free() -> int | None:
-    try:
+    with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        pass
     try:  # where the free memory is unknown, all of it: what is refused then could never fit
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -1,7 +1,7 @@
 """Where a run trains and in what, and what a step does on a GPU alone: on the CPU none of that is used, so that runs there
 stay what they were."""
 
-import time
+import timeit
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -142,7 +142,4 @@ def compile_where_it_pays(
 
 
 def _seconds(once: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    for _ in range(PROBE):
-        once()
-    return (time.perf_counter() - began) / PROBE
+    return timeit.timeit(once, number=PROBE) / PROBE

@@ -48,8 +48,7 @@ class Ranks:
             raise ValueError(f"device: {self.world_size} processes cannot share {device!r}; use 'auto', 'cuda' or 'cpu'")
         if not cuda and device == "auto" and torch.backends.mps.is_available():
             raise ValueError(f"device: {self.world_size} processes cannot share 'mps', which 'auto' means here; use 'cpu'")
-        if cuda and local >= torch.cuda.device_count():
-            there = torch.cuda.device_count()
+        if cuda and local >= (there := torch.cuda.device_count()):
             raise ValueError(f"device: process {local} of this machine has no GPU of its own; use --nproc-per-node {there}")
         if cuda:
             torch.cuda.set_device(local)

@@ -59,8 +59,7 @@ def _keyed(config: TrainConfig) -> dict[str, Any]:
 
 def run_folder(config: TrainConfig, fingerprint: dict[str, Any]) -> Path:
     """Return where the run of `config` on that corpus lies, finished or not."""
-    name = f"{config.arch}-{'tied' if config.tied else 'untied'}-{run_key(config, fingerprint)}"
-    return paths.runs() / name
+    return paths.runs() / f"{config.arch}-{'tied' if config.tied else 'untied'}-{run_key(config, fingerprint)}"
 
 
 def _verified(folder: Path) -> VerifiedFolder:
