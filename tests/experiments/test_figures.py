@@ -1,7 +1,6 @@
 """Figures from synthetic tidy tables: drawn, labelled, saved whole, and tied to the tables that they show."""
 
 import base64
-import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,11 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
 from PIL import Image
-from synthetic_tables import synthetic
+from synthetic_tables import synthetic, synthetic_public
 
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE
-from tying_utils.experiments import figures, published, shares, style
+from tying_utils.experiments import figures, style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.tables import with_scaling
 from tying_utils.measures import statistics
@@ -25,45 +24,6 @@ from tying_utils.study import profiles
 from tying_utils.study.profiles import SCALES
 
 matplotlib.use("Agg")
-
-
-@functools.cache
-def synthetic_public() -> dict[str, pd.DataFrame]:
-    """Tidy tables of the shape that `public.Public` gives, with one checkpoint left out."""
-    rng = np.random.default_rng(0)
-    names = ("OLMo", "GPT-Neo/Pythia", "Qwen3")
-    pairs = (("input", "output"), ("input", "tied"), ("output", "tied"))
-    rows: dict[str, list] = {}
-    for family in names:
-        for source, target in pairs:
-            labels = {"family": family, "source": source, "target": target}
-            scores = {"value": 0.5, "low": 0.45, "high": 0.55, "chance": 0.2, "chance_low": 0.19, "chance_high": 0.21}
-            more = {"held_out": 0.4, "published": np.nan if family == "Qwen3" else 0.6}
-            kinds = ("orthogonal", "linear") if family != "Qwen3" else ("linear",)
-            rows.setdefault("alignment", []).extend(labels | scores | more | {"kind": kind} for kind in kinds)
-            rows.setdefault("neighbors", []).append(labels | scores | {"published": 0.6})
-            null = {name: scores[name] for name in ("value", "chance", "chance_low", "chance_high")}
-            rows.setdefault("spectral", []).append(labels | null | {"published": 1.3})
-            cosine = np.linspace(-0.2, 1, 50)
-            densities = rng.random(50)
-            values = zip(cosine, densities, strict=True)
-            rows.setdefault("cosines", []).extend(labels | {"cosine": c, "density": d} for c, d in values if target == "tied")
-        for table in ("input", "output", "tied"):
-            norm = {"family": family, "table": table, "spearman": -0.3, "norm_std": 0.1}
-            rows.setdefault("norms", []).extend(norm | {"log10_count": c, "norm_mean": 1 + c / 5} for c in range(6))
-        for tied in (False, True):
-            for indexing in ("matched", "published"):
-                labels = {"family": family, "tied": tied, "indexing": indexing}
-                rows.setdefault("lens", []).extend(labels | {"layer": n, "kl_bits": 4.0 - n} for n in range(5))
-    for model in published.evolution()["model"].unique():
-        for table in ("input", "output"):
-            for place, step in enumerate((0, 100, 200, 300)):
-                wrong = model == "Pythia-1B" and place == 2
-                cosine = np.nan if wrong else 1 - place / 5
-                values = {"to_start": cosine, "to_previous": cosine, "problem": "equal to step 100" if wrong else np.nan}
-                rows.setdefault("evolution", []).append({"model": model, "table": table, "step": step, **values})
-    frames = {name: pd.DataFrame(part) for name, part in rows.items()}
-    return frames | {"shares": shares.table(["Pythia-70M", "Pythia-160M", "OLMo-1B", "OLMo-2-1B", "Qwen3-0.6B", "Qwen3-1.7B"])}
 
 
 @pytest.fixture
@@ -79,23 +39,12 @@ class OnDisk(dict):
         self.profile = profiles.get(profile, corpus)
         folder = paths.results(profile) / corpus
         folder.mkdir(parents=True)
-        entries = {}
-        made = {"date": "2020-01-01", "python": "3.11", "device": "cpu"}
+        entries, made = {}, {"date": "2020-01-01", "python": "3.11", "device": "cpu"}
         for name, table in tables.items():
             digest = files.write_with(folder / f"{name}.csv", lambda p, t=table: t.to_csv(p, index=False))
             entries[name] = {"sha256": digest, "made": made}
         self.checksums = {f"{corpus}/{name}": entry["sha256"] for name, entry in entries.items()}
         files.write_json(folder / "manifest.json", {"tables": entries, "runs": {}, "corpora": {}})
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TYING_HOME", str(tmp_path))
-    return tmp_path
-
-
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 FEW = [(name, seeds) for name in ("00_overview", "01_control", "03_lens") for seeds in (1, 2)]
@@ -223,8 +172,4 @@ def test_the_readers_own_settings_stay_as_they_are():
     code = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['font.size'] = 13; before = dict(matplotlib.rcParams)"
     code += "\nfrom tying_utils.experiments import figures, style; assert dict(matplotlib.rcParams) == before"
     code += "\nwith style.styled(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
-    assert run(code) == "kept"
-
-
-def test_importing_the_package_leaves_matplotlib_alone():
-    assert run("import sys, tying_utils; print('matplotlib' in sys.modules)") == "False"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "kept\n"
