@@ -26,11 +26,6 @@ from tying_utils.study.profiles import SCALES
 matplotlib.use("Agg")
 
 
-@pytest.fixture
-def tables() -> dict[str, pd.DataFrame]:
-    return synthetic()
-
-
 class OnDisk(dict):
     """What `figures` asks of a `study.Study`: tables, a profile, and their checksums."""
 
@@ -74,9 +69,9 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     assert not any(title.get_window_extent().overlaps(label.get_window_extent()) for title in titles for label in labels)
 
 
-def test_means_and_intervals_are_those_of_the_seeds(tables: dict[str, pd.DataFrame]):
-    bias = output_bias(with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
-    panel = figures.draw("00_overview", tables).axes[3]
+def test_means_and_intervals_are_those_of_the_seeds():
+    bias = output_bias(with_scaling(synthetic(), "alignment").query("kind == 'orthogonal'"))
+    panel = figures.draw("00_overview", synthetic()).axes[3]
     mean = next(line for line in panel.lines if line.get_marker() == style.LOOKS[TIED].marker)
     expected = [statistics.mean_interval(rows["output_bias"]) for _, rows in bias.groupby("input_scale")]
     assert np.allclose(np.asarray(mean.get_xdata()), SCALES)
@@ -93,20 +88,20 @@ def test_what_was_left_out_is_marked_and_named():
     assert "Pythia-1B step 200: equal to step 100" in drawn.get_supxlabel().replace("\n", " ")
 
 
-def test_unknown_names_are_refused(tables: dict[str, pd.DataFrame]):
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="name: '06_none' is unknown; choose one of 00_overview"):
-        figures.draw("06_none", tables)
+        figures.draw("06_none", synthetic())
 
 
-def test_a_notebook_shows_a_figure_once(tables: dict[str, pd.DataFrame]):
-    data, metadata = DisplayFormatter().format(figures.draw("01_control", tables))
+def test_a_notebook_shows_a_figure_once():
+    data, metadata = DisplayFormatter().format(figures.draw("01_control", synthetic()))
     assert set(data) == {"text/plain", "image/png"}
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and metadata["image/png"]["width"] < 800
     assert metadata["image/png"]["alt"] == "What a start that both arms share adds to the alignment of W with E."
 
 
-def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "smoke")
+def test_save_writes_pdf_and_png_with_their_source(home: Path):
+    study = OnDisk(synthetic(), "smoke")
     pdf, png = figures.save(figures.draw("01_control", study), "01_control", study)
     assert (pdf, png) == tuple(home / "figures" / "smoke" / f"01_control.{kind}" for kind in ("pdf", "png"))
     with Image.open(png) as image:
@@ -122,14 +117,14 @@ def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFram
     assert figures.source(png) == {}
 
 
-def test_a_figure_of_another_corpus_than_its_home_lies_below(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "smoke", TWO_ROLE)
+def test_a_figure_of_another_corpus_than_its_home_lies_below(home: Path):
+    study = OnDisk(synthetic(), "smoke", TWO_ROLE)
     assert figures.save(figures.draw("01_cosines", study), "01_cosines", study)[0].parent == home / "figures/smoke/two-role"
     assert figures.save(figures.draw("06_roles", study), "06_roles", study)[0].parent == home / "figures/smoke"
 
 
-def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "laptop")
+def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(home: Path):
+    study = OnDisk(synthetic(), "laptop")
     kept = home / "figures" / "laptop" / "01_control.png"
     figures.publish("01_control", study)
     kept.write_bytes(kept.read_bytes() + b"as it was committed")
@@ -141,24 +136,22 @@ def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(tables: dic
     assert figures.source(kept)["python/alignment"] == "another"
 
 
-def test_publish_always_writes_where_nothing_is_committed(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "smoke")
+def test_publish_always_writes_where_nothing_is_committed(home: Path):
+    study = OnDisk(synthetic(), "smoke")
     figures.publish("01_control", study)
     (home / "figures" / "smoke" / "01_control.png").write_bytes(b"")
     figures.publish("01_control", study)
     assert figures.source(home / "figures" / "smoke" / "01_control.png")
 
 
-def test_render_draws_what_the_profile_allows_and_never_trains(
-    tables: dict[str, pd.DataFrame], home: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_render_draws_what_the_profile_allows_and_never_trains(home: Path, monkeypatch: pytest.MonkeyPatch):
     few = {name: figures.FIGURES[name] for name in ("01_cosines", "06_roles", "05_drift")}
     few["00_none"] = style.Drawing(lambda tables: pytest.fail("drawn"), ("no such table",), PYTHON)
     monkeypatch.setattr(figures, "FIGURES", few)
     with pytest.raises(ValueError, match="make reproduce PROFILE=smoke"):
         figures.render("smoke", progress=False)
     for corpus in (PYTHON, TWO_ROLE):
-        OnDisk(tables, "smoke", corpus)
+        OnDisk(synthetic(), "smoke", corpus)
     written = figures.render("smoke", progress=False)
     names = [path.name for path in written]
     assert names == [f"{name}.{kind}" for name in ("01_cosines", "06_roles", "05_drift") for kind in ("pdf", "png")]
