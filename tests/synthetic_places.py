@@ -11,8 +11,6 @@ from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED
 from tying_utils.experiments.places import SCALED
 
 WIDTHS, VOCABULARIES, ARCHITECTURES, DEPTH = (32, 64, 128), (512, 2048), ("olmo", "gpt2"), 4
-
-
 BIAS, CHANGE, SHARE, LENS, PRICE, EQUAL = 0.4, -0.1, 0.7, -0.05, 0.08, 0.06  # the effects put in
 
 
@@ -34,8 +32,7 @@ def synthetic_places(
     A tied model's loss falls as a line in the logarithm of its parameters, an untied one's is `EQUAL` below that line.
     """
     rng = np.random.default_rng(0)
-    places = [("olmo", d, v) for v, d in itertools.product(vocabularies, widths)]
-    of_corpus = {PYTHON: places}
+    of_corpus = {PYTHON: [("olmo", d, v) for v, d in itertools.product(vocabularies, widths)]}
     if group == "architecture":
         of_corpus = {corpus: [(arch, 64, 512) for arch in ARCHITECTURES] for corpus in (PYTHON, TWO_ROLE)}
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -9,16 +9,13 @@ from synthetic_places import synthetic_places
 from synthetic_sweep import synthetic_sweep
 
 from tying_utils.base.names import AGAIN, EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
+from tying_utils.experiments import published, shares, style
 from tying_utils.experiments.places import GROUPS
 from tying_utils.study import profiles
 from tying_utils.study.profiles import SCALES
 
 LAYERS, STEPS = 4, 120
-
-
 STARTS = (UNTIED, TIED, scaled(5), "norm-match", "untie")
-
-
 SCALED = tuple(scaled(scale) for scale in SCALES if scale != 1)
 
 
@@ -31,21 +28,17 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
 
     def add(name: str, arm: str, seed: int, **values) -> None:
         labels = {"corpus": values.pop("corpus", PYTHON), "arm": arm, "input_scale": scales[arm], "seed": seed}
-        rows.setdefault(name, []).append(pd.DataFrame(labels | values, index=None if _long(values) else [0]))
+        rows.setdefault(name, []).append(as_rows(labels | values))
 
     def near(value: float, spread: float = 0.008) -> float:
         return value + spread * rng.standard_normal()
 
     def alignment(name: str, arm: str, seed: int, source: str, target: str, orthogonal: float) -> None:
-        for kind, value, chance in (
-            ("identity", 0.01, 0),
-            ("orthogonal", orthogonal, 0.21),
-            ("linear", 1.2 * orthogonal, 0.25),
-        ):
+        values = {"identity": (0.01, 0), "orthogonal": (orthogonal, 0.21), "linear": (1.2 * orthogonal, 0.25)}
+        for kind, (value, chance) in values.items():
             value = near(value)
             chances = {"chance": chance, "chance_low": chance - 0.004, "chance_high": chance + 0.004}
-            corrected = (value - chance) / (1 - chance)
-            chances |= {"held_out": value - chance, "corrected": corrected}
+            chances |= {"held_out": value - chance, "corrected": (value - chance) / (1 - chance)}
             add(name, arm, seed, source=source, target=target, kind=kind, value=value, **chances)
 
     for seed in range(seeds):
@@ -137,51 +130,82 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
         add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)
     add("unigrams", UNTIED, 0, corpus=TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
-    for group in GROUPS:
-        rows |= {name: [table] for name, table in synthetic_places(group, tuple(range(seeds)), spread=0.01).items()}
+    several = [synthetic_places(group, tuple(range(seeds)), spread=0.01) for group in GROUPS]
     for corpus in (PYTHON, TWO_ROLE):
-        for name, table in synthetic_sweep(corpus, tuple(range(seeds))).tables.items():
+        several.append(dict(synthetic_sweep(corpus, tuple(range(seeds))).tables))
+        arms = profiles.get("laptop", corpus)
+        names = [arm.name for arm in (*arms.remedied, *arms.enlarged)]
+        leans = dict(zip(names, np.random.default_rng(0).uniform(-0.5, 0.5, len(names)), strict=True))
+        large = {UNTIED, AGAIN, "untie", "factorised", "table-rates", *(arm.name for arm in arms.enlarged)}
+        remedied = {arm: (lean, 4 + abs(lean), 1_000_000 if arm in large else 800_000) for arm, lean in leans.items()}
+        several.append(synthetic_remedies(remedied, corpus, seeds, spread=0.02))
+    for tables in several:
+        for name, table in tables.items():
             rows.setdefault(name, []).append(table)
-    for name, table in synthetic_remedies(seeds).items():
-        rows[name] = [table]
     return {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
 
 
-def _long(values: dict) -> bool:
-    return any(isinstance(value, np.ndarray) for value in values.values())
+def as_rows(values: dict) -> pd.DataFrame:
+    """A row of `values`, or as many as the arrays among them are long."""
+    return pd.DataFrame(values, index=None if any(isinstance(value, np.ndarray) for value in values.values()) else [0])
 
 
-def synthetic_remedies(seeds: int) -> dict[str, pd.DataFrame]:
-    """The remedies' tables of the laptop profile, with plausible values."""
-    rng = np.random.default_rng(0)
+def synthetic_remedies(
+    arms: dict[str, tuple[float, float, int]], corpus: str = PYTHON, seeds: int = 3, spread: float = 0.01
+) -> dict[str, pd.DataFrame]:
+    """The remedies' tables where each arm has this bias, loss and number of parameters; a seed shifts all arms alike."""
     rows: dict[str, list] = {}
-    for corpus in (PYTHON, TWO_ROLE):
-        profile = profiles.get("laptop", corpus)
-        enlarged = [arm.name for arm in profile.enlarged]
-        arms = [*(arm.name for arm in profile.remedied), *enlarged]
-        leans = dict(zip(arms, rng.uniform(-0.5, 0.5, len(arms)), strict=True))
-        for arm, seed in itertools.product(arms, range(seeds)):
-            large, lean = arm in enlarged, leans[arm] + rng.normal(0, 0.02)
-            one_table = arm not in (UNTIED, AGAIN, "untie", "factorised", "table-rates")
-            labels = {"corpus": corpus, "arm": arm, "seed": seed}
-            size = {
-                "parameters": 1_000_000 if large or not one_table else 800_000,
-                "floor": 2.0 if corpus == TWO_ROLE else np.nan,
-            }
-            rows.setdefault("remedy_losses", []).append(
-                {**labels, **size, "validation_loss": 4 + abs(lean) + rng.normal(0, 0.02)}
-            )
-            for sign, source, role in ((-1, "input", "source"), (1, "output", "target")):
-                if corpus == TWO_ROLE:
-                    values = {"table": "tied" if one_table else "input", "role": role, "purity": 0.5 + sign * lean / 2}
-                    rows.setdefault("remedy_roles", []).append(labels | values)
-                else:
-                    values = {"source": source, "target": "tied", "corrected": 0.5 + sign * lean / 2}
-                    rows.setdefault("remedy_alignment", []).append(labels | values)
-            if not large:
-                kinds = {"lens": "tuned", "indexing": "matched"}
-                rows.setdefault("remedy_lens", []).extend(
-                    labels | kinds | {"layer": n, "kl_bits": 4 - n + lean} for n in range(5)
-                )
-                rows.setdefault("remedy_steps", []).extend([labels | {"ratio": 1 + 0.1 * abs(lean)}] * (seed == 0))
+
+    def add(name: str, **values) -> None:
+        rows.setdefault(f"remedy_{name}", []).append({"corpus": corpus, "arm": arm, "seed": seed, **values})
+
+    for seed, (arm, (bias, loss, parameters)) in itertools.product(range(seeds), arms.items()):
+        shift, floor = spread * (seed - 1), 3.0 if corpus == TWO_ROLE else np.nan
+        add("losses", validation_loss=loss + shift, floor=floor, parameters=parameters)
+        for sign, source, role in ((1, "output", "target"), (-1, "input", "source")):
+            score = 0.5 + sign * (bias + shift) / 2
+            if corpus == TWO_ROLE:
+                add("roles", table="tied", role=role, purity=score)
+                add("roles", table="output", role=role, purity=sign)  # an output table says nothing of the input
+            else:
+                add("alignment", source=source, target="tied", corrected=score)
+        for layer in range(0 if arm.endswith(EQUAL) else 5):
+            for lens, kl in (("tuned", 10 * loss - layer), ("logit", 99.0)):
+                add("lens", lens=lens, indexing="matched", layer=layer, kl_bits=kl)
+        if seed == 0:
+            add("steps", ratio=loss / 4.5)
     return {name: pd.DataFrame(part) for name, part in rows.items()}
+
+
+@functools.cache
+def synthetic_public() -> dict[str, pd.DataFrame]:
+    """Tidy tables of the shape that `public.Public` gives, with one checkpoint left out."""
+    rng, rows = np.random.default_rng(0), {}
+
+    def add(name: str, **values) -> None:
+        rows.setdefault(name, []).append(as_rows(values))
+
+    null = {"value": 0.5, "chance": 0.2, "chance_low": 0.19, "chance_high": 0.21}
+    scores = null | {"low": 0.45, "high": 0.55}
+    for family in ("OLMo", "GPT-Neo/Pythia", "Qwen3"):
+        for source, target in style.PAIRS:
+            pair, paper = {"family": family, "source": source, "target": target}, np.nan if family == "Qwen3" else 0.6
+            for kind in ("linear",) if family == "Qwen3" else ("orthogonal", "linear"):
+                add("alignment", **pair, **scores, kind=kind, held_out=0.4, published=paper)
+            add("neighbors", **pair, **scores, published=0.6)
+            add("spectral", **pair, **null, published=1.3)
+            if target == "tied":
+                add("cosines", **pair, cosine=np.linspace(-0.2, 1, 50), density=rng.random(50))
+        for table in style.TABLES:
+            bins = {"log10_count": np.arange(6), "norm_mean": 1 + np.arange(6) / 5, "norm_std": 0.1}
+            add("norms", family=family, table=table, spearman=-0.3, **bins)
+        for tied, indexing in itertools.product((False, True), ("matched", "published")):
+            add("lens", family=family, tied=tied, indexing=indexing, layer=np.arange(5), kl_bits=4.0 - np.arange(5))
+    for model, table in itertools.product(published.evolution()["model"].unique(), ("input", "output")):
+        cosine, problem = 1 - np.arange(4) / 5, [np.nan] * 4
+        if model == "Pythia-1B":
+            cosine[2], problem[2] = np.nan, "equal to step 100"
+        moved = {"step": 100 * np.arange(4), "to_start": cosine, "to_previous": cosine, "problem": problem}
+        add("evolution", model=model, table=table, **moved)
+    frames = {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
+    return frames | {"shares": shares.table(["Pythia-70M", "Pythia-160M", "OLMo-1B", "OLMo-2-1B", "Qwen3-0.6B", "Qwen3-1.7B"])}

@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import random
 import sys
@@ -104,14 +105,8 @@ def test_standard_errors_agree_with_a_bootstrap_over_documents(metric):
 
 
 def test_parts_count_evenly():
-    scores = pd.concat(
-        [
-            scored("a", [1, 1, 0, 1], part="blimp_x", task="blimp"),
-            scored("a", [0, 1], part="blimp_y", task="blimp"),
-            scored("b", [1, 1, 1, 1], part="blimp_x", task="blimp"),
-            scored("b", [1, 1], part="blimp_y", task="blimp"),
-        ]
-    )
+    answers = {("a", "x"): [1, 1, 0, 1], ("a", "y"): [0, 1], ("b", "x"): [1, 1, 1, 1], ("b", "y"): [1, 1]}
+    scores = pd.concat([scored(model, values, part=part, task="blimp") for (model, part), values in answers.items()])
     first, second = (row for _, row in table(scores).iterrows())
     assert first["value"] == (0.75 + 0.5) / 2 and second["value"] == 1 and first["documents"] == 6
     assert first["standard_error"] == pytest.approx(math.sqrt(0.25**2 + 0.5**2) / 2)
@@ -179,16 +174,14 @@ def test_bad_scores_are_named():
 
 def result(score: Callable[[int], dict[str, Any]], printed: dict[str, float], n: int = 4) -> dict[str, Any]:
     """What lm-eval gives for a task of n documents."""
-    samples = [
-        {"doc_id": i, "doc_hash": f"{i:064d}", "filter": "none", "metrics": list(score(i)), **score(i)} for i in range(n)
-    ]
+    about = [{"doc_id": i, "doc_hash": f"{i:064d}", "filter": "none", "metrics": list(score(i))} for i in range(n)]
+    samples = [{**sample, **score(i)} for i, sample in enumerate(about)]
     return {"samples": {"piqa": samples}, "results": {"piqa": {f"{metric},none": x for metric, x in printed.items()}}}
 
 
 def test_rows_come_from_lm_evals_samples():
-    given = result(
-        lambda i: {"acc": float(i > 0), "word_perplexity": (-6.0 * i, i + 1)}, {"acc": 0.75, "word_perplexity": math.exp(3.6)}
-    )
+    printed = {"acc": 0.75, "word_perplexity": math.exp(3.6)}
+    given = result(lambda i: {"acc": float(i > 0), "word_perplexity": (-6.0 * i, i + 1)}, printed)
     acc, words = downstream._scores("piqa", given)
     assert acc[["document", "value", "weight"]].to_numpy().tolist() == [[0, 0, 1], [1, 1, 1], [2, 1, 1], [3, 1, 1]]
     assert words[["document", "value", "weight"]].to_numpy().tolist() == [[0, 0, 1], [1, -6, 2], [2, -12, 3], [3, -18, 4]]
@@ -407,10 +400,8 @@ def test_rows_of_evaluate(scores, made):
     counts = scores.groupby(["model", "task", "part", "metric"], sort=False).size()
     for model in ("tied", "untied"):
         one = counts[model]
-        assert {(task, part): n for (task, part, metric), n in one.items() if metric == "acc"} == {
-            ("colours", "colours_sky"): 9,
-            ("colours", "colours_sea"): 5,
-        }
+        acc = {(task, part): n for (task, part, metric), n in one.items() if metric == "acc"}
+        assert acc == {("colours", "colours_sky"): 9, ("colours", "colours_sea"): 5}
         # The group has no acc_norm of its own: its parts stand for themselves.
         assert one["colours_sky", "colours_sky", "acc_norm"] == 9 and one["colours_sea", "colours_sea", "acc_norm"] == 5
         assert [one["pages", "pages", name] for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")] == [6, 6, 6]
@@ -449,10 +440,8 @@ def test_perplexity_of_text_is_the_models_own(scores, made, name):
 def test_table_is_what_lm_eval_prints(scores, made, only_own_tasks):
     lm_eval = pytest.importorskip("lm_eval")
     manager = pytest.importorskip("lm_eval.tasks").TaskManager(include_path=str(made.tasks))
-    arguments = f"pretrained={made.folder / 'untied'}"
-    printed = lm_eval.simple_evaluate(
-        "hf", arguments, tasks=["colours", "pages"], device="cpu", task_manager=manager, bootstrap_iters=10
-    )
+    model, options = f"pretrained={made.folder / 'untied'}", {"device": "cpu", "task_manager": manager, "bootstrap_iters": 10}
+    printed = lm_eval.simple_evaluate("hf", model, tasks=["colours", "pages"], **options)
     assert printed is not None
     mine = table(scores[scores["model"] == "untied"]).set_index(["task", "metric"])
     assert len(mine) == 6
@@ -470,10 +459,8 @@ def test_table_is_what_lm_eval_prints(scores, made, only_own_tasks):
 
 def test_models_do_not_touch_each_other(scores, asking, made):
     swapped = asking(sources=dict(reversed(made.sources().items())), batch_size=3)
-    order = ["model", "part", "metric", "document"]
-    pd.testing.assert_frame_equal(
-        swapped.sort_values(order, ignore_index=True), scores.sort_values(order, ignore_index=True), rtol=1e-5
-    )
+    one, other = (frame.sort_values(["model", "part", "metric", "document"], ignore_index=True) for frame in (swapped, scores))
+    pd.testing.assert_frame_equal(one, other, rtol=1e-5)
 
 
 def test_a_limit_takes_the_first_documents(scores, asking):
@@ -487,12 +474,7 @@ def test_a_limit_takes_the_first_documents(scores, asking):
 def test_a_task_that_is_asked_for_twice_counts_once(scores, asking):
     twice = asking(tasks=["hues", "colours_sky", "colours"])
     counts = table(twice).query("model == 'tied'").set_index(["task", "metric"])["documents"]
-    parts = {
-        ("colours_sky", "acc"): 9,
-        ("colours_sky", "acc_norm"): 9,
-        ("colours_sea", "acc"): 5,
-        ("colours_sea", "acc_norm"): 5,
-    }
+    parts = {(f"colours_{part}", metric): n for part, n in (("sky", 9), ("sea", 5)) for metric in ("acc", "acc_norm")}
     assert counts.to_dict() == {**parts, ("colours", "acc"): 14}
 
 
@@ -558,9 +540,8 @@ def test_what_is_no_mean_over_documents_is_left_out(asking, made):
 
 
 def test_a_group_that_weighs_its_parts_is_given_by_part(asking, made):
-    (made.tasks / "weighed.yaml").write_text(
-        GROUP.replace("group: colours", "group: weighed").replace("false", "true"), encoding="utf-8"
-    )
+    weighed = GROUP.replace("group: colours", "group: weighed").replace("false", "true")
+    (made.tasks / "weighed.yaml").write_text(weighed, encoding="utf-8")
     scores = asking(tasks=["weighed"])
     assert set(scores["task"]) == {"colours_sky", "colours_sea"}
 
@@ -595,8 +576,6 @@ def test_bad_tasks_and_models_are_named(asking, made):
 
 
 def test_progress_is_one_bar_that_can_be_silenced(asking, capsys):
-    import logging
-
     level = logging.getLogger("lm_eval").level
     asking(limit=2)
     captured = capsys.readouterr()
@@ -643,7 +622,6 @@ def test_table_7_with_documents_of_its_form(made, monkeypatch):
     assert list(metrics.index) == list(TABLE_7.values())
     assert set(metrics["wikitext"]) == {"word_perplexity", "byte_perplexity", "bits_per_byte"}
     assert all(metrics[name] == ["acc"] for name in ("winogrande", "boolq", "blimp"))
-    assert all(
-        metrics[name] == ["acc", "acc_norm"] for name in ("piqa", "hellaswag", "arc_easy", "arc_challenge", "openbookqa")
-    )
+    both = ("piqa", "hellaswag", "arc_easy", "arc_challenge", "openbookqa")
+    assert all(metrics[name] == ["acc", "acc_norm"] for name in both)
     assert result.set_index("task")["documents"]["blimp"] == 2 * 67

@@ -1,7 +1,6 @@
 """Figures from synthetic tidy tables: drawn, labelled, saved whole, and tied to the tables that they show."""
 
 import base64
-import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,11 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
 from PIL import Image
-from synthetic_tables import synthetic
+from synthetic_tables import synthetic, synthetic_public
 
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE
-from tying_utils.experiments import figures, published, shares, style
+from tying_utils.experiments import figures, style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.tables import with_scaling
 from tying_utils.measures import statistics
@@ -25,50 +24,6 @@ from tying_utils.study import profiles
 from tying_utils.study.profiles import SCALES
 
 matplotlib.use("Agg")
-
-
-@functools.cache
-def synthetic_public() -> dict[str, pd.DataFrame]:
-    """Tidy tables of the shape that `public.Public` gives, with one checkpoint left out."""
-    rng = np.random.default_rng(0)
-    names = ("OLMo", "GPT-Neo/Pythia", "Qwen3")
-    pairs = (("input", "output"), ("input", "tied"), ("output", "tied"))
-    rows: dict[str, list] = {}
-    for family in names:
-        for source, target in pairs:
-            labels = {"family": family, "source": source, "target": target}
-            scores = {"value": 0.5, "low": 0.45, "high": 0.55, "chance": 0.2, "chance_low": 0.19, "chance_high": 0.21}
-            more = {"held_out": 0.4, "published": np.nan if family == "Qwen3" else 0.6}
-            kinds = ("orthogonal", "linear") if family != "Qwen3" else ("linear",)
-            rows.setdefault("alignment", []).extend(labels | scores | more | {"kind": kind} for kind in kinds)
-            rows.setdefault("neighbors", []).append(labels | scores | {"published": 0.6})
-            null = {name: scores[name] for name in ("value", "chance", "chance_low", "chance_high")}
-            rows.setdefault("spectral", []).append(labels | null | {"published": 1.3})
-            cosine = np.linspace(-0.2, 1, 50)
-            densities = rng.random(50)
-            values = zip(cosine, densities, strict=True)
-            rows.setdefault("cosines", []).extend(labels | {"cosine": c, "density": d} for c, d in values if target == "tied")
-        for table in ("input", "output", "tied"):
-            norm = {"family": family, "table": table, "spearman": -0.3, "norm_std": 0.1}
-            rows.setdefault("norms", []).extend(norm | {"log10_count": c, "norm_mean": 1 + c / 5} for c in range(6))
-        for tied in (False, True):
-            for indexing in ("matched", "published"):
-                labels = {"family": family, "tied": tied, "indexing": indexing}
-                rows.setdefault("lens", []).extend(labels | {"layer": n, "kl_bits": 4.0 - n} for n in range(5))
-    for model in published.evolution()["model"].unique():
-        for table in ("input", "output"):
-            for place, step in enumerate((0, 100, 200, 300)):
-                wrong = model == "Pythia-1B" and place == 2
-                cosine = np.nan if wrong else 1 - place / 5
-                values = {"to_start": cosine, "to_previous": cosine, "problem": "equal to step 100" if wrong else np.nan}
-                rows.setdefault("evolution", []).append({"model": model, "table": table, "step": step, **values})
-    frames = {name: pd.DataFrame(part) for name, part in rows.items()}
-    return frames | {"shares": shares.table(["Pythia-70M", "Pythia-160M", "OLMo-1B", "OLMo-2-1B", "Qwen3-0.6B", "Qwen3-1.7B"])}
-
-
-@pytest.fixture
-def tables() -> dict[str, pd.DataFrame]:
-    return synthetic()
 
 
 class OnDisk(dict):
@@ -79,23 +34,12 @@ class OnDisk(dict):
         self.profile = profiles.get(profile, corpus)
         folder = paths.results(profile) / corpus
         folder.mkdir(parents=True)
-        entries = {}
-        made = {"date": "2020-01-01", "python": "3.11", "device": "cpu"}
+        entries, made = {}, {"date": "2020-01-01", "python": "3.11", "device": "cpu"}
         for name, table in tables.items():
             digest = files.write_with(folder / f"{name}.csv", lambda p, t=table: t.to_csv(p, index=False))
             entries[name] = {"sha256": digest, "made": made}
         self.checksums = {f"{corpus}/{name}": entry["sha256"] for name, entry in entries.items()}
         files.write_json(folder / "manifest.json", {"tables": entries, "runs": {}, "corpora": {}})
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TYING_HOME", str(tmp_path))
-    return tmp_path
-
-
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 FEW = [(name, seeds) for name in ("00_overview", "01_control", "03_lens") for seeds in (1, 2)]
@@ -125,9 +69,9 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     assert not any(title.get_window_extent().overlaps(label.get_window_extent()) for title in titles for label in labels)
 
 
-def test_means_and_intervals_are_those_of_the_seeds(tables: dict[str, pd.DataFrame]):
-    bias = output_bias(with_scaling(tables, "alignment").query("kind == 'orthogonal'"))
-    panel = figures.draw("00_overview", tables).axes[3]
+def test_means_and_intervals_are_those_of_the_seeds():
+    bias = output_bias(with_scaling(synthetic(), "alignment").query("kind == 'orthogonal'"))
+    panel = figures.draw("00_overview", synthetic()).axes[3]
     mean = next(line for line in panel.lines if line.get_marker() == style.LOOKS[TIED].marker)
     expected = [statistics.mean_interval(rows["output_bias"]) for _, rows in bias.groupby("input_scale")]
     assert np.allclose(np.asarray(mean.get_xdata()), SCALES)
@@ -144,20 +88,20 @@ def test_what_was_left_out_is_marked_and_named():
     assert "Pythia-1B step 200: equal to step 100" in drawn.get_supxlabel().replace("\n", " ")
 
 
-def test_unknown_names_are_refused(tables: dict[str, pd.DataFrame]):
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="name: '06_none' is unknown; choose one of 00_overview"):
-        figures.draw("06_none", tables)
+        figures.draw("06_none", synthetic())
 
 
-def test_a_notebook_shows_a_figure_once(tables: dict[str, pd.DataFrame]):
-    data, metadata = DisplayFormatter().format(figures.draw("01_control", tables))
+def test_a_notebook_shows_a_figure_once():
+    data, metadata = DisplayFormatter().format(figures.draw("01_control", synthetic()))
     assert set(data) == {"text/plain", "image/png"}
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and metadata["image/png"]["width"] < 800
     assert metadata["image/png"]["alt"] == "What a start that both arms share adds to the alignment of W with E."
 
 
-def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "smoke")
+def test_save_writes_pdf_and_png_with_their_source(home: Path):
+    study = OnDisk(synthetic(), "smoke")
     pdf, png = figures.save(figures.draw("01_control", study), "01_control", study)
     assert (pdf, png) == tuple(home / "figures" / "smoke" / f"01_control.{kind}" for kind in ("pdf", "png"))
     with Image.open(png) as image:
@@ -173,14 +117,14 @@ def test_save_writes_pdf_and_png_with_their_source(tables: dict[str, pd.DataFram
     assert figures.source(png) == {}
 
 
-def test_a_figure_of_another_corpus_than_its_home_lies_below(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "smoke", TWO_ROLE)
+def test_a_figure_of_another_corpus_than_its_home_lies_below(home: Path):
+    study = OnDisk(synthetic(), "smoke", TWO_ROLE)
     assert figures.save(figures.draw("01_cosines", study), "01_cosines", study)[0].parent == home / "figures/smoke/two-role"
     assert figures.save(figures.draw("06_roles", study), "06_roles", study)[0].parent == home / "figures/smoke"
 
 
-def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "laptop")
+def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(home: Path):
+    study = OnDisk(synthetic(), "laptop")
     kept = home / "figures" / "laptop" / "01_control.png"
     figures.publish("01_control", study)
     kept.write_bytes(kept.read_bytes() + b"as it was committed")
@@ -192,24 +136,22 @@ def test_publish_keeps_a_committed_figure_that_belongs_to_its_tables(tables: dic
     assert figures.source(kept)["python/alignment"] == "another"
 
 
-def test_publish_always_writes_where_nothing_is_committed(tables: dict[str, pd.DataFrame], home: Path):
-    study = OnDisk(tables, "smoke")
+def test_publish_always_writes_where_nothing_is_committed(home: Path):
+    study = OnDisk(synthetic(), "smoke")
     figures.publish("01_control", study)
     (home / "figures" / "smoke" / "01_control.png").write_bytes(b"")
     figures.publish("01_control", study)
     assert figures.source(home / "figures" / "smoke" / "01_control.png")
 
 
-def test_render_draws_what_the_profile_allows_and_never_trains(
-    tables: dict[str, pd.DataFrame], home: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_render_draws_what_the_profile_allows_and_never_trains(home: Path, monkeypatch: pytest.MonkeyPatch):
     few = {name: figures.FIGURES[name] for name in ("01_cosines", "06_roles", "05_drift")}
     few["00_none"] = style.Drawing(lambda tables: pytest.fail("drawn"), ("no such table",), PYTHON)
     monkeypatch.setattr(figures, "FIGURES", few)
     with pytest.raises(ValueError, match="make reproduce PROFILE=smoke"):
         figures.render("smoke", progress=False)
     for corpus in (PYTHON, TWO_ROLE):
-        OnDisk(tables, "smoke", corpus)
+        OnDisk(synthetic(), "smoke", corpus)
     written = figures.render("smoke", progress=False)
     names = [path.name for path in written]
     assert names == [f"{name}.{kind}" for name in ("01_cosines", "06_roles", "05_drift") for kind in ("pdf", "png")]
@@ -223,8 +165,4 @@ def test_the_readers_own_settings_stay_as_they_are():
     code = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['font.size'] = 13; before = dict(matplotlib.rcParams)"
     code += "\nfrom tying_utils.experiments import figures, style; assert dict(matplotlib.rcParams) == before"
     code += "\nwith style.styled(): pass\nassert dict(matplotlib.rcParams) == before; print('kept')"
-    assert run(code) == "kept"
-
-
-def test_importing_the_package_leaves_matplotlib_alone():
-    assert run("import sys, tying_utils; print('matplotlib' in sys.modules)") == "False"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "kept\n"

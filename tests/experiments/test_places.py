@@ -35,14 +35,8 @@ def test_effects_put_in_come_out(widths: set[int], vocabularies: set[int], seeds
     assert len(frame) == len(widths) * len(vocabularies) * seeds
     assert list(dict.fromkeys(frame["place"])) == [f"d {d}, V {v}" for v, d in itertools.product(vocabularies, widths)]
     bias = BIAS + np.array([doublings(row["d_model"], row["vocab_size"]) for row in frame.to_dict("records")])
-    for name, expected in {
-        "output_bias": bias,
-        "bias_change": CHANGE,
-        "early_share": SHARE,
-        "early_update_share": SHARE + 0.1,
-        "lens_gap": LENS,
-        "price": PRICE,
-    }.items():
+    put_in = {"output_bias": bias, "bias_change": CHANGE, "early_share": SHARE, "early_update_share": SHARE + 0.1}
+    for name, expected in {**put_in, "lens_gap": LENS, "price": PRICE}.items():
         np.testing.assert_allclose(frame[name], expected, rtol=1e-9, err_msg=name)
     tables_of = 2 * frame["vocab_size"] * frame["d_model"]
     trunk = DEPTH * 16 * frame["d_model"] ** 2
@@ -59,9 +53,8 @@ def test_effects_put_in_come_out(widths: set[int], vocabularies: set[int], seeds
 
 def test_architectures_are_named_and_judged_corpus_by_corpus() -> None:
     frame = places.effects(synthetic_places("architecture", spread=1e-3), "architecture")
-    assert set(zip(frame["corpus"], frame["place"], strict=True)) == set(
-        itertools.product((PYTHON, TWO_ROLE), ("OLMo", "GPT-2"))
-    )
+    expected = set(itertools.product((PYTHON, TWO_ROLE), ("OLMo", "GPT-2")))
+    assert set(zip(frame["corpus"], frame["place"], strict=True)) == expected
     assert frame.groupby("corpus")["purity_gap"].count().to_dict() == {PYTHON: 0, TWO_ROLE: 6}
     table = judged(frame)
     words = table.groupby("claim")["verdict"].agg(set)
@@ -79,10 +72,9 @@ def test_trends_are_the_slopes_put_in() -> None:
     frame.loc[frame["place"] == "d 32, V 512", "output_bias"] = np.nan  # what is missing must not tilt the plane
     table = trends(frame).set_index(["effect", "per"])
     bias = EFFECTS["output_bias"].words
-    assert table.loc[(bias, "doubling of d_model"), "estimate"] == pytest.approx(-0.02, abs=1e-3)
-    assert table.loc[(bias, "doubling of vocab_size"), "estimate"] == pytest.approx(0.01, abs=1e-3)
-    assert table.loc[(bias, "doubling of d_model"), "it"] == "falls"
-    assert table.loc[(bias, "doubling of vocab_size"), "it"] == "rises"
+    for axis, slope, word in (("d_model", -0.02, "falls"), ("vocab_size", 0.01, "rises")):
+        row = table.loc[(bias, f"doubling of {axis}")]
+        assert row["estimate"] == pytest.approx(slope, abs=1e-3) and row["it"] == word
     price = table.xs(EFFECTS["price"].words)
     assert set(price["it"]) == {"open"} and (price["seeds"] == 3).all()
 
@@ -94,10 +86,7 @@ def line(points: list[float], roots: list[float], slope: float) -> pd.DataFrame:
 
 
 @example(roots=[1.182210126473612] * 2, slope=-0.1)  # which Python's power rounds up, and numpy's down
-@given(
-    roots=st.lists(st.floats(0.1, 2.9), min_size=1, max_size=5),
-    slope=st.sampled_from((-2.0, -0.1, 0.1, 2.0)),
-)
+@given(roots=st.lists(st.floats(0.1, 2.9), min_size=1, max_size=5), slope=st.sampled_from((-2.0, -0.1, 0.1, 2.0)))
 def test_lines_cross_where_they_do(roots: list[float], slope: float) -> None:
     found = crossing(line([1.0, 10.0, 30.0, 1000.0], roots, slope), "x", "y")
     assert found.at and found.crossed == found.seeds == len(roots)

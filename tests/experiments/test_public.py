@@ -20,7 +20,7 @@ from tying_utils.experiments.tables import where
 from tying_utils.measures import alignment, integrity, neighbors
 from tying_utils.models import architectures, checkpoints
 from tying_utils.models.families import MODELS, families
-from tying_utils.study import miniatures, profiles
+from tying_utils.study import miniatures
 
 OLMO = ("OLMo",)
 
@@ -32,20 +32,9 @@ def one(frame: pd.DataFrame, **values: object) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def made(smoke_home: Path):
-    """A home with the smoke profile's miniatures and every table measured on them."""
-    return smoke_home, Public("smoke", progress=False).complete()
-
-
-@pytest.fixture
-def home(made, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TYING_HOME", str(made[0]))
-    return made[0]
-
-
-@pytest.fixture
-def measured(made) -> Public:
-    return made[1]
+def measured(smoke_home: Path) -> Public:
+    """Every table, measured on the smoke profile's miniatures."""
+    return Public("smoke", progress=False).complete()
 
 
 # Miniatures
@@ -66,7 +55,7 @@ def test_miniatures_are_of_the_same_architecture_tie_dtype_and_layout(measured: 
             assert len(vocabulary.real_rows(tokens, len(found.input))) == len(tokens)
 
 
-def test_a_miniature_that_is_followed_has_a_revision_a_checkpoint(measured: Public, home: Path):
+def test_a_miniature_that_is_followed_has_a_revision_a_checkpoint(measured: Public):
     followed = {model for family in families().values() for model in family.evolution}
     for family in families().values():
         for model in family.models:
@@ -102,8 +91,8 @@ def test_the_checkpoints_table_says_what_each_holds(measured: Public):
             assert own <= row["megabytes_read"] <= own + 0.1
 
 
-def test_every_table_is_measured_once_and_then_read(measured: Public, home: Path, monkeypatch: pytest.MonkeyPatch):
-    assert set(TABLES) <= {path.stem for path in (home / "data/results/smoke/miniatures").glob("*.csv")}
+def test_every_table_is_measured_once_and_then_read(measured: Public, smoke_home: Path, monkeypatch: pytest.MonkeyPatch):
+    assert set(TABLES) <= {path.stem for path in (smoke_home / "data/results/smoke/miniatures").glob("*.csv")}
     again = Public("smoke", progress=False)
     monkeypatch.setattr(miniatures, "folders", lambda *_, **__: pytest.fail("trained"))
     for name in TABLES:
@@ -112,11 +101,10 @@ def test_every_table_is_measured_once_and_then_read(measured: Public, home: Path
     assert set(again.checksums) == {f"miniatures/{name}" for name in TABLES}
 
 
-def test_a_table_of_other_families_or_of_an_earlier_format_is_not_read(measured: Public, home: Path, monkeypatch):
+def test_a_table_of_other_families_or_of_an_earlier_format_is_not_read(measured: Public, monkeypatch):
     fewer = Public("smoke", families=OLMO, progress=False, only_read=True)
-    with pytest.raises(
-        ValueError, match=r"spectral.csv: missing, or not as its manifest says; run `make reproduce PROFILE=smoke`"
-    ):
+    words = r"spectral.csv: missing, or not as its manifest says; run `make reproduce PROFILE=smoke`"
+    with pytest.raises(ValueError, match=words):
         fewer["spectral"]
     monkeypatch.setattr(Public, "format", Public.format + 1)
     again = Public("smoke", progress=False)
@@ -124,7 +112,7 @@ def test_a_table_of_other_families_or_of_an_earlier_format_is_not_read(measured:
     assert Public("smoke", progress=False, only_read=True)["neighbors"] is not None
 
 
-def test_scores_are_those_of_the_measures_on_the_shared_tokens(measured: Public, home: Path):
+def test_scores_are_those_of_the_measures_on_the_shared_tokens(measured: Public):
     family = families()["GPT-Neo/Pythia"]
     tied, untied = (checkpoints.read_tables(measured.source(model)) for model in (family.tied, family.untied))
     ids = [vocabulary.read(measured.source(model)) for model in (family.tied, family.untied)]
@@ -215,7 +203,7 @@ def test_rows_are_a_view_where_they_can_be():
     assert rows(table, np.array([5, 0])).tolist() == [[10, 11], [0, 1]]
 
 
-def test_bad_choices_are_named(home: Path):
+def test_bad_choices_are_named(smoke_home: Path):
     with pytest.raises(ValueError, match="MODELS: 'real' is unknown; choose 'miniatures' or 'public'"):
         Public("smoke", "real")
     with pytest.raises(ValueError, match="PROFILE"):
@@ -231,9 +219,8 @@ def test_bad_choices_are_named(home: Path):
 # The public names, through a hub
 
 
-def test_the_same_comparisons_read_the_hub(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grammar):
+def test_the_same_comparisons_read_the_hub(measured: Public, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grammar):
     """The miniatures stand for the public models on a local hub: every step of the way but the bytes themselves."""
-    smoke = made[1]
     texts = tmp_path / "texts" / "wikitext-2"
     texts.mkdir(parents=True)
     for seed, part in enumerate(("train", "valid")):
@@ -243,7 +230,7 @@ def test_the_same_comparisons_read_the_hub(made, tmp_path: Path, monkeypatch: py
     family = families()["OLMo"]
     with LocalHub() as hub, pointing_at(hub, tmp_path / "cache"):
         for model in family.models:
-            folder = Path(smoke.source(model))
+            folder = Path(measured.source(model))
             hub.add(model.source, folder)
             if model in family.evolution:
                 followed = published.evolution().query("model == @model.name")["step"].unique()
@@ -251,23 +238,19 @@ def test_the_same_comparisons_read_the_hub(made, tmp_path: Path, monkeypatch: py
                     tokens = f"-tokens{step // 1000}B" if true else "-tokens0B"
                     hub.add(model.source, folder / revision, revision=f"step{step}{tokens}")
         real = Public("smoke", "public", families=OLMO, progress=False)
-        effort = dataclasses.replace(public_models._EFFORTS["smoke"], text="wikitext-2")
-        monkeypatch.setattr(real, "effort", effort)
+        monkeypatch.setattr(real, "effort", dataclasses.replace(public_models._EFFORTS["smoke"], text="wikitext-2"))
         real.complete()
         whole = sum(request.sent for request in hub.requests if (request.file or "").endswith(".safetensors"))
         hub.stop()
         assert Public("smoke", "public", families=OLMO, progress=False)["lens"] is not None
-    own = smoke["alignment"].query("family == 'OLMo'")["value"].to_numpy()
+    own = measured["alignment"].query("family == 'OLMo'")["value"].to_numpy()
     assert np.allclose(real["alignment"]["value"], own)
     evolution = real["evolution"]
     assert set(evolution["model"]) == {"OLMo-1B-0724", "OLMo-7B-0424"} and evolution["published_to_start"].notna().all()
     assert evolution.query("model == 'OLMo-1B-0724'")["step"].unique().tolist()[:3] == [0, 2000, 4000]
     assert real["lens"].query("layer == 0 and model == 'OLMo-1B'")["published"].tolist() == [8.8627, 8.8627]
-    manifest = real.store.manifest or {}
-    assert (
-        manifest["models"] == "public"
-        and manifest["sources"]["OLMo-1B"]["commit"] == hub.repos[family.tied.source].branches["main"]
-    )
+    manifest, commit = real.manifest or {}, hub.repos[family.tied.source].branches["main"]
+    assert manifest["models"] == "public" and manifest["sources"]["OLMo-1B"]["commit"] == commit
     assert whole > 0 and paths.results("smoke") / "public" == real.folder
     words = figures.draw("08_alignment", real).get_supxlabel()
     assert "Measured on the public models" in words.replace("\n", " ")
@@ -279,4 +262,3 @@ def test_models_loaded_run_no_code_and_show_no_bars(measured: Public, capfd: pyt
         loaded = public_tables.load_model(measured.source(MODELS["OLMo-1B"]), dtype=torch.bfloat16)
     assert loaded.dtype == torch.bfloat16 and not loaded.training
     assert "Loading weights" not in capfd.readouterr().err
-    assert set(profiles.PROFILES) >= {"smoke"}

@@ -34,10 +34,9 @@ def test_alignment_table():
     frame = published.alignment()
     assert list(frame.columns) == ["models", "source", "target", "kind", "value"]
     assert len(frame) == 2 * 3 * 3
-    row = one(frame, models="OLMo", source="untied output", target="tied", kind="orthogonal")
-    assert row["value"] == 0.669
-    row = one(frame, models="GPT-Neo/Pythia", source="untied input", target="untied output", kind="linear")
-    assert row["value"] == 0.518
+    assert one(frame, models="OLMo", source="untied output", target="tied", kind="orthogonal")["value"] == 0.669
+    pair = {"source": "untied input", "target": "untied output"}
+    assert one(frame, models="GPT-Neo/Pythia", **pair, kind="linear")["value"] == 0.518
 
 
 @pytest.mark.parametrize(("frame", "value"), [(published.knn, 0.71), (published.spectral, 0.809454)])
@@ -93,23 +92,20 @@ def test_notes_say_what_the_numbers_say():
     for model, input_moves_more, intervals in (("Pythia-1B", 13, 15), ("OLMo-7B-0424", 2, 5)):
         series = moved.loc[model]
         assert (sum(series["input"] < series["output"]), len(series)) == (input_moves_more, intervals)
-    assert "13 of 15" in notes["figure_9"]
-    assert "2 of 5" in notes["figure_8"]
+    assert "13 of 15" in notes["figure_9"] and "2 of 5" in notes["figure_8"]
 
     late = moved.loc["OLMo-1B-0724"].loc[18_000:]  # the intervals that end at 18,000 and at 20,000
     assert (late["input"] <= late["output"]).all()
     assert "16,000 to 20,000" in notes["figure_3"]
 
-    chance = gaussian_chance(50_280, 2_048, "orthogonal")
-    scaling = published.scaling()
-    at_chance = scaling[(scaling["step"] == 1_000) & (scaling["reference"] == "input")]["value"]
+    chance, scaling = gaussian_chance(50_280, 2_048, "orthogonal"), published.scaling()
+    at_chance = scaling.query("step == 1000 and reference == 'input'")["value"]
     assert at_chance.tolist() == pytest.approx([chance] * 3, abs=0.002)
     assert f"{chance:.3f}" in notes["table_6"]
     for kind in ("orthogonal", "linear"):
         assert f"{gaussian_chance(50_280, 2_048, kind):.3f}" in notes["table_1"]
         assert f"{gaussian_chance(36_938, 2_560, kind):.3f}" in notes["table_1"]
 
-    gains = [one(scaling, step=10_000, scale=5, reference=r)["value"] for r in ("input", "output")]
-    bases = [one(scaling, step=10_000, scale=1, reference=r)["value"] for r in ("input", "output")]
-    for gain, base in zip(gains, bases, strict=True):
+    for reference in ("input", "output"):
+        base, gain = (one(scaling, step=10_000, scale=scale, reference=reference)["value"] for scale in (1, 5))
         assert f"{gain - base:+.3f}" in notes["table_2"]

@@ -1,13 +1,12 @@
 """What remedies come to: on tables whose answers are known, and on the smoke profile's runs."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_tables import synthetic_remedies
 
 from tying_utils.base.names import AGAIN, EQUAL, PYTHON, TIED, TWO_ROLE, UNTIED, enlarged
 from tying_utils.experiments import figures, remedies
@@ -24,36 +23,11 @@ TEXT = {
     EQUAL: (0.3, 4.4, 148),
     enlarged(CURE): (0.1, 4.2, 148),
 }
-SEEDS = (0, 1, 2)
-
-
-def made(corpus: str = PYTHON, spread: float = 0.01) -> dict[str, pd.DataFrame]:
-    """Tables in which every seed shifts all arms alike."""
-    losses, alignment, roles, lens, steps = [], [], [], [], []
-    for seed in SEEDS:
-        shift = spread * (seed - 1)
-        for arm, (bias, loss, parameters) in TEXT.items():
-            labels: dict[str, Any] = {"corpus": corpus, "arm": arm, "seed": seed}
-            floor = 3.0 if corpus == TWO_ROLE else np.nan
-            losses.append({**labels, "validation_loss": loss + shift, "floor": floor, "parameters": parameters})
-            for sign, source, role in ((1, "output", "target"), (-1, "input", "source")):
-                alignment += [{**labels, "source": source, "target": "tied", "corrected": 0.5 + sign * (bias + shift) / 2}]
-                for table in ("tied", "output"):  # an output table says nothing of the input
-                    purity = 0.5 + sign * (bias + shift) / 2 if table == "tied" else sign
-                    roles.append({**labels, "table": table, "role": role, "purity": purity})
-            for layer in range(0 if arm.endswith(EQUAL) else 5):
-                for name, kl in (("tuned", 10 * loss - layer), ("logit", 99.0)):
-                    lens.append({**labels, "lens": name, "indexing": "matched", "layer": layer, "kl_bits": kl})
-            if seed == 0:
-                steps.append({**labels, "ratio": loss / 4.5})
-    of_corpus = {"remedy_alignment": alignment} if corpus == PYTHON else {"remedy_roles": roles}
-    tables = {"remedy_losses": losses, "remedy_lens": lens, "remedy_steps": steps, **of_corpus}
-    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
 @pytest.mark.parametrize("corpus", [PYTHON, TWO_ROLE])
 def test_an_outcome_is_what_its_tables_say(corpus: str) -> None:
-    found = remedies.outcomes(made(corpus)).query("seed == 1")
+    found = remedies.outcomes(synthetic_remedies(TEXT, corpus)).query("seed == 1")
     rows = {(row["shape"], row["arm"]): row for row in found.to_dict("records")}
     floor = 3.0 if corpus == TWO_ROLE else 0.0
     for arm, (bias, loss, parameters) in TEXT.items():
@@ -71,17 +45,17 @@ def test_an_outcome_is_what_its_tables_say(corpus: str) -> None:
 
 
 def test_equal_parameters_hold_what_is_as_large_as_the_untied_model() -> None:
-    found = remedies.outcomes(made())
+    found = remedies.outcomes(synthetic_remedies(TEXT))
     shapes = found.groupby("shape")["arm"].agg(set)
     assert shapes[EQUAL_SHAPE] == {AGAIN, TIED, CURE} and shapes[EQUAL_SIZE] == {AGAIN, TIED, CURE}
     assert found.query("shape == @EQUAL_SIZE")["parameters"].min() == 148
-    tables = made()
+    tables = synthetic_remedies(TEXT)
     small = {name: frame[~frame["arm"].str.endswith(EQUAL)] for name, frame in tables.items()}
     assert set(remedies.outcomes(small)["shape"]) == {EQUAL_SHAPE}, "no poles without anything between them"
 
 
 def test_changes_are_paired_and_judged() -> None:
-    change = remedies.changes(remedies.outcomes(made(spread=0.5))).query("arm == @CURE")
+    change = remedies.changes(remedies.outcomes(synthetic_remedies(TEXT, spread=0.5))).query("arm == @CURE")
     rows = {(row["shape"], row["measure"]): row for row in change.to_dict("records")}
     bias = rows[EQUAL_SHAPE, "bias"]
     # The seeds differ by far more than the arms, but within a seed the difference is the same.
@@ -94,7 +68,7 @@ def test_changes_are_paired_and_judged() -> None:
         (EQUAL_SIZE, "bias"): "supported",
         (EQUAL_SIZE, "loss"): "supported",
     }
-    words = remedies.sentences(remedies.outcomes(made()), "laptop")
+    words = remedies.sentences(remedies.outcomes(synthetic_remedies(TEXT)), "laptop")
     assert f"- **less bias, more loss** (less bias supported, less loss refuted): {CURE} (bias -0.300" in words
     assert (
         f"- **less bias and less loss** (less bias supported, less loss supported): {AGAIN} (bias -0.700, loss -0.400)" in words
@@ -170,9 +144,8 @@ def test_remedies_start_where_the_tied_arm_does(profile: profiles.Profile) -> No
         assert changed == {name for name, value in arm.changes.items() if value != arms.TIED.changes[name]}, arm
     for arm in profile.enlarged:
         config = profile.config(arm, profile.seeds[0])
-        assert config.init_seed == tied.init_seed and all(
-            getattr(config, name) == value for name, value in profile.equal.items()
-        )
+        assert config.init_seed == tied.init_seed
+        assert all(getattr(config, name) == value for name, value in profile.equal.items())
 
 
 def test_what_is_compared_has_the_seeds_in_common() -> None:

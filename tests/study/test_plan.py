@@ -96,14 +96,8 @@ def test_bad_probe_steps_are_named(home, tiny, steps):
 
 
 def test_a_plan_in_words(home, tiny):
-    made = dataclasses.replace(
-        plan(tiny(), probe_steps=2),
-        step_seconds=0.02,
-        rest_seconds=3.0,
-        memory=1_234_000,
-        memory_free=None,
-        disk_free=5 * 10**9,
-    )
+    found = {"step_seconds": 0.02, "rest_seconds": 3.0, "memory": 1_234_000, "memory_free": None, "disk_free": 5 * 10**9}
+    made = dataclasses.replace(plan(tiny(), probe_steps=2), **found)
     model, cost, memory, disk = str(made).splitlines()
     assert model.startswith("model   olmo, tied, 1 layers, d 16, V 300: ") and "% of them in the tables" in model
     assert cost == "time    3.2 s: 12 steps of 20 ms, 3.0 s of validations and checkpoints"
@@ -138,19 +132,9 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     def counted(config: TrainConfig, *, probe_steps: int) -> Plan:
         seen.append(config)
         kept, peak = budget.disk(config)
-        return Plan(
-            config=config,
-            device="cpu",
-            dtype="float32",
-            parameters=budget.parameters(config),
-            table_share=0.5,
-            memory=budget.memory(config),
-            memory_free=10**10,
-            disk=kept,
-            disk_peak=peak,
-            disk_free=10**10,
-            step_seconds=float(config.n_layers),
-        )
+        takes = {"parameters": budget.parameters(config), "memory": budget.memory(config), "disk": kept, "disk_peak": peak}
+        free, seconds = {"memory_free": 10**10, "disk_free": 10**10}, float(config.n_layers)
+        return Plan(config=config, device="cpu", dtype="float32", table_share=0.5, **takes, **free, step_seconds=seconds)
 
     monkeypatch.setattr(plans, "plan", counted)
     return seen
@@ -168,14 +152,12 @@ def test_a_profile_probes_each_kind_once_and_counts_what_is_missing(home, probed
     assert whole.disk == sum(budget.disk(config)[0] for config in configs)
     assert whole.seconds == sum(config.steps * config.n_layers for config in configs) / 2
 
-    finished = configs[0]
-    folder = run_store.run_folder(finished, finished.load_corpus().fingerprint)
-    run_store.files.write_json(folder / "run.json", {"finished": True})
-    half = run_store.run_folder(configs[1], configs[1].load_corpus().fingerprint)
-    run_store.files.write_json(half / "run.json", {"finished": False})
+    for config, finished in zip(configs, (True, False), strict=False):
+        folder = run_store.run_folder(config, config.load_corpus().fingerprint)
+        run_store.files.write_json(folder / "run.json", {"finished": finished})
     rest = plan_profile("smoke", "two-role")
     assert (rest.runs, rest.missing) == (len(configs), len(configs) - 1)
-    assert whole.disk - rest.disk == budget.disk(finished)[0]
+    assert whole.disk - rest.disk == budget.disk(configs[0])[0]
     assert str(rest).startswith(f"smoke on two-role: {len(configs) - 1} of {len(configs)} runs are missing\ntime ")
 
 

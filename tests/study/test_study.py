@@ -17,6 +17,8 @@ from tying_utils.study.profiles import PROFILES
 from tying_utils.training import run_store
 from tying_utils.training.config import TrainConfig
 
+COMMITTED = Path(study.__file__).parents[2] / "data" / "results"
+
 
 @pytest.fixture(scope="module")
 def smoke(smoke_home: Path) -> Study:
@@ -115,7 +117,7 @@ def test_quick_shares_its_runs_with_laptop() -> None:
 
 @pytest.mark.parametrize("profile", profiles.COMMITTED)
 def test_committed_tables_are_whole_and_complete(profile: str) -> None:
-    top = Path(study.__file__).parents[2] / "data" / "results" / profile
+    top = COMMITTED / profile
     assert {folder.name for folder in top.iterdir() if folder.is_dir()} == {*PROFILES[profile], "miniatures"}
     for corpus in PROFILES[profile]:
         expected, folder = set(Study(profile, corpus).names), top / corpus
@@ -125,18 +127,15 @@ def test_committed_tables_are_whole_and_complete(profile: str) -> None:
         for name, entry in manifest["tables"].items():
             assert files.intact(folder / f"{name}.csv", entry["sha256"]), name
             assert entry["format"] == study.FORMAT, name
-        assert not [run for run in manifest["runs"].values() if run["config"]["path"]], (
-            "where the text lay is nobody's business"
-        )
+        assert not any(run["config"]["path"] for run in manifest["runs"].values()), "where the text lay is nobody's business"
     assert sum(path.stat().st_size for path in top.rglob("*") if path.is_file()) < 8e6
 
 
 @pytest.mark.parametrize("profile", profiles.COMMITTED)
 def test_committed_runs_keep_their_keys(profile: str) -> None:
     """What was trained and measured once is found by the configuration that it was trained with."""
-    top = Path(study.__file__).parents[2] / "data" / "results" / profile
     for corpus in PROFILES[profile]:
-        manifest = json.loads((top / corpus / "manifest.json").read_text())
+        manifest = json.loads((COMMITTED / profile / corpus / "manifest.json").read_text())
         assert manifest["runs"]
         for key, run in manifest["runs"].items():
             config, fingerprint = TrainConfig.from_dict(run["config"]), manifest["corpora"][run["corpus"]]
@@ -162,7 +161,7 @@ def test_what_is_only_read_is_never_measured(smoke: Study) -> None:
         reading.table("drift")
 
 
-def test_results_are_the_corpora_together(smoke: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_the_corpora_together(smoke: Study) -> None:
     results = Results("smoke", progress=False)
     losses = results["losses"]
     assert list(losses["corpus"].unique()) == [PYTHON, TWO_ROLE]

@@ -93,12 +93,11 @@ def test_outcomes_are_those_of_the_curves() -> None:
     rows = rows.set_index(["arm", "seed"])
     assert rows["target"].tolist() == pytest.approx((4 + rows.index.get_level_values("seed")).tolist())
     for seed in (0, 1):
+        tied = rows.loc[(TIED, seed)]
         assert rows.loc[(UNTIED, seed), "steps"] == pytest.approx(30)
-        assert rows.loc[(TIED, seed), "steps"] == pytest.approx(45)
         assert list(rows.loc[("norm-match", seed), ["steps", "reached"]]) == [90, False]
-        assert list(rows.loc[(TIED, seed), ["first", "last"]]) == pytest.approx([5 + seed, 3 + seed])
-        assert rows.loc[(TIED, seed), "bits_per_byte"] == pytest.approx((3 + seed) / np.log(2) / 4)
-        assert rows.loc[(TIED, seed), "forgetting"] == pytest.approx(0.5 + seed)
+        assert list(tied[["steps", "first", "last", "forgetting"]]) == pytest.approx([45, 5 + seed, 3 + seed, 0.5 + seed])
+        assert tied["bits_per_byte"] == pytest.approx((3 + seed) / np.log(2) / 4)
 
 
 # Tables of a study
@@ -149,10 +148,8 @@ def test_losses_are_of_the_right_model_on_the_right_text(smoke: Study, arm: str,
 
 
 def test_one_role_of_each_language_is_dealt_anew(smoke: Study) -> None:
-    before, source, target = (
-        smoke.profile.config(name, 1).language
-        for name in (TIED, tuned(TIED, "new source roles"), tuned(TIED, "new target roles"))
-    )
+    names = (TIED, *(tuned(TIED, to) for to in ("new source roles", "new target roles")))
+    before, source, target = (smoke.profile.config(name, 1).language for name in names)
     assert before and source and target
     assert (before.permuted, source.permuted, target.permuted) == (None, "source", "target")
     assert before.seed == source.seed == target.seed == 1
@@ -196,10 +193,8 @@ def test_the_verdicts_compare_every_start_with_the_tied_one(smoke: Study) -> Non
     assert len(table) == 2 * 2 * (len(ARMS) - 1) + 2 + 2 and (table["seeds"] == 2).all()
     rows = transfer_outcomes.outcomes(smoke["transfer_losses"], smoke["transfer_forgetting"])
     wide = rows.query("to == 'new source roles'").pivot_table(index="seed", columns="arm", values="forgetting")
-    estimates = table.set_index("statistic")["estimate"]
-    assert estimates["forgetting, nats, new source roles, norm-match - tied"] == pytest.approx(
-        (wide["norm-match"] - wide[TIED]).mean()
-    )
+    estimate = table.set_index("statistic")["estimate"]["forgetting, nats, new source roles, norm-match - tied"]
+    assert estimate == pytest.approx((wide["norm-match"] - wide[TIED]).mean())
 
 
 @pytest.fixture
@@ -242,8 +237,7 @@ def test_from_a_text_to_a_text(texts: Study) -> None:
 
 def test_tables_of_a_text_that_is_missing_are_named(texts: Study) -> None:
     assert texts.without_text() == {}
-    profile = texts.profile
-    Path(profile.transfers["capitals"]["path"]).unlink()
+    Path(texts.profile.transfers["capitals"]["path"]).unlink()
     said = Study("smoke", "text", progress=False).without_text()
     assert set(said) == {"transfer_losses", "transfer_forgetting"}
     assert all("does not exist" in words for words in said.values())

@@ -36,13 +36,10 @@ def evidence(tables: Tables) -> Evidence:
     """Yield the statistics of C1, from the tables alignment and neighbors."""
     for kind, (name, uncorrected) in _FITS.items():
         rows, words = where(tables["alignment"], arm=TIED, kind=kind), f"output bias, {kind}"
-        corrected = Statistic(
-            name, "C1", f"{words}, chance-corrected", "corrected alignment", published=f"{uncorrected}, uncorrected"
-        )
-        yield corrected, _by_seed(output_bias(rows))
-        held_out = Statistic(
-            f"{name}_held_out", "C1", f"{words}, held-out tokens", "mean row cosine", published=f"{uncorrected}, in-sample"
-        )
+        label, paper = f"{words}, chance-corrected", f"{uncorrected}, uncorrected"
+        yield Statistic(name, "C1", label, "corrected alignment", published=paper), _by_seed(output_bias(rows))
+        label, paper = f"{words}, held-out tokens", f"{uncorrected}, in-sample"
+        held_out = Statistic(f"{name}_held_out", "C1", label, "mean row cosine", published=paper)
         yield held_out, _by_seed(output_bias(rows, "held_out"))
     words, paper = "output bias, KNN@10, chance-corrected", "0.733 - 0.496 = 0.237"
     overlap = Statistic("output_bias_knn", "C1", words, "corrected overlap", published=paper)
@@ -75,11 +72,8 @@ def alignment(tables: Tables) -> Figure:
     low = min(ax.get_ylim()[0] for ax in panels)
     for ax in panels:
         ax.set_ylim(min(low, -0.05), 1)
-    looks = [
-        Look("measured here", BLACK, "o", "none"),
-        Look("published (OLMo-1B)", BLACK, "d", "none", hollow=True),
-        style.CHANCE,
-    ]
+    here, paper = Look("measured here", BLACK, "o", "none"), Look("published (OLMo-1B)", BLACK, "d", "none", hollow=True)
+    looks = [here, paper, style.CHANCE]
     return style.finish(figure, rows, looks, "E: untied input table, U: untied output table, W: tied table.")
 
 

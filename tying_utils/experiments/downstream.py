@@ -258,12 +258,7 @@ def _loaded(names: list[str], include_path: str | Path | None, progress: bool) -
 
 
 def _answers(
-    name: str,
-    place: tuple[str, str],
-    loaded: dict[str, Any],
-    limit: int | None,
-    settings: dict[str, Any],
-    progress: bool,
+    name: str, place: tuple[str, str], loaded: dict[str, Any], limit: int | None, settings: dict[str, Any], progress: bool
 ) -> Iterator[pd.DataFrame]:
     """Return the scores of one model, a table per task and metric."""
     from lm_eval import evaluate as answer  # type: ignore[import-not-found]
@@ -272,12 +267,7 @@ def _answers(
     try:
         with _quiet(bars=progress):
             reader = _reader_class()(
-                source,
-                revision=revision,
-                backend="causal",
-                softmax_dtype="float32",
-                trust_remote_code=False,
-                **settings,
+                source, revision=revision, backend="causal", softmax_dtype="float32", trust_remote_code=False, **settings
             )
         if not reader.tok_encode("text"):  # transformers makes up an empty tokenizer where a folder has none
             raise ValueError("no tokenizer lies there")

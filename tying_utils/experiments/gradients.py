@@ -32,15 +32,8 @@ def evidence(tables: Tables) -> Evidence:
         "late": ("last tenth", 0.9, 1, "0.624 at 10,000 steps, unlike norms"),
     }
     for when, (words, first, last, published) in parts.items():
-        gradient = Statistic(
-            f"{when}_share",
-            "C2",
-            f"output share of the gradient, {words}",
-            "fraction",
-            null=0.5,
-            smallest=0.05,
-            published=published,
-        )
+        label = f"output share of the gradient, {words}"
+        gradient = Statistic(f"{when}_share", "C2", label, "fraction", null=0.5, smallest=0.05, published=published)
         yield gradient, share_over(tables["gradients"], first, last)
     for when, (words, first, last, _) in parts.items():
         update = Statistic(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -284,19 +283,11 @@ def grid(tables: Tables) -> Figure:
     return _forest(frame, (*_BOTH, "equal_parameters"), "vocab_size", looks, 1.6 + 0.32 * frame["place"].nunique())
 
 
-def _widths(ax: Axes, frame: pd.DataFrame) -> None:
-    ax.set_xscale("log")
-    places = sorted(frame["d_model"].unique())
-    ax.set_xticks(places, [str(place) for place in places])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("width d")
-
-
 @FIGURES.reads("10_sizes", *_needs("grid"))
 def sizes(tables: Tables) -> Figure:
     """Draw C1 to C4 against the width of the model, a line per vocabulary."""
     frame = effects(tables, "grid")
-    looks = _vocabularies(frame)
+    looks, widths = _vocabularies(frame), sorted(frame["d_model"].unique())
     figure, panels = style.panels(TWO_COLUMNS, 4.6, *(EFFECTS[name].claim for name in _TRENDS), rows=2)
     for ax, name in zip(panels, _TRENDS, strict=True):
         for at, (vocabulary, look) in enumerate(looks.items()):
@@ -304,8 +295,10 @@ def sizes(tables: Tables) -> Figure:
             beside = rows["d_model"] * 1.03 ** (at - (len(looks) - 1) / 2)  # so that the bars stand apart
             style.curve(ax, rows.assign(width=beside), "width", name, look, bars=True)
         style.level(ax, EFFECTS[name].null)
-        _widths(ax, frame)
-        ax.set_ylabel(_words(name, 28))
+        ax.set_xscale("log")
+        ax.set_xticks(widths, [str(width) for width in widths])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(xlabel="width d", ylabel=_words(name, 28))
     return style.finish(figure, frame, looks.values(), "Dotted: no effect (of a share: one half).")
 
 

@@ -111,6 +111,7 @@ def verdicts(public: Public) -> pd.DataFrame:
         values = ", ".join(f"{row['family']} {row['published_corrected']:.3f}" for row in paper.to_dict("records"))
         label, unit = f"output bias, {kind}, {words}, over families", "corrected alignment"
         judged = Statistic(f"output_bias_{kind}", "C1", label, unit, published=values + ", less Gaussian chance")
-        found.append({"corpus": public.models, **judged.row(own[column])})
-    columns = ["claim", "statistic", "corpus", "estimate", "low", "high", "seeds", "verdict", "published", "id", "unit", "null"]
-    return pd.DataFrame(found, columns=columns)
+        found.append(judged.row(own[column]))
+    table = pd.DataFrame(found)
+    table.insert(2, "corpus", public.models)
+    return table

@@ -11,22 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import published, style
-from tying_utils.experiments.style import (
-    BLACK,
-    BLUE,
-    DASHED,
-    DOTTED,
-    GREEN,
-    GREY,
-    LOOKS,
-    ORANGE,
-    PAIRS,
-    TIED,
-    TWO_COLUMNS,
-    UNTIED,
-    Look,
-)
+from tying_utils.experiments.style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, LOOKS, ORANGE, PAIRS, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where
 
 HOME, RED = "miniatures", "#cc3311"
@@ -50,20 +37,18 @@ def alignment(tables: Tables) -> Figure:
     """Draw Tables 1 and 5 and the spectral distances of three families: each pair of tables beside chance and the published."""
     own = {kind: where(tables["alignment"], kind=kind) for kind in ("orthogonal", "linear")}
     own |= {"KNN@10": tables["neighbors"], "spectral": tables["spectral"]}
-    labels = dict(
-        zip(own, ("orthogonal map, cosine", "linear map, cosine", "KNN@10 overlap", "spectral distance"), strict=True)
-    )
-    names = _families(tables["neighbors"])
+    labels = ("orthogonal map, cosine", "linear map, cosine", "KNN@10 overlap", "spectral distance")
+    names, kinds = _families(tables["neighbors"]), list(zip(own, labels, strict=True))
     figure, panels = style.panels(TWO_COLUMNS, 1.75 * len(names) + 0.7, *[""] * 4 * len(names), rows=len(names))
     for place, ax in enumerate(panels):
-        family, kind = names[place // 4], list(own)[place % 4]
+        family, (kind, label) = names[place // 4], kinds[place % 4]
         rows = where(own[kind], family=family)
         for x, (pair, look) in enumerate(PAIRS.items()):
             _score(ax, x, where(rows, source=pair[0], target=pair[1]), look)
         style.categories(ax, [look.label for look in PAIRS.values()])
         ax.set_title("", loc="left")
         ax.set_title(f"{family}" if place % 4 == 0 else "", loc="left", fontweight="bold")
-        ax.set(xlabel="pair of tables", ylabel=labels[kind], ylim=(0, None) if kind == "spectral" else (-0.05, 1))
+        ax.set(xlabel="pair of tables", ylabel=label, ylim=(0, None) if kind == "spectral" else (-0.05, 1))
     style.legend(figure, [Look("measured", BLACK, "o", "none"), Look("held out", BLACK, "x", "none"), _PUBLISHED, style.CHANCE])
     return style.small_print(
         figure,

@@ -85,7 +85,10 @@ class PublicModels:
         profiles.get(profile)
         if models not in (MINIATURES, PUBLIC):
             raise ValueError(f"MODELS: {models!r} is unknown; choose {MINIATURES!r} or {PUBLIC!r}")
-        self.families = _chosen(chosen)
+        known = families()
+        if unknown := [name for name in chosen or () if name not in known]:
+            raise ValueError(f"families: {', '.join(unknown)} unknown; choose of {', '.join(known)}")
+        self.families = {name: family for name, family in known.items() if chosen is None or name in chosen}
         self.models, self.scale, self.progress = models, profile, progress
         self.effort = _EFFORTS.get(PUBLIC if models == PUBLIC else profile, Effort())
         self.sources: dict[str, dict[str, Any]] = {}  # what each checkpoint that was read turned out to hold
@@ -110,15 +113,12 @@ class PublicModels:
     def read(self, model: Model, revision: str | None = None) -> checkpoints.CheckpointTables:
         """Return the tables of `model`, every row of them, memory-mapped: verified once, and held at no cost."""
         if (model, revision) not in self._checkpoints:
-            self._checkpoints[model, revision] = self._found(model, revision)
+            found = checkpoints.read_tables(self.source(model), revision, progress=self.progress)
+            (V, d), dtype = found.input.shape, str(found.input.dtype).removeprefix("torch.")
+            about = {"tied": found.tied, "rows": V, "width": d, "dtype": dtype, "commit": found.commit}
+            self.sources[model.name + (f" at {revision}" if revision else "")] = about
+            self._checkpoints[model, revision] = found
         return self._checkpoints[model, revision]
-
-    def _found(self, model: Model, revision: str | None) -> checkpoints.CheckpointTables:
-        found = checkpoints.read_tables(self.source(model), revision, progress=self.progress)
-        (V, d), dtype = found.input.shape, str(found.input.dtype).removeprefix("torch.")
-        about = {"tied": found.tied, "rows": V, "width": d, "dtype": dtype, "commit": found.commit}
-        self.sources[model.name + (f" at {revision}" if revision else "")] = about
-        return found
 
     def joined(self, family: Family) -> Joined:
         """Return the three tables of a family on the tokens that its two models share, on the GPU where there is one."""
@@ -162,10 +162,3 @@ def _leading(documents: texts.Documents, characters: int) -> list[str]:
     """Return the texts, each cut to the fraction that leaves about so many characters in all."""
     fraction = min(1.0, characters / sum(len(text) for _, text in documents))
     return [text[: math.ceil(fraction * len(text))] for _, text in documents]
-
-
-def _chosen(names: tuple[str, ...] | None) -> dict[str, Family]:
-    known = families()
-    if unknown := [name for name in names or () if name not in known]:
-        raise ValueError(f"families: {', '.join(unknown)} unknown; choose of {', '.join(known)}")
-    return {name: family for name, family in known.items() if names is None or name in names}

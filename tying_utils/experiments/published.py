@@ -45,13 +45,12 @@ def load() -> dict:
 
 def alignment() -> pd.DataFrame:
     """Return Table 1. Columns: models, source, target, kind ("identity", "orthogonal", "linear"), value (mean row cosine)."""
-    table = load()["table_1_alignment"]
+    table = dict(load()["table_1_alignment"])
+    kinds = table.pop("columns")
     rows = [
         (models, *pair.split(" -> "), kind, value)
         for models, pairs in table.items()
-        if models != "columns"
-        for pair, values in pairs.items()
-        for kind, value in zip(table["columns"], values, strict=True)
+        for pair, kind, value in _cells({"columns": kinds, **pairs})
     ]
     return pd.DataFrame(rows, columns=["models", "source", "target", "kind", "value"])
 
@@ -120,15 +119,7 @@ def scaling() -> pd.DataFrame:
 
 def downstream() -> pd.DataFrame:
     """Return Table 7 (step 10,000). Columns: task, condition ("tied", "tied, input x5"), value (accuracy, or a perplexity)."""
-    table = load()["table_7_downstream_step_10000"]
-    conditions = table["columns"]
-    rows = [
-        (task, condition, value)
-        for task, values in table.items()
-        if task != "columns"
-        for condition, value in zip(conditions, values, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["task", "condition", "value"])
+    return pd.DataFrame(_cells(load()["table_7_downstream_step_10000"]), columns=["task", "condition", "value"])
 
 
 def shape_share() -> tuple[int, float]:
@@ -143,10 +134,11 @@ def shape_share() -> tuple[int, float]:
 
 
 def _pairs(table: dict) -> pd.DataFrame:
-    rows = [
-        (models, *pair.split(" vs "), value)
-        for models, values in table.items()
-        if models not in ("columns", "note")
-        for pair, value in zip(table["columns"], values, strict=True)
-    ]
+    rows = [(models, *pair.split(" vs "), value) for models, pair, value in _cells(table)]
     return pd.DataFrame(rows, columns=["models", "a", "b", "value"])
+
+
+def _cells(table: dict) -> list[tuple[str, str, float]]:
+    """Return row, column and value of each cell of a stored table, whose columns stand under "columns"."""
+    rows = [(name, values) for name, values in table.items() if name not in ("columns", "note")]
+    return [(name, column, value) for name, values in rows for column, value in zip(table["columns"], values, strict=True)]

@@ -22,7 +22,7 @@ from tying_utils.experiments.tables import OfCorpus, Tables, tuned, where
 from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
-SHAPES = (EQUAL_SHAPE, EQUAL_SIZE) = ("equal shape", "equal parameters")
+EQUAL_SHAPE, EQUAL_SIZE = "equal shape", "equal parameters"
 POLES = (TIED, AGAIN)
 # What a remedy is judged by: less of each than the tied arm has.
 MEASURES = {
@@ -37,14 +37,8 @@ _WEIGHS = Look("weighs the two gradients", BLUE, "o", "none")
 _STEPS = Look("changes the optimizer's step", ORANGE, "s", "none")
 _TABLES = Look("has other tables", PURPLE, "v", "none")
 _POLES = {TIED: replace(LOOKS[TIED], line="none"), AGAIN: replace(LOOKS[UNTIED], label="untied, another start", line="none")}
-_KINDS = {
-    "coupled-adam": _STEPS,
-    "table-rates": _STEPS,
-    "projection": _TABLES,
-    "spd-map": _TABLES,
-    "factorised": _TABLES,
-    "untie": _TABLES,
-}
+_KINDS = dict.fromkeys(("coupled-adam", "table-rates"), _STEPS)
+_KINDS |= dict.fromkeys(("projection", "spd-map", "factorised", "untie"), _TABLES)
 _NEEDS = ("remedy_losses", "remedy_alignment", "remedy_roles", "remedy_lens", "remedy_steps")
 _BIAS = {"two-role": "purity gap, target − source role (fraction)"}
 _LOSS = {"two-role": "loss over the floor (nats per token)"}
@@ -197,7 +191,8 @@ def pareto(tables: Tables) -> Figure:
         places.pop(place).remove()
     for (corpus, shape), ax in places.items():
         part = where(frame, corpus=corpus, shape=shape)
-        _front(ax, part)
+        corners = front(part).query("front").sort_values("bias")
+        ax.step(corners["bias"], corners["loss"], where="post", color=GREY, linewidth=0.8, zorder=0)
         for arm in part["arm"].unique():
             _arm(ax, where(part, arm=arm), _look(arm), 6 if arm in _POLES else 4)
         ax.set(
@@ -255,12 +250,6 @@ def _number(ax: Axes, means: pd.DataFrame, numbers: dict[str, str]) -> None:
         )
 
 
-def _front(ax: Axes, part: pd.DataFrame) -> None:
-    means = front(part)
-    corners = means[means["front"]].sort_values("bias")
-    ax.step(corners["bias"], corners["loss"], where="post", color=GREY, linewidth=0.8, zorder=0)
-
-
 @FIGURES.reads("09_changes", *_NEEDS, corpus=None)
 def change(tables: Tables) -> Figure:
     """Draw what each remedy changes beside the tied arm at equal shape: bias, loss, early layers, and the time of a step."""
@@ -286,10 +275,8 @@ def change(tables: Tables) -> Figure:
         ax.set_yticks(range(len(arms)), [_named(arm) for arm in arms] if ax is panels[0] else [""] * len(arms))
         ax.grid(visible=False, axis="y")
     looks = [CORPORA[corpus] for corpus in corpora]
-    note = (
-        "Differences from the tied arm within a seed. Bias: of the table that embeds the input; in the two-role language its "
-    )
-    return style.finish(figure, frame, looks, note + "purity gap. Time: one run each, in turns.")
+    note = "Differences from the tied arm within a seed. Bias: of the table that embeds the input; in the two-role language "
+    return style.finish(figure, frame, looks, note + "its purity gap. Time: one run each, in turns.")
 
 
 def _differences(ax: Axes, own: pd.DataFrame, change: pd.DataFrame, arms: list[str], shift: float, look: Look) -> None:

@@ -30,30 +30,16 @@ def per_decade(table: pd.DataFrame, column: str) -> pd.Series:
 def evidence(tables: Tables) -> Evidence:
     """Yield the statistics of C4, from the tables alignment, lens and losses and their scaled likes."""
     bias = output_bias(where(with_scaling(tables, "alignment"), kind="orthogonal"))
-    yield (
-        Statistic(
-            "bias_per_decade",
-            "C4",
-            "output bias, orthogonal, per decade of input scale",
-            "corrected alignment per decade",
-            claimed="below",
-            published="x5: 0.168 to 0.147, one run",
-        ),
-        per_decade(bias, "output_bias"),
-    )
+    words, unit = "output bias, orthogonal, per decade of input scale", "corrected alignment per decade"
+    paper = "x5: 0.168 to 0.147, one run"
+    slope = Statistic("bias_per_decade", "C4", words, unit, claimed="below", published=paper)
+    yield slope, per_decade(bias, "output_bias")
     words = "lens KL at the input, bits per decade"
     lens = Statistic("lens_per_decade", "C4", words, "bits per token per decade", claimed="below")
     yield lens, per_decade(tuned(with_scaling(tables, "lens"), 0), "kl_bits")
-    yield (
-        Statistic(
-            "loss_per_decade",
-            "C4 price",
-            "validation loss, nats per decade of input scale",
-            "nats per token per decade",
-            published="WikiText-2 perplexity 35.71 to 36.64",
-        ),
-        per_decade(with_scaling(tables, "losses"), "validation_loss"),
-    )
+    words, paper = "validation loss, nats per decade of input scale", "WikiText-2 perplexity 35.71 to 36.64"
+    price = Statistic("loss_per_decade", "C4 price", words, "nats per token per decade", published=paper)
+    yield price, per_decade(with_scaling(tables, "losses"), "validation_loss")
 
 
 def sweep_evidence(tables: Tables) -> Evidence:
@@ -66,16 +52,6 @@ def sweep_evidence(tables: Tables) -> Evidence:
     yield output, slopes(own, "output_bias", own["output_scale"])
     ratio = Statistic("bias_per_ratio_decade", "C4 sweep", f"{words} input over output scale, all pairs", unit, claimed="below")
     yield ratio, slopes(bias, "output_bias", bias["input_scale"] / bias["output_scale"])
-
-
-def _alignment_by_scale(ax: Axes, alignment: pd.DataFrame) -> None:
-    """Draw the corrected alignment of W with E and with U against the input scale."""
-    ax.set_xscale("log")
-    for source, look in W_WITH.items():
-        rows = where(alignment, kind="orthogonal", target="tied", source=source)
-        style.curve(ax, rows, "input_scale", "corrected", look, bars=True)
-    style.level(ax, 0)
-    style.scale_axis(ax, rows["input_scale"], "alignment, chance-corrected")
 
 
 def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
@@ -92,7 +68,12 @@ def scaling(tables: Tables) -> Figure:
     """Draw Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
     figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Alignment of W", "Lens at the input", "Validation loss")
     alignment = with_scaling(tables, "alignment")
-    _alignment_by_scale(left, alignment)
+    left.set_xscale("log")
+    for source, look in W_WITH.items():
+        rows = where(alignment, kind="orthogonal", target="tied", source=source)
+        style.curve(left, rows, "input_scale", "corrected", look, bars=True)
+    style.level(left, 0)
+    style.scale_axis(left, rows["input_scale"], "alignment, chance-corrected")
     lens = tuned(with_scaling(tables, "lens"), 0)
     _by_scale(middle, lens, "kl_bits", "lens KL (bits per token)")
     _by_scale(right, with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
@@ -135,10 +116,9 @@ def sweep_map(tables: Tables) -> Figure:
                 if values.min() < 0 < values.max():
                     ax.contour(values, levels=[0], colors=lines[name].colour, linestyles=[lines[name].line], linewidths=1.5)
     style.legend(figure, lines.values())
-    words = (
-        f"Cells: means of n = {tables['sweep_losses']['seed'].nunique()} seeds. Towards the lower right the input path weighs "
-    )
-    words += "more; along a rising diagonal the ratio of the scales stays. Where there is no line, the grid does not cross it."
+    seeds = tables["sweep_losses"]["seed"].nunique()
+    words = f"Cells: means of n = {seeds} seeds. Towards the lower right the input path weighs more; along a rising diagonal "
+    words += "the ratio of the scales stays. Where there is no line, the grid does not cross it."
     return style.small_print(figure, words, tight=True)
 
 

@@ -102,14 +102,11 @@ def _less_tied(rows: pd.DataFrame, column: str) -> dict[str, pd.Series]:
     return {arm: wide[arm] - wide[TIED] for arm in rows["arm"].unique() if arm != TIED}
 
 
-def _panels(height: float, rows: int, titles: list[str]) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure and `rows` of panels, a column for each of `titles`."""
-    figure, panels = style.panels(TWO_COLUMNS, height, *titles, *[""] * len(titles) * (rows - 1), rows=rows)
-    return figure, [panels[row * len(titles) : (row + 1) * len(titles)] for row in range(rows)]
-
-
-def _title(to: str) -> str:
-    return "Python, then English" if to == WIKITEXT else f"Two-role, {to}"
+def _panels(height: float, names: list[str]) -> tuple[Figure, list[Axes], list[Axes]]:
+    """Return a figure with two rows of panels, a column for each text of `names`, and the rows."""
+    titles = ["Python, then English" if to == WIKITEXT else f"Two-role, {to}" for to in names]
+    figure, panels = style.panels(TWO_COLUMNS, height, *titles, *[""] * len(titles), rows=2)
+    return figure, panels[: len(titles)], panels[len(titles) :]
 
 
 def _looks(table: pd.DataFrame) -> dict[str, Look]:
@@ -126,7 +123,7 @@ def loss(tables: Tables) -> Figure:
     table = table.merge(tied.rename(columns={"loss": "tied_loss"}), on=["to", "seed", "step"])
     table = table.assign(less_tied=table["loss"] - table["tied_loss"])
     names, looks = list(table["to"].unique()), _looks(table)
-    figure, (upper, lower) = _panels(4.6, 2, [_title(to) for to in names])
+    figure, upper, lower = _panels(4.6, names)
     for to, above, below in zip(names, upper, lower, strict=True):
         own = where(table, to=to)
         known = own["floor"].notna().all()
@@ -137,10 +134,8 @@ def loss(tables: Tables) -> Figure:
         style.level(below, 0)
         above.set(xlabel="step of fine-tuning", ylabel="loss over the floor (nats)" if known else "loss (nats per token)")
         below.set(xlabel="step of fine-tuning", ylabel="loss, arm − tied (nats)")
-    words = (
-        "All arms are fine-tuned with the ordinary gradient on the same batches. Under the dotted line an arm is ahead of the "
-    )
-    words += "tied one of its seed. Nats a token; floor: the language's own loss."
+    words = "All arms are fine-tuned with the ordinary gradient on the same batches. Under the dotted line an arm is ahead of "
+    words += "the tied one of its seed. Nats a token; floor: the language's own loss."
     return style.finish(figure, table, looks.values(), words)
 
 
@@ -149,7 +144,7 @@ def outcome(tables: Tables) -> Figure:
     """Draw how many steps reach the target loss on the new text, and how much is forgotten of the old one, by arm."""
     rows = outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
     names, looks = list(rows["to"].unique()), _looks(rows)
-    figure, (upper, lower) = _panels(4.4, 2, [_title(to) for to in names])
+    figure, upper, lower = _panels(4.4, names)
     for to, above, below in zip(names, upper, lower, strict=True):
         own = where(rows, to=to)
         if not own["reached"].all():

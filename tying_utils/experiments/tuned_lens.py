@@ -28,11 +28,9 @@ def evidence(tables: Tables) -> Evidence:
     """Yield the statistics of C3, from the tables lens, lens_budget and residual."""
     lens, at_input = tables["lens"], "8.86 - 7.01 = 1.85"
     for layer in range(max(1, int(lens["layer"].max()) // 2)):
-        name, point, paper = (
-            ("lens_gap", "the input", at_input)
-            if layer == 0
-            else (f"lens_gap_layer_{layer}", f"layer {layer}", "one layer off")
-        )
+        name, point, paper = f"lens_gap_layer_{layer}", f"layer {layer}", "one layer off"
+        if layer == 0:
+            name, point, paper = "lens_gap", "the input", at_input
         gap = Statistic(name, "C3", f"lens KL at {point}, tied - untied, bits", "bits per token", smallest=0.1, published=paper)
         yield gap, tied_less_untied(tuned(lens, layer), "kl_bits")
     if "lens_budget" in tables:

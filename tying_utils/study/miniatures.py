@@ -92,7 +92,9 @@ def _saved(model: Model, run: Run, profile: str) -> Path:
 
 
 def _write(model: Model, run: Run, folder: Path) -> None:
-    tokenizer = _tokenizer(run)
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token=SEPARATOR)
     _save(model, run, run.config.steps, folder)
     tokenizer.save_pretrained(folder)
     if not any(model in family.evolution for family in families().values()):
@@ -102,12 +104,6 @@ def _write(model: Model, run: Run, folder: Path) -> None:
     for place, step in enumerate(steps):
         tokens = f"-tokens{step * run.config.batch_size * run.config.context // 10**9}B" if model.arch == "olmo" else ""
         _save(model, run, planted.get(place, step), folder / f"step{step}{tokens}")
-
-
-def _tokenizer(run: Run) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(tokenizer_object=run.config.load_corpus().tokenizer, eos_token=SEPARATOR)
 
 
 def _save(model: Model, run: Run, step: int, folder: Path) -> None:

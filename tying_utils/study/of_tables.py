@@ -57,17 +57,10 @@ def _cosines(pair: _Pair, profile: Profile) -> pd.DataFrame:
     return columns.cosines(pair.labels, pair.source, pair.target)
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """A run and the untied run of its place."""
-
-    run: Trained
-    reference: Trained
-
-
-def _compared(runs: Sequence[Trained]) -> list[_Compared]:
+def _compared(runs: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
+    """Return each run beside the untied run of its place."""
     found = references(runs)
-    return [_Compared(run, found[run.place]) for run in runs if found[run.place] is not run]
+    return [(run, found[run.place]) for run in runs if found[run.place] is not run]
 
 
 def _orthogonal(source: Tensor, target: Tensor, profile: Profile) -> dict[str, float]:
@@ -78,23 +71,24 @@ def _orthogonal(source: Tensor, target: Tensor, profile: Profile) -> dict[str, f
     return scores | {"corrected": alignment.corrected(value, chance.mean)}
 
 
-def _at_the_input(pair: _Compared, profile: Profile) -> pd.DataFrame:
+def _at_the_input(compared: tuple[Trained, Trained], profile: Profile) -> pd.DataFrame:
     """Return how the table that embeds a run's input aligns with the untied pair."""
-    name, own = next(iter(pair.run.tables().items()))
+    run, reference = compared
+    name, own = next(iter(run.tables().items()))
     rows = [
-        {**pair.run.labels, "source": source, "target": name, **_orthogonal(table, own, profile)}
-        for source, table in pair.reference.tables().items()
+        {**run.labels, "source": source, "target": name, **_orthogonal(table, own, profile)}
+        for source, table in reference.tables().items()
     ]
     return pd.DataFrame(rows)
 
 
-def _over_training(pair: _Compared, profile: Profile) -> pd.DataFrame:
+def _over_training(compared: tuple[Trained, Trained], profile: Profile) -> pd.DataFrame:
     """Return how a tied table aligns with the untied pair of its seed after as many steps."""
-    rows = []
-    for step in spaced(pair.run.run.checkpoints):
-        table = pair.run.tables(step)["tied"]
-        for source, other in pair.reference.tables(step).items():
-            labels = {**pair.run.labels, "step": step, "source": source, "target": "tied"}
+    (run, reference), rows = compared, []
+    for step in spaced(run.run.checkpoints):
+        table = run.tables(step)["tied"]
+        for source, other in reference.tables(step).items():
+            labels = {**run.labels, "step": step, "source": source, "target": "tied"}
             rows.append({**labels, **_orthogonal(other, table, profile)})
     return pd.DataFrame(rows)
 

@@ -63,9 +63,7 @@ class Plan:
         if self.seconds is not None and self.step_seconds is not None:
             cost = f"{duration(self.seconds)}: {c.steps} steps of {duration(self.step_seconds)}, {duration(self.rest_seconds)} "
             cost += "of validations and checkpoints"
-        kind = "tied" if c.tied else "untied"
-        if c.remedy:
-            kind += f", {c.remedy.name}"
+        kind = ("tied" if c.tied else "untied") + (f", {c.remedy.name}" if c.remedy else "")
         return (
             f"model   {c.arch}, {kind}, {c.n_layers} layers, d {c.d_model}, V {c.vocab_size}: "
             f"{self.parameters:,} parameters, {self.table_share:.0%} of them in the tables\n"
@@ -196,13 +194,8 @@ def plan_profile(profile: str, corpus: str | None = None, *, probe_steps: int = 
     plans = tuple((plan(alike[0], probe_steps=probe_steps), len(alike)) for alike in kinds.values())
     on_cpu = all(of.device == "cpu" for of, _ in plans)
     workers = pool.workers_for(missing) if on_cpu else 1
-    return ProfilePlan(
-        profile=of.name,
-        corpus=of.corpus,
-        runs=len(configs),
-        plans=plans,
-        workers=min(workers, len(missing) or 1),
-    )
+    workers = min(workers, len(missing) or 1)
+    return ProfilePlan(profile=of.name, corpus=of.corpus, runs=len(configs), plans=plans, workers=workers)
 
 
 def _kind(config: TrainConfig) -> TrainConfig:

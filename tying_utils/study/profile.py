@@ -97,14 +97,12 @@ class Profile:
     @cached_property
     def enlarged(self) -> Arms:
         """Return the tied arm and the remedies that lack a table beside the untied model, with its number of weights."""
-        if not self.remedies_enlarged:
-            return ()
-        return tuple(arm.at(enlarged=True) for arm in (TIED, *self.remedies) if self._lacks_a_table(arm))
-
-    def _lacks_a_table(self, arm: Arm) -> bool:
-        """Return whether an arm has nearer one table's weights than two's."""
-        config = self.config(arm, self.seeds[0])
-        return config.table_parameters < 1.5 * config.vocab_size * config.d_model
+        found = []
+        for arm in (TIED, *self.remedies) if self.remedies_enlarged else ():
+            config = self.config(arm, self.seeds[0])
+            if config.table_parameters < 1.5 * config.vocab_size * config.d_model:  # nearer one table's weights than two's
+                found.append(arm.at(enlarged=True))
+        return tuple(found)
 
     @cached_property
     def by_architecture(self) -> Arms:

@@ -117,7 +117,6 @@ _REMEDIES = (
 
 
 def _remedies(*kinds: str) -> tuple[Arm, ...]:
-    """Return some of the remedies by name."""
     return tuple(arm for kind in kinds for arm in _REMEDIES if arm.kind == kind)
 
 
@@ -189,12 +188,7 @@ for _profile in (
     Profile(
         name="quick",
         purpose="the language whose right answer is known",
-        **{
-            **_ROLES,
-            "input_scales": (0.1, 1.0, 10.0, 100.0),
-            "output_scales": (0.1, 1.0),
-            "agreements": (0.0, 1.0),
-        },
+        **{**_ROLES, "input_scales": (0.1, 1.0, 10.0, 100.0), "output_scales": (0.1, 1.0), "agreements": (0.0, 1.0)},
         architectures=ARCHITECTURES,
         **_FEWER,
         lens={"steps": 200},  # its windows hold half as many tokens
@@ -289,9 +283,5 @@ def described(table: pd.DataFrame) -> pd.DataFrame:
     known = {name: arm for of in PROFILES.values() for profile in of.values() for name, arm in profile.arms.items()}
     if unknown := set(table["arm"]) - set(known):
         raise ValueError(f"table: no profile has the arms {', '.join(map(repr, sorted(unknown)))}; add them to one")
-    arms = [known[name] for name in table["arm"]]
-    return table.assign(
-        kind=[arm.kind for arm in arms],
-        enlarged=[arm.enlarged for arm in arms],
-        agreement=[arm.agreement for arm in arms],
-    )
+    columns = ("kind", "enlarged", "agreement")
+    return table.assign(**{column: [getattr(known[arm], column) for arm in table["arm"]] for column in columns})

@@ -59,13 +59,7 @@ class Study(Recorded):
     format = FORMAT
 
     def __init__(
-        self,
-        profile: str,
-        corpus: str | None = None,
-        *,
-        fresh: bool = False,
-        only_read: bool = False,
-        progress: bool = True,
+        self, profile: str, corpus: str | None = None, *, fresh: bool = False, only_read: bool = False, progress: bool = True
     ) -> None:
         self.profile = profiles.get(profile, corpus)
         super().__init__(profile, self.profile.corpus, fresh=fresh, only_read=only_read, progress=progress)

@@ -26,26 +26,12 @@ def _in_two_roles(arms: Callable[[Profile], Arms]) -> Callable[[Profile], Arms]:
     return lambda profile: arms(profile) if profile.corpus == TWO_ROLE else ()
 
 
-def _role_arms(profile: Profile) -> Arms:
-    return (*PAIR, *profile.scaled, *profile.output_scaled, *profile.agreeing)
-
-
 def _sweep_arms(profile: Profile) -> Arms:
     return _with_untied(profile.sweep)
 
 
 def _remedied(profile: Profile) -> Arms:
-    """Return the remedies' arms, at equal shape and at equal parameters."""
     return (*profile.remedied, *profile.enlarged)
-
-
-def _in_text(profile: Profile) -> Arms:
-    """Return the same in a text; in the two-role language the purity of roles says more than alignment does."""
-    return () if profile.corpus == TWO_ROLE else _remedied(profile)
-
-
-def _both(profile: Profile) -> Arms:
-    return (*profile.starts, *profile.tuned)
 
 
 # By table its arms; none where the profile has no such table.
@@ -67,14 +53,15 @@ TABLES: dict[str, Callable[[Profile], Arms]] = {
     "scaling_lens": lambda profile: profile.scaled,
     "drift": _pair,
     "frequency": _pair,
-    "roles": _in_two_roles(_role_arms),
+    "roles": _in_two_roles(lambda profile: (*PAIR, *profile.scaled, *profile.output_scaled, *profile.agreeing)),
     "sweep_alignment": _sweep_arms,
     "sweep_share": lambda profile: profile.sweep,
     "sweep_lens": _sweep_arms,
     "sweep_losses": _sweep_arms,
     "sweep_roles": _in_two_roles(_sweep_arms),
     "remedy_losses": _remedied,
-    "remedy_alignment": _in_text,
+    # In the two-role language the purity of roles says more.
+    "remedy_alignment": lambda profile: () if profile.corpus == TWO_ROLE else _remedied(profile),
     "remedy_roles": _in_two_roles(_remedied),
     "remedy_lens": lambda profile: profile.remedied,
     "remedy_steps": lambda profile: profile.remedied,
@@ -89,8 +76,8 @@ TABLES: dict[str, Callable[[Profile], Arms]] = {
     "grid_losses": lambda profile: profile.grid,
     "language": _in_two_roles(lambda profile: (UNTIED,)),
     "unigrams": _in_two_roles(lambda profile: (UNTIED,)),
-    "transfer_losses": _both,
-    "transfer_forgetting": _both,
+    "transfer_losses": lambda profile: (*profile.starts, *profile.tuned),
+    "transfer_forgetting": lambda profile: (*profile.starts, *profile.tuned),
     "transfer_probe": lambda profile: profile.starts,
 }
 # Those behind the sliders over both scales.

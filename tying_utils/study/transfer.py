@@ -55,17 +55,12 @@ def token_bytes(corpus: Corpus) -> np.ndarray:
     return np.array([0 if name == corpus.separator else len(name) for name in names])  # a character of a name is a byte
 
 
-def _questions(run: Trained) -> dict[str, np.ndarray]:
-    """Return what a probe is asked of every token, (V,), -1 where there is no answer: a text's category, else both roles."""
-    if run.language:
-        return {"source role": run.language.source, "target role": run.language.target}
-    return {"category": categories(run.corpus)}
-
-
 def _probes(run: Trained, profile: Profile) -> pd.DataFrame:
-    """Return how well the category or the roles of a token are read off each table."""
+    """Return how well a token's category, in a text, or else its two roles are read off each table."""
     rows, used, permutations = [], run.used.numpy(), max(2, profile.permutations // 10)
-    for question, answers in _questions(run).items():
+    language = run.language
+    roles = {"source role": language.source, "target role": language.target} if language else {}
+    for question, answers in (roles or {"category": categories(run.corpus)}).items():
         own = answers[used]
         known = (own >= 0) & (np.bincount(own[own >= 0], minlength=own.max() + 1)[own] >= FOLDS)  # a rare kind is left out
         for name, table in run.tables().items():
