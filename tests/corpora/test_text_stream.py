@@ -71,22 +71,26 @@ def test_texts_are_read_in_their_order_and_patterns_by_name(tmp_path):
     assert read(stream) == [DOCUMENTS[number] for number in (4, 0, 1, 2, 4)]
 
 
-def test_lines_need_no_common_schema(tmp_path):
-    """As Dolma's, whose sources say different things of their documents."""
-    rows: list[dict[str, Any]] = [{"text": "a", "metadata": None, "id": 1}, {"id": "2", "text": "b", "metadata": {"url": "c"}}]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"text": "c", "metadata": 5}])), encoding="utf-8")
-    assert read(TextStream([f"{tmp_path}/a.jsonl"])) == ["a", "b", "c"]
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        (
+            '{"text": "a", "meta": null, "id": 1}\n{"id": "2", "text": "b", "meta": {"url": "c"}}\n{"text": "c", "meta": 5}',
+            "abc",
+        ),
+        ('\n{"text": "c"}\n\n   \n{"text": "d"}', "cd"),
+        (r'{"text": "a \ud83d b \ud83d\ude00"}', ["a ? b \U0001f600"]),
+    ],
+    ids=["no common schema, as Dolma's", "blank lines", "half a surrogate pair"],
+)
+def test_odd_lines(tmp_path, content, documents):
+    (tmp_path / "a.jsonl").write_text(content, encoding="utf-8")
+    assert read(TextStream([f"{tmp_path}/a.jsonl"])) == [*documents]
 
 
 def test_what_is_empty_is_left_out(tmp_path):
     files = [write(tmp_path / name, ["", "a", None, "b", ""]) for name in ("a.jsonl", "b.parquet")]
-    (tmp_path / "c.jsonl").write_text('\n{"text": "c"}\n\n   \n{"text": "d"}', encoding="utf-8")
-    assert read(TextStream([*files, f"{tmp_path}/c.jsonl"])) == [*"ababcd"]
-
-
-def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
-    (tmp_path / "a.jsonl").write_text(r'{"text": "a \ud83d b \ud83d\ude00"}', encoding="utf-8")
-    assert read(TextStream([f"{tmp_path}/a.jsonl"])) == ["a ? b \U0001f600"]
+    assert read(TextStream(files)) == [*"abab"]
 
 
 def test_another_column(tmp_path):

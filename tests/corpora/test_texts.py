@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpora_helpers import decoded, environment, refuse, write
-from test_installed import install
+from corpora_helpers import decoded, environment, install, refuse, write
 
 from tying_utils.corpora import bpe, installed, store, texts
 
@@ -113,8 +112,7 @@ def test_a_bad_text_is_named(home, tmp_path, files, said):
     folder = tmp_path / "folder"
     if files is not None:
         folder.mkdir()
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
+        write(folder, files)
     with pytest.raises(ValueError, match=rf"^path:.*{said}"):
         store.load("text", vocab_size=300, path=folder)
 

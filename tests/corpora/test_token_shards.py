@@ -225,17 +225,14 @@ def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, documents, name):
         ({"text": "no-such.jsonl"}, r"^text: 'no-such.jsonl' is no file"),
         ({"column": "content"}, r"^column: .*a\.json\.gz holds a row without 'content', only text"),
         ({"tokenizer": "no such/folder"}, r"^tokenizer: 'no such/folder' is neither a folder nor a model id"),
+        ({"tokenizer": "whole", "vocab_size": 299}, r"^vocab_size: .* has 300 tokens, more than 299; ask for 300"),
         ({"validation_tokens": 10**6}, r"^validation_tokens: 1000000 take all of the text, which holds \d+ tokens"),
     ],
 )
-def test_an_argument_that_cannot_be_is_named(tmp_path, source, changes, said):
+def test_an_argument_that_cannot_be_is_named(tmp_path, whole, source, changes, said):
+    changes = {name: whole if value == "whole" else value for name, value in changes.items()}
     with pytest.raises(ValueError, match=said):
         prepare(tmp_path / "out", **{"text": source, **SIZES, **changes})
-
-
-def test_a_tokenizer_larger_than_the_vocabulary_is_named(tmp_path, whole, source):
-    with pytest.raises(ValueError, match=r"^vocab_size: .* has 300 tokens, more than 299; ask for 300"):
-        prepare(tmp_path / "out", source, tokenizer=whole, **sizes(vocab_size=299))
 
 
 def test_a_folder_begun_otherwise_is_not_gone_on_with(tmp_path, whole, source, documents):
