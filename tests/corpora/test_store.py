@@ -76,7 +76,7 @@ def test_both_texts_are_in_the_key(home, text, python, monkeypatch):
     ],
 )
 def test_a_vocabulary_that_does_not_fit_is_named(text, python, name, vocab_size, said):
-    others = {"path": text} if name == "text" else {"language": two_role.Settings(classes=4)}
+    others: dict[str, Any] = {"path": text} if name == "text" else {"language": two_role.Settings(classes=4)}
     with pytest.raises(ValueError, match=f"^vocabulary: {said}"):
         store.load(name, vocab_size=vocab_size, vocabulary=python, **others)
 

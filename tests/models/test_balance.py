@@ -247,7 +247,7 @@ def test_a_row_without_a_gradient_is_no_conflict(by):
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 0.0])
 def test_shrink_is_the_published_line_and_a_constant_scale(alpha):
     model, published, part = build(), build(), windows()
-    tie = SplitTie(model, get("shrink", alpha=alpha))
+    tie = SplitTie(model, balance.Shrink(alpha=alpha))
     loss(model, part).backward()
     source, target = (gradient.clone() for gradient in tie.path_gradients())
     tie.combine(step=1, steps=1)
@@ -259,7 +259,7 @@ def test_shrink_is_the_published_line_and_a_constant_scale(alpha):
     torch.testing.assert_close(published(part[:, :-1]).logits, model(part[:, :-1]).logits, rtol=1e-12, atol=1e-12)
     loss(published, part).backward()
     torch.testing.assert_close(tie.weight.grad, published.get_input_embeddings().weight.grad, rtol=1e-9, atol=1e-12)
-    assert torch.equal(weighed(get("shrink", alpha=alpha), source, target), weighed(Scale(input=alpha), source, target))
+    assert torch.equal(weighed(balance.Shrink(alpha=alpha), source, target), weighed(Scale(input=alpha), source, target))
 
 
 def published_gate(hidden: Tensor, weight: Tensor, targets: Tensor, counts: Tensor, seen: int, alpha: float) -> Tensor:

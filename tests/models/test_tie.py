@@ -352,7 +352,7 @@ def test_without_a_rule_a_step_is_taken_and_not_used():
     (_, tie), (_, other) = split_model(), split_model()
     tie.combine(3, step=7, steps=2)
     other.combine(3)
-    assert torch.equal(tie.weight.grad, other.weight.grad)
+    assert torch.equal(tie.weight.grad, other.weight.grad)  # type: ignore[arg-type]
 
 
 @settings(max_examples=40)
