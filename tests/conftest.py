@@ -51,8 +51,7 @@ def sentences(count: int, seed: int = 0) -> str:
     """`count` sentences of a small grammar, a line each; the same ones for the same seed."""
     draw = random.Random(seed)
     parts = SUBJECTS, VERBS, OBJECTS, PLACES
-    lines = (f"{' '.join(draw.choice(part) for part in parts)}, {draw.randrange(1000)} times.\n" for _ in range(count))
-    return "".join(lines)
+    return "".join(f"{' '.join(map(draw.choice, parts))}, {draw.randrange(1000)} times.\n" for _ in range(count))
 
 
 @pytest.fixture(scope="session")
@@ -185,20 +184,15 @@ def held_by(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfi
 
 def damage(file: Path, how: str) -> bytes | None:
     """Damage `file` and return its bytes after that, None where it is gone."""
-    content = file.read_bytes()
-    if how == "flipped":
-        middle = len(content) // 2
-        content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    elif how == "truncated":
-        content = content[: len(content) // 2]
-    elif how == "emptied":
-        content = b""
-    else:
-        assert how == "missing"
+    if how == "missing":
         file.unlink()
         return None
-    file.write_bytes(content)
-    return content
+    content = file.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    damaged = {"flipped": flipped, "truncated": content[:middle], "emptied": b""}[how]
+    file.write_bytes(damaged)
+    return damaged
 
 
 @pytest.fixture(scope="session")

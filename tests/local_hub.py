@@ -1,4 +1,4 @@
-"""A Hugging Face hub served from 127.0.0.1 for tests: what huggingface_hub asks of the real one, and faults on request.
+"""A Hugging Face hub served from 127.0.0.1: what huggingface_hub asks of the real one for the tests, and faults on request.
 
 with LocalHub() as hub, pointing_at(hub, tmp_path):
     commit = hub.add("org/model", folder)
@@ -16,15 +16,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants, file_download, hf_api
@@ -34,8 +34,8 @@ from tying_utils.base import hub as own
 
 LFS = (".safetensors", ".bin")
 FILE = re.compile(r"/(?P<cdn>cdn/)?(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-API = re.compile(r"/api/models/(?P<repo>.+?)(/(?P<what>revision|refs|tree)(/(?P<revision>[^/]+)(/(?P<path>.+))?)?)?")
-RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+API = re.compile(r"/api/models/(?P<repo>.+?)(/(?P<what>revision|refs|tree)(/(?P<revision>[^/]+))?)?")
+RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 CHUNK = 1 << 16
 
 
@@ -63,7 +63,6 @@ class Fault:
     ignore_range: bool = False  # 200 and the whole file, though a range was asked for
     wrong_range: tuple[int, int] | None = None  # added to the first and last byte served; Content-Range tells the truth
     short: int = 0  # the body and its Content-Length lack so many bytes; Content-Range says what was asked for
-    replace: Callable[[bytes], bytes] | None = None  # the content; ETag and X-Linked-Size stay those of the true file
     drop_after: int | None = None  # hang up after so many bytes of the body
     times: float = math.inf  # how many more answers to spoil
     skip: int = 0  # how many answers to leave alone first
@@ -112,13 +111,12 @@ class LocalHub:
     def served(self) -> int:
         return sum(request.sent for request in self.requests)
 
-    def add(self, repo: str, folder: Path, *, revision: str = "main", commit: str | None = None, gated: bool = False) -> str:
+    def add(self, repo: str, folder: Path, *, revision: str = "main", gated: bool = False) -> str:
         """Serve `folder` as a revision of `repo`; an earlier commit of that revision stays available by its hash."""
-        if commit is None:
-            digest = hashlib.sha1(revision.encode())
-            for name in files(folder):
-                digest.update(f"\0{name}\0".encode() + (folder / name).read_bytes())
-            commit = digest.hexdigest()
+        digest = hashlib.sha1(revision.encode())
+        for name in files(folder):
+            digest.update(f"\0{name}\0".encode() + (folder / name).read_bytes())
+        commit = digest.hexdigest()
         entry = self.repos.setdefault(repo, Repo())
         entry.gated, entry.branches[revision], entry.commits[commit] = gated, commit, folder
         return commit
@@ -196,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             if file is not None:
                 self.answer_file(file, parts)
             else:
-                self.answer_api(parts, parse_qs(url.query))
+                self.answer_api(parts)
         except _Refusal as refusal:
             self.answer(refusal.status, json.dumps({"error": str(refusal)}).encode(), refusal.headers)
 
@@ -222,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not (folder / file).is_file():
             raise _Refusal(404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": commit})
         about = describe(folder, file)
-        headers = {"ETag": f'"{about.get("lfs", about)["oid"]}"', "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{about["oid"]}"', "Accept-Ranges": "bytes"}
         if not on_cdn:
             headers["X-Repo-Commit"] = commit
             if "lfs" in about:
@@ -230,46 +228,30 @@ class _Handler(BaseHTTPRequestHandler):
                 if about["size"] >= self.hub.cdn_from:
                     location = f"{self.hub.cdn}/{parts['repo']}/resolve/{commit}/{quote(file)}?signature=local"
                     return self.answer(302, b"", headers | {"Location": location})
-        content = (folder / file).read_bytes()
-        fault = self.hub.fault(self.asked, refusing=False)
-        self.answer_range(fault.replace(content) if fault.replace else content, headers, fault)
+        self.answer_range((folder / file).read_bytes(), headers, self.hub.fault(self.asked, refusing=False))
 
     def answer_range(self, content: bytes, headers: dict[str, str], fault: Fault) -> None:
         size = len(content)
         found = RANGE.fullmatch(self.asked.range or "")
-        first, last = found.groups() if found and self.command == "GET" and not fault.ignore_range else ("", "")
-        if not first and not last:
+        if not found or self.command != "GET" or fault.ignore_range:
             return self.answer(200, content[: max(size - fault.short, 0)], headers, fault.drop_after)
-        start, stop = (int(first), int(last or size) + 1) if first else (size - int(last), size)
-        start, stop = max(start, 0), min(stop, size)
-        if start >= stop:
-            return self.answer(416, b"", {"Content-Range": f"bytes */{size}"})
+        start, stop = int(found[1]), min(int(found[2] or size) + 1, size)
         if fault.wrong_range:
             start, stop = max(start + fault.wrong_range[0], 0), min(stop + fault.wrong_range[1], size)
         headers = headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}
         self.answer(206, content[start : max(stop - fault.short, start)], headers, fault.drop_after)
 
-    def answer_api(self, parts: dict[str, str], query: dict[str, list[str]]) -> None:
+    def answer_api(self, parts: dict[str, str]) -> None:
         repo, commit, folder = self.lookup(parts, closed=False)  # what a gated repository holds may be listed by all
-        what, path = parts.get("what", "revision"), parts.get("path", "")
+        what = parts.get("what", "revision")
         if what == "refs":
             branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in repo.branches.items()]
             return self.answer_json({"branches": branches, "converts": [], "tags": [], "pullRequests": []})
-        entries = [describe(folder, name) for name in files(folder)]
-        if what == "revision":
-            names = {"oid": "blobId", "path": "rfilename"}
-            siblings = [{names.get(key, key): entry[key] for key in entry} for entry in entries]
-            for sibling in siblings:
-                if "lfs" in sibling:
-                    sibling["lfs"] = sibling["lfs"] | {"sha256": sibling["lfs"]["oid"]}
-            about = {"id": parts["repo"], "modelId": parts["repo"], "sha": commit, "siblings": siblings, "tags": []}
-            return self.answer_json(about | {"private": False, "disabled": False, "gated": "manual" if repo.gated else False})
-        folders = {str(above) for entry in entries for above in PurePosixPath(entry["path"]).parents if above.name}
-        entries += [{"type": "directory", "oid": hashlib.sha1(n.encode()).hexdigest(), "size": 0, "path": n} for n in folders]
-        if path and path not in folders:
-            raise _Refusal(404, "EntryNotFound", f"{path} does not exist on {parts.get('revision')}")
-        depth = None if query.get("recursive") == ["true"] else 1
-        self.answer_json([entry for entry in entries if PurePosixPath(path) in PurePosixPath(entry["path"]).parents[:depth]])
+        if what == "tree":  # as it is with recursive=true, without folders
+            return self.answer_json([describe(folder, name) for name in files(folder)])
+        siblings = [{"rfilename": name} for name in files(folder)]
+        about = {"id": parts["repo"], "modelId": parts["repo"], "sha": commit, "siblings": siblings, "tags": []}
+        self.answer_json(about | {"private": False, "disabled": False, "gated": "manual" if repo.gated else False})
 
     def answer_json(self, value: object) -> None:
         self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -298,18 +280,16 @@ def files(folder: Path) -> list[str]:
 
 
 def describe(folder: Path, name: str) -> dict[str, Any]:
-    """A file as the tree API tells of it; its ETag is the hash of its git blob, for LFS files the sha256 of the content."""
-    size = (folder / name).stat().st_size
-    blob, sha256 = digests(folder / name, (folder / name).stat().st_mtime_ns)
-    about = {"type": "file", "oid": blob, "size": size, "path": name}
-    return about | {"lfs": {"oid": sha256, "size": size, "pointerSize": 134}} if name.endswith(LFS) else about
+    """A file as the tree API tells of it; its ETag is its oid."""
+    status = (folder / name).stat()
+    oid = digest(folder / name, status.st_mtime_ns)
+    about = {"type": "file", "oid": oid, "size": status.st_size, "path": name}
+    return about | {"lfs": {"oid": oid, "size": status.st_size, "pointerSize": 134}} if name.endswith(LFS) else about
 
 
 @lru_cache
-def digests(file: Path, changed: int) -> tuple[str, str]:
-    """The hash of the git blob and the sha256 of `file`, taken anew when it changed."""
-    content = file.read_bytes()
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest(), hashlib.sha256(content).hexdigest()
+def digest(file: Path, changed: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def environment(hub: LocalHub, cache_dir: Path, token: str | None = None) -> dict[str, str]:

@@ -27,20 +27,17 @@ def test_the_checkout_that_the_package_lies_in(monkeypatch: pytest.MonkeyPatch, 
     assert paths.root() == Path(paths.__file__).resolve().parents[2]
 
 
-def test_an_installed_package_finds_the_checkout_it_is_used_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_installed_package_finds_the_checkout_it_is_used_in_else_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As in Colab: the package in site-packages, the notebook running in the clone's notebooks folder."""
     monkeypatch.delenv("TYING_HOME", raising=False)
     monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "tying_utils" / "base" / "paths.py"))
+    monkeypatch.chdir(tmp_path)
+    assert paths.root() == Path.home() / ".cache" / "tying_utils"
     clone = tmp_path / "weight-tying"
     (clone / "notebooks").mkdir(parents=True)
     (clone / "tying_utils").mkdir()
     (clone / "notebooks" / "00_overview.ipynb").touch()
     monkeypatch.chdir(clone / "notebooks")
     assert paths.root() == clone.resolve()
-
-
-def test_elsewhere_it_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("TYING_HOME", raising=False)
-    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "tying_utils" / "base" / "paths.py"))
-    monkeypatch.chdir(tmp_path)
-    assert paths.root() == Path.home() / ".cache" / "tying_utils"

@@ -1,12 +1,12 @@
 """What the tests of corpora share: tokens read back as text, files of a folder, a site-packages folder, sizes of shards."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_installed import install
 
 from tying_utils.corpora import Corpus, store
 
@@ -29,12 +29,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
 
 
-def write(folder: Path, texts: dict[str, str]) -> Path:
+def write(folder: Path, texts: Mapping[str, str | bytes]) -> Path:
     for name, content in texts.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
+
+
+def install(
+    folder: Path,
+    name: str,
+    texts: Mapping[str, str | bytes],
+    *,
+    version: str = "1.0",
+    record: str | bytes | None = None,
+    metadata: bytes | None = None,
+) -> None:
+    """Write a distribution as pip does; `record` and `metadata` stand in place of what is in its RECORD and METADATA."""
+    info = f"{name}-{version}.dist-info"
+    listed = "".join(f"{file},sha256=x,1\n" for file in (*texts, f"{info}/METADATA", f"../../../bin/{name}"))
+    about = f"Name: {name}\nVersion: {version}\n"
+    write(folder, texts)
+    write(folder / info, {"RECORD": listed if record is None else record, "METADATA": about if metadata is None else metadata})
 
 
 def refuse(*arguments: Any) -> Any:

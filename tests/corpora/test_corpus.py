@@ -27,10 +27,8 @@ def test_counts_are_of_the_training_part(python):
 def test_counts_are_taken_piece_by_piece(whole, monkeypatch):
     monkeypatch.setattr(corpus, "_COUNTED", 777)
     counts = store.load("shards", vocab_size=300, path=whole).counts
-    assert (
-        counts.dtype == np.int64
-        and counts.tolist() == np.bincount(np.concatenate(shard_tokens(whole)[1:]), minlength=300).tolist()
-    )
+    expected = np.bincount(np.concatenate(shard_tokens(whole)[1:]), minlength=300)
+    assert counts.dtype == np.int64 and counts.tolist() == expected.tolist()
 
 
 def test_windows_are_spread_and_do_not_overlap(home, text):

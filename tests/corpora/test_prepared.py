@@ -1,7 +1,6 @@
 """Prepared shards as a corpus: opened where they lie, verified, keyed by their tokens, trained on."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,12 +43,7 @@ def test_checksums_are_verified_once_and_after_a_change(tmp_path, source, monkey
     out = tmp_path / "out"
     prepare(out, source, **SIZES)
     read, digest = [], files.digest
-
-    def counting(path: Path) -> str:
-        read.append(path.name)
-        return digest(path)
-
-    monkeypatch.setattr(files, "digest", counting)
+    monkeypatch.setattr(files, "digest", lambda path: read.append(path.name) or digest(path))
     for expected in (FILES, []):
         load_shards(out)
         assert [name for name in read if name != "tokenizer.json"] == expected
@@ -59,16 +53,13 @@ def test_checksums_are_verified_once_and_after_a_change(tmp_path, source, monkey
     assert [name for name in read if name != "tokenizer.json"] == [FILES[3]]
     content = (out / FILES[3]).read_bytes()
     (out / FILES[3]).write_bytes(content[:-1] + b"\xff")
-    with pytest.raises(
-        ValueError, match=rf"^path: {FILES[3]} in .*out: missing or not as corpus.json says; `tying-utils prepare"
-    ):
+    said = rf"^path: {FILES[3]} in .*out: missing or not as corpus.json says; `tying-utils prepare"
+    with pytest.raises(ValueError, match=said):
         load_shards(out)
 
 
 def test_a_folder_that_does_not_serve_is_named_with_the_command(tmp_path, whole, text):
-    with pytest.raises(
-        ValueError, match=r"^path: .*none holds no prepared text.*`tying-utils prepare --out .*none --text SOURCE"
-    ):
+    with pytest.raises(ValueError, match=r"^path: .*none holds no prepared text.*`tying-utils prepare --out .*none --text SO"):
         load_shards(tmp_path / "none")
     with pytest.raises(ValueError, match=r"^path: .* holds no prepared text"):
         load_shards(store.load("text", vocab_size=300, path=text).folder)
@@ -85,10 +76,8 @@ def test_shards_are_read_in_the_tokens_that_they_were_prepared_with(whole, sourc
     other = store.load("text", vocab_size=300, path=text)
     with pytest.raises(ValueError, match=r"^vocabulary: the shards in .* are no tokens of 'text'; prepare them with `--tok"):
         store.load("shards", vocab_size=300, path=whole, vocabulary=other)
-    assert (
-        store.load("shards", vocab_size=300, path=whole, vocabulary=load_shards(whole)).fingerprint
-        == load_shards(whole).fingerprint
-    )
+    shards = load_shards(whole)
+    assert store.load("shards", vocab_size=300, path=whole, vocabulary=shards).fingerprint == shards.fingerprint
     prepare(tmp_path / "known", source, **sizes(tokenizer=other.folder / "tokenizer.json"))
     known = store.load("shards", vocab_size=300, path=tmp_path / "known", vocabulary=other)
     assert known.fingerprint["vocabulary"] == other.fingerprint

@@ -1,24 +1,23 @@
 """Documents from files, lists, URLs and the hub: each once, in order, and from any position on."""
 
 import bz2
-import functools
 import gzip
 import json
 import lzma
-import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from local_hub import LocalHub
 
 from tying_utils.corpora.text_stream import Position, TextStream
 
 DOCUMENTS = [f"Document {number}\r\n“naïve” {'ß' * number}\u2028\n\nends here" for number in range(12)]
+pytestmark = pytest.mark.usefixtures("places_of_its_own")
 PACKED: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
@@ -48,11 +47,6 @@ def read(stream: TextStream) -> list[str]:
     return [text for text, _ in found]
 
 
-@pytest.fixture(autouse=True)
-def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.jsonl.bz2", "a.json.xz", "a.parquet"])
 def test_a_document_a_row(tmp_path, monkeypatch, name):
     monkeypatch.setattr("tying_utils.corpora.text_stream._CHUNK", 50)
@@ -77,22 +71,26 @@ def test_texts_are_read_in_their_order_and_patterns_by_name(tmp_path):
     assert read(stream) == [DOCUMENTS[number] for number in (4, 0, 1, 2, 4)]
 
 
-def test_lines_need_no_common_schema(tmp_path):
-    """As Dolma's, whose sources say different things of their documents."""
-    rows: list[dict[str, Any]] = [{"text": "a", "metadata": None, "id": 1}, {"id": "2", "text": "b", "metadata": {"url": "c"}}]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"text": "c", "metadata": 5}])), encoding="utf-8")
-    assert read(TextStream([f"{tmp_path}/a.jsonl"])) == ["a", "b", "c"]
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        (
+            '{"text": "a", "meta": null, "id": 1}\n{"id": "2", "text": "b", "meta": {"url": "c"}}\n{"text": "c", "meta": 5}',
+            "abc",
+        ),
+        ('\n{"text": "c"}\n\n   \n{"text": "d"}', "cd"),
+        (r'{"text": "a \ud83d b \ud83d\ude00"}', ["a ? b \U0001f600"]),
+    ],
+    ids=["no common schema, as Dolma's", "blank lines", "half a surrogate pair"],
+)
+def test_odd_lines(tmp_path, content, documents):
+    (tmp_path / "a.jsonl").write_text(content, encoding="utf-8")
+    assert read(TextStream([f"{tmp_path}/a.jsonl"])) == [*documents]
 
 
 def test_what_is_empty_is_left_out(tmp_path):
     files = [write(tmp_path / name, ["", "a", None, "b", ""]) for name in ("a.jsonl", "b.parquet")]
-    (tmp_path / "c.jsonl").write_text('\n{"text": "c"}\n\n   \n{"text": "d"}', encoding="utf-8")
-    assert read(TextStream([*files, f"{tmp_path}/c.jsonl"])) == [*"ababcd"]
-
-
-def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
-    (tmp_path / "a.jsonl").write_text(r'{"text": "a \ud83d b \ud83d\ude00"}', encoding="utf-8")
-    assert read(TextStream([f"{tmp_path}/a.jsonl"])) == ["a ? b \U0001f600"]
+    assert read(TextStream(files)) == [*"abab"]
 
 
 def test_another_column(tmp_path):
@@ -102,8 +100,6 @@ def test_another_column(tmp_path):
 
 
 def test_a_dataset_on_the_hub_is_streamed(monkeypatch):
-    import datasets
-
     asked = []
 
     def load(name: str, subset: str | None, **options: Any) -> Any:
@@ -111,7 +107,7 @@ def test_a_dataset_on_the_hub_is_streamed(monkeypatch):
         rows = {"text": [f"{name} {number}" for number in range(7)], "id": list(range(7))}
         return datasets.Dataset.from_dict(rows).to_iterable_dataset(num_shards=3)
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset", load)
     stream = TextStream(["allenai/c4", "org/web@v2"], split="validation", subset="en")
     assert [text for text, _ in stream.documents()] == [f"{name} {i}" for name in ("allenai/c4", "org/web") for i in range(7)]
     options = {"split": "validation", "streaming": True}
@@ -180,52 +176,16 @@ def test_what_the_hub_refuses_is_told(monkeypatch):
         list(TextStream(["allenai/dolma"]).documents())
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves a folder's files and ranges of them, as a store of files does."""
-
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, folder: Path, *arguments: Any) -> None:
-        self.folder = folder
-        super().__init__(*arguments)
-
-    def do_GET(self) -> None:
-        file = self.folder / self.path.lstrip("/").partition("?")[0]
-        content = file.read_bytes() if file.is_file() else b""
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        start, stop = (int(asked[1]), min(int(asked[2]) + 1, len(content))) if asked else (0, len(content))
-        self.send_response(404 if not file.is_file() else 206 if asked else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(stop - start))
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content[start:stop])
-
-    do_HEAD = do_GET
-
-    def log_message(self, format: str, *arguments: object) -> None: ...
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a server of `tmp_path`."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, tmp_path)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_list_of_urls_is_streamed(tmp_path, server):
+def test_a_list_of_urls_is_streamed(tmp_path):
     pytest.importorskip("aiohttp", reason="fsspec[http] reads URLs")
     names = ["a.json.gz", "b.jsonl", "c.parquet", "d.txt"]
     for number, name in enumerate(names):
         write(tmp_path / name, DOCUMENTS[3 * number : 3 * number + (1 if name == "d.txt" else 3)])
-    urls = [f"{server}/{name}" for name in names]
-    (tmp_path / "urls.txt").write_text("\n".join([*urls[:3], f"{urls[3]}?download=true"]), encoding="utf-8")
-    assert read(TextStream([f"@{tmp_path}/urls.txt"])) == DOCUMENTS[:10]
-    with pytest.raises(ValueError, match=rf"^text: {server}/none\.jsonl cannot be read \(FileNotFoundError"):
-        list(TextStream([f"{server}/none.jsonl"]).documents())
+    with LocalHub() as hub:
+        hub.add("org/data", tmp_path)
+        urls = [f"{hub.url}/org/data/resolve/main/{name}" for name in names]
+        (tmp_path / "urls.txt").write_text("\n".join([*urls[:3], f"{urls[3]}?download=true"]), encoding="utf-8")
+        assert read(TextStream([f"@{tmp_path}/urls.txt"])) == DOCUMENTS[:10]
+        none = urls[1].replace("b.jsonl", "none.jsonl")
+        with pytest.raises(ValueError, match=rf"^text: {none} cannot be read \(FileNotFoundError"):
+            list(TextStream([none]).documents())

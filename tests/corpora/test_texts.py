@@ -7,13 +7,13 @@ import shutil
 import sys
 import sysconfig
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from corpora_helpers import decoded, environment, refuse, write
-from test_installed import install
+from corpora_helpers import decoded, environment, install, refuse, write
 
 from tying_utils.corpora import bpe, installed, store, texts
 
@@ -27,13 +27,9 @@ def library() -> dict[str, str]:
     found = {}
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in NOT_THE_LIBRARY]
-        for name in names:
-            if name.endswith(".py"):
-                file = Path(folder, name)
-                try:
-                    found[file.relative_to(root).as_posix()] = file.read_text(encoding="utf-8")
-                except UnicodeDecodeError:
-                    continue
+        for file in (Path(folder, name) for name in names if name.endswith(".py")):
+            with suppress(UnicodeDecodeError):
+                found[file.relative_to(root).as_posix()] = file.read_text(encoding="utf-8")
     return found
 
 
@@ -116,20 +112,17 @@ def test_a_bad_text_is_named(home, tmp_path, files, said):
     folder = tmp_path / "folder"
     if files is not None:
         folder.mkdir()
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
+        write(folder, files)
     with pytest.raises(ValueError, match=rf"^path:.*{said}"):
         store.load("text", vocab_size=300, path=folder)
 
 
 @pytest.mark.parametrize("name", ["wikitext-2", "wikitext-103"])
 def test_wikitext_without_a_network_advises_a_folder(home, monkeypatch, name):
-    import datasets
-
     def offline(*arguments: Any, **options: Any) -> Any:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr("datasets.load_dataset", offline)
     place = re.escape(str(home / "data" / "texts" / name))
     with pytest.raises(ValueError, match=rf"^name: '{name}'.*ConnectionError.*path=, a folder.* at {place} \(\$TYING_TEXTS"):
         store.load(name, vocab_size=300)
@@ -138,9 +131,7 @@ def test_wikitext_without_a_network_advises_a_folder(home, monkeypatch, name):
 @pytest.mark.parametrize("place", ["data/texts", "$TYING_TEXTS"])
 def test_wikitext_is_read_from_a_folder_of_its_name(home, tmp_path, monkeypatch, grammar, place):
     """And keyed by its content: wherever it lies, the fingerprint and the cache are the same."""
-    import datasets
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr("datasets.load_dataset", refuse)
     texts = home / "data" / "texts"
     if place == "$TYING_TEXTS":
         texts = tmp_path / "elsewhere" / ".hidden"
@@ -166,8 +157,6 @@ def test_a_path_goes_before_the_folder_of_local_texts(home, tmp_path, monkeypatc
 
 
 def test_wikitext_through_datasets(home, monkeypatch, grammar):
-    import datasets
-
     asked = []
 
     def fetch(*arguments: str) -> dict[str, dict[str, list[str]]]:
@@ -175,7 +164,7 @@ def test_wikitext_through_datasets(home, monkeypatch, grammar):
         parts = {"train": 80, "validation": 20, "test": 20}
         return {part: {"text": grammar(n, seed=n).splitlines(keepends=True)} for part, n in parts.items()}
 
-    monkeypatch.setattr(datasets, "load_dataset", fetch)
+    monkeypatch.setattr("datasets.load_dataset", fetch)
     corpus = store.load("wikitext-2", vocab_size=300)
     assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1")]
     assert decoded(corpus, "train") == [grammar(80, seed=80)]
@@ -202,20 +191,17 @@ def test_packages_have_the_fingerprint_that_they_always_had(home, tmp_path):
     install(tmp_path, "one", {**texts, "b/latin.py": b"# \xe9", "b/sub/copy.py": "a = 1\r\n" * 50}, version="1.2")
     install(tmp_path, "two", {"two.py": "two = 2\n" * 30, "two_more.py": ""}, version="3")
     fingerprint = store.load("packages", vocab_size=258, path=tmp_path).fingerprint
-    assert (
-        json.loads(json.dumps(fingerprint))
-        == fingerprint
-        == {
-            "name": "packages",
-            "packages": {"one": "1.2", "two": "3"},
-            "held_out": ["two"],
-            "left_out": {"a copy": 2, "not UTF-8": 1},
-            "files": 5,
-            "bytes": 909,
-            "sha256": "604ea04650b5f3ec085bf6aafcb0ed5bc7268f417e4127c26d6361a4bcfe6e95",
-            "vocab_size": 258,
-        }
-    )
+    expected = {
+        "name": "packages",
+        "packages": {"one": "1.2", "two": "3"},
+        "held_out": ["two"],
+        "left_out": {"a copy": 2, "not UTF-8": 1},
+        "files": 5,
+        "bytes": 909,
+        "sha256": "604ea04650b5f3ec085bf6aafcb0ed5bc7268f417e4127c26d6361a4bcfe6e95",
+        "vocab_size": 258,
+    }
+    assert json.loads(json.dumps(fingerprint)) == fingerprint == expected
 
 
 def test_packages_are_keyed_by_content_wherever_they_lie(home, tmp_path, grammar, monkeypatch):
@@ -258,18 +244,18 @@ def test_packages_are_read_once_a_process_and_never_under_another_fingerprint(ho
 
 @pytest.mark.parametrize("place", ["path", "data/texts", "$TYING_TEXTS", "running"])
 def test_a_folder_of_packages_goes_before_the_running_environment(home, tmp_path, monkeypatch, grammar, place):
-    wanted, path = tmp_path / "running", None
-    monkeypatch.setattr(installed, "folders", lambda: (environment(tmp_path / "running", grammar, 2),))
+    wanted, count, path = environment(tmp_path / "running", grammar, 2), 2, None
+    monkeypatch.setattr(installed, "folders", lambda: (tmp_path / "running",))
     if place != "running":
-        wanted = environment(home / "data" / "texts" / "packages", grammar, 3)
+        wanted, count = environment(home / "data" / "texts" / "packages", grammar, 3), 3
     if place == "$TYING_TEXTS":
         monkeypatch.setenv("TYING_TEXTS", str(tmp_path / "texts"))
-        wanted = environment(tmp_path / "texts" / "packages", grammar, 4)
+        wanted, count = environment(tmp_path / "texts" / "packages", grammar, 4), 4
     if place == "path":
         wanted = path = environment(tmp_path / "given", grammar, 5)
+        count = 5
     corpus = store.load("packages", vocab_size=300, path=path)
     assert texts.documents("packages", path) == installed.read([wanted])[:2]
-    count = {"path": 5, "data/texts": 3, "$TYING_TEXTS": 4, "running": 2}[place]
     assert len(corpus.fingerprint["packages"]) == count
     assert not any(str(tmp_path) in str(value) for value in corpus.fingerprint.values())
 
@@ -298,10 +284,9 @@ def test_too_few_packages_are_named(home, tmp_path, monkeypatch, request, packag
     for name, content in packages.items():
         install(folder, name, content)
     words = rf"'packages' needs two installed packages .* {re.escape(str(folder))} .*{said}.*; install more, or give path="
-    with pytest.raises(ValueError, match=rf"^path: {words}"):
-        store.load("packages", vocab_size=300, path=folder)
-    with pytest.raises(ValueError, match=rf"^path: {words}"):
-        texts.documents("packages", folder)
+    for read in (lambda: store.load("packages", vocab_size=300, path=folder), lambda: texts.documents("packages", folder)):
+        with pytest.raises(ValueError, match=rf"^path: {words}"):
+            read()
     monkeypatch.setattr(installed, "folders", lambda: (folder,))
     with pytest.raises(ValueError, match=rf"^name: {words}"):
         store.load("packages", vocab_size=300)

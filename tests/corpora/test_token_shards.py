@@ -27,7 +27,16 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("places_of_its_own")
 
 
-# What is written
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the token files, as they are written."""
+    names, write = [], token_shards._write
+    monkeypatch.setattr(token_shards, "_write", lambda folder, name, *rest: names.append(name) or write(folder, name, *rest))
+    return names
+
+
+def equal(a: Path, b: Path, dtype: str = "<u2") -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(shard_tokens(a, dtype), shard_tokens(b), strict=True))
 
 
 def test_documents_are_whole_and_each_in_one_file(whole, documents):
@@ -54,9 +63,8 @@ def test_the_record_says_what_there_is(whole, documents):
     assert record["tokens"] == {"train": sum(map(len, shard_tokens(whole)[1:])), "validation": len(shard_tokens(whole)[0])}
     assert record["tokenizer"] == files.digest(whole / "tokenizer.json")
     assert record["learned_on"] == {"documents": 90, "characters": sum(map(len, documents))}
-    assert record["arguments"].endswith(
-        " --column text --split train --vocab-size 300 --shard-tokens 4500 --validation-tokens 1000"
-    )
+    options = " --column text --split train --vocab-size 300 --shard-tokens 4500 --validation-tokens 1000"
+    assert record["arguments"].endswith(options)
 
 
 def test_the_tokens_are_those_of_a_text_corpus(tmp_path, documents):
@@ -74,8 +82,7 @@ def test_the_tokens_are_those_of_a_text_corpus(tmp_path, documents):
     assert np.array_equal(shards.validation, text.validation)
     assert np.array_equal(shards.counts, text.counts)
     assert np.array_equal(shards.windows("train", 40, 100), text.windows("train", 40, 100))
-    learned = shards.tokenizer.to_str(), text.tokenizer.to_str()
-    assert learned[0] == learned[1] and shards.separator == text.separator
+    assert shards.tokenizer.to_str() == text.tokenizer.to_str() and shards.separator == text.separator
 
 
 def test_a_tokenizer_is_learned_on_the_head_of_the_stream(tmp_path, documents, source, monkeypatch):
@@ -99,7 +106,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path, whole, source):
     corpus = load_shards(tmp_path / "out", 2**16 + 1)
     assert corpus.train.dtype == corpus.validation.dtype == np.uint32
     assert np.array_equal(corpus.train, load_shards(whole).train)
-    assert all(np.array_equal(a, b) for a, b in zip(shard_tokens(tmp_path / "out", "<u4"), shard_tokens(whole), strict=True))
+    assert equal(tmp_path / "out", whole, "<u4")
 
 
 def test_a_given_tokenizer_neither_cuts_nor_pads_nor_begins_documents(tmp_path, whole, source):
@@ -111,7 +118,7 @@ def test_a_given_tokenizer_neither_cuts_nor_pads_nor_begins_documents(tmp_path, 
     tokenizer.post_processor = processors.TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
     tokenizer.save(str(tmp_path / "mine.json"))
     prepare(tmp_path / "out", source, tokenizer=tmp_path / "mine.json", **SIZES)
-    assert all(np.array_equal(a, b) for a, b in zip(shard_tokens(tmp_path / "out"), shard_tokens(whole), strict=True))
+    assert equal(tmp_path / "out", whole)
 
 
 @pytest.mark.parametrize("named", ["</s>", {"content": "</s>"}])
@@ -124,14 +131,11 @@ def test_documents_end_with_the_tokenizers_own_token(tmp_path, whole, source, na
     (tmp_path / "own" / "tokenizer_config.json").write_text(json.dumps({"eos_token": named}), encoding="utf-8")
     prepare(tmp_path / "out", source, tokenizer=tmp_path / "own", **SIZES)
     assert load_shards(tmp_path / "out").separator == "</s>"
-    assert all(np.array_equal(a, b) for a, b in zip(shard_tokens(tmp_path / "out"), shard_tokens(whole), strict=True))
-
-
-# Killed, damaged, at once
+    assert equal(tmp_path / "out", whole)
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
-def test_an_interrupted_preparation_ends_as_an_uninterrupted_one(tmp_path, whole, source, monkeypatch, stop):
+def test_an_interrupted_preparation_ends_as_an_uninterrupted_one(tmp_path, whole, source, monkeypatch, written, stop):
     """Before each of the files is in the record: the tokenizer, six token files, the end."""
     own, calls = files.write_json, []
 
@@ -145,9 +149,7 @@ def test_an_interrupted_preparation_ends_as_an_uninterrupted_one(tmp_path, whole
         patch.setattr(files, "write_json", stopping)
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path / "out", source, **SIZES)
-    written = []
-    write = token_shards._write
-    monkeypatch.setattr(token_shards, "_write", lambda folder, name, *rest: written.append(name) or write(folder, name, *rest))
+    written.clear()
     prepare(tmp_path / "out", source, **SIZES)
     assert written == FILES[max(0, stop - 2) :]
     assert contents(tmp_path / "out") == contents(whole)
@@ -192,9 +194,7 @@ def test_a_finished_text_is_kept_and_not_read_again(whole, source, monkeypatch):
     assert contents(whole) == before
 
 
-def test_two_preparations_at_once_write_each_file_once(tmp_path, whole, source, monkeypatch):
-    written, write = [], token_shards._write
-    monkeypatch.setattr(token_shards, "_write", lambda folder, name, *rest: written.append(name) or write(folder, name, *rest))
+def test_two_preparations_at_once_write_each_file_once(tmp_path, whole, source, written):
     with ThreadPoolExecutor(2) as pool:
         records = list(pool.map(lambda _: prepare(tmp_path / "out", source, **SIZES), range(2)))
     assert records[0] == records[1] and written == FILES
@@ -209,14 +209,9 @@ def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, documents, name):
     file.write_text("".join(json.dumps({"text": f"no {text}"}) + "\n" for text in documents), encoding="utf-8")
     (out / name).unlink()
     for _ in range(2):
-        with (
-            pytest.warns(UserWarning, match=name),
-            pytest.raises(ValueError, match=rf"^text: it gives another {name} than when"),
-        ):
+        said = rf"^text: it gives another {name} than when"
+        with pytest.warns(UserWarning, match=name), pytest.raises(ValueError, match=said):
             prepare(out, str(file), **SIZES)
-
-
-# What is asked for
 
 
 @pytest.mark.parametrize(
@@ -230,17 +225,14 @@ def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, documents, name):
         ({"text": "no-such.jsonl"}, r"^text: 'no-such.jsonl' is no file"),
         ({"column": "content"}, r"^column: .*a\.json\.gz holds a row without 'content', only text"),
         ({"tokenizer": "no such/folder"}, r"^tokenizer: 'no such/folder' is neither a folder nor a model id"),
+        ({"tokenizer": "whole", "vocab_size": 299}, r"^vocab_size: .* has 300 tokens, more than 299; ask for 300"),
         ({"validation_tokens": 10**6}, r"^validation_tokens: 1000000 take all of the text, which holds \d+ tokens"),
     ],
 )
-def test_an_argument_that_cannot_be_is_named(tmp_path, source, changes, said):
+def test_an_argument_that_cannot_be_is_named(tmp_path, whole, source, changes, said):
+    changes = {name: whole if value == "whole" else value for name, value in changes.items()}
     with pytest.raises(ValueError, match=said):
         prepare(tmp_path / "out", **{"text": source, **SIZES, **changes})
-
-
-def test_a_tokenizer_larger_than_the_vocabulary_is_named(tmp_path, whole, source):
-    with pytest.raises(ValueError, match=r"^vocab_size: .* has 300 tokens, more than 299; ask for 300"):
-        prepare(tmp_path / "out", source, tokenizer=whole, **sizes(vocab_size=299))
 
 
 def test_a_folder_begun_otherwise_is_not_gone_on_with(tmp_path, whole, source, documents):

@@ -11,20 +11,7 @@ from torch import Tensor, nn
 
 from tying_utils import models
 from tying_utils.models import balance
-from tying_utils.models.balance import (
-    REMEDIES,
-    NormMatch,
-    PathRule,
-    PCGrad,
-    RareGate,
-    Remedy,
-    Scale,
-    Schedule,
-    Shrink,
-    Untie,
-    check,
-    get,
-)
+from tying_utils.models.balance import REMEDIES, NormMatch, PathRule, PCGrad, RareGate, Remedy, Scale, Schedule, check, get
 from tying_utils.models.tie import SplitTie, weigh
 from tying_utils.training.next_token import NextTokenLoss
 
@@ -41,6 +28,10 @@ def windows(count: int = 4, low: int = 0, high: int = V) -> Tensor:
     return torch.randint(low, high, (count, 17), generator=draw)
 
 
+def loss(model: Any, part: Tensor) -> Tensor:
+    return F.cross_entropy(model(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten())
+
+
 def gradients(seed: int, rows: int, width: int, source: float = 1.0, target: float = 1.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(2, rows, width, generator=generator, dtype=torch.float64)
@@ -55,16 +46,13 @@ def weighed(rule: PathRule, source: Tensor, target: Tensor, step: int = 1, steps
 shapes: dict[str, Any] = {"seed": st.integers(0, 2**20), "rows": st.integers(1, 40), "width": st.integers(1, 20)}
 
 
-# What a remedy says of itself
-
-
 @pytest.mark.parametrize("name", REMEDIES)
 def test_a_remedy_is_a_value(name):
     remedy = get(name)
     assert remedy == get(name) and hash(remedy) == hash(get(name)) and remedy.name == name
     assert remedy.line and remedy.__doc__ and set(remedy.fits) <= {True, False}
     plain = json.loads(json.dumps(remedy.as_dict()))
-    assert plain["name"] == name and balance.get(plain) == remedy == get(remedy)
+    assert plain["name"] == name and get(plain) == remedy == get(remedy)
 
 
 def test_five_and_five_point_zero_are_one_remedy():
@@ -108,15 +96,16 @@ def test_bad_parameters_are_named(name, parameters, said):
         get(name, **parameters)
 
 
-@pytest.mark.parametrize("remedy", [3, 1.5, None, ["scale"], Scale, Remedy(), PathRule()])
-def test_what_is_no_remedy_is_named(remedy):
-    with pytest.raises(ValueError, match=r"^remedy: a mapping .* a name or None is needed"):
-        balance.get(remedy)
-
-
-def test_a_mapping_needs_a_name():
-    with pytest.raises(ValueError, match=r'^remedy: a mapping needs a "name", got .*norm-match'):
-        balance.get({"target": 0.5})
+@pytest.mark.parametrize(
+    ("remedy", "said"),
+    [
+        *((value, "a mapping .* a name or None is needed") for value in (3, 1.5, None, ["scale"], Scale, Remedy(), PathRule())),
+        ({"target": 0.5}, 'a mapping needs a "name", got .*norm-match'),
+    ],
+)
+def test_what_is_no_remedy_is_named(remedy, said):
+    with pytest.raises(ValueError, match=f"^remedy: {said}"):
+        get(remedy)
 
 
 @pytest.mark.parametrize("name", REMEDIES)
@@ -152,9 +141,6 @@ def test_a_rule_needs_two_paths(name):
     assert balance.path_rule(None) == Scale()
 
 
-# Constant scales and schedules
-
-
 @settings(max_examples=30)
 @given(**shapes, input=st.floats(0, 100), output=st.floats(0, 100))
 def test_constant_scales_are_those_given_by_hand(seed, rows, width, input, output):
@@ -179,9 +165,6 @@ def test_an_early_and_a_late_schedule_share_out_the_steps(steps, at):
     early = [at_step[0] == (5, 2) for at_step in scales]
     assert early == sorted(early, reverse=True) or len(parts) == 1
     assert at in (0, 1) or sum(early) == math.floor(at * steps)
-
-
-# Norm matching
 
 
 @settings(max_examples=60)
@@ -216,9 +199,6 @@ def test_a_path_without_a_gradient_keeps_its_scale():
     scales = NormMatch(target=0.3).scales(source, target, 1, 2, NormMatch().state(source))
     assert float(scales[0]) == 1 and math.isfinite(float(scales[1]))
     assert weighed(NormMatch(), torch.zeros(3, 2), torch.zeros(3, 2)).eq(0).all()
-
-
-# Projection of conflicting components
 
 
 def projected(source: Tensor, target: Tensor) -> Tensor:
@@ -264,15 +244,11 @@ def test_a_row_without_a_gradient_is_no_conflict(by):
     assert torch.equal(weighed(PCGrad(by="row"), source, target)[1], target[1])
 
 
-# Embedding gradient shrink
-
-
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 0.0])
 def test_shrink_is_the_published_line_and_a_constant_scale(alpha):
     model, published, part = build(), build(), windows()
-    tie = SplitTie(model, Shrink(alpha=alpha))
-    logits = model(part[:, :-1]).logits
-    F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()).backward()
+    tie = SplitTie(model, balance.Shrink(alpha=alpha))
+    loss(model, part).backward()
     source, target = (gradient.clone() for gradient in tie.path_gradients())
     tie.combine(step=1, steps=1)
 
@@ -280,14 +256,10 @@ def test_shrink_is_the_published_line_and_a_constant_scale(alpha):
         return embedded * alpha + embedded.detach() * (1 - alpha)
 
     published.get_input_embeddings().register_forward_hook(shrink)
-    other = published(part[:, :-1]).logits
-    torch.testing.assert_close(other, logits, rtol=1e-12, atol=1e-12)
-    F.cross_entropy(other.flatten(0, 1), part[:, 1:].flatten()).backward()
+    torch.testing.assert_close(published(part[:, :-1]).logits, model(part[:, :-1]).logits, rtol=1e-12, atol=1e-12)
+    loss(published, part).backward()
     torch.testing.assert_close(tie.weight.grad, published.get_input_embeddings().weight.grad, rtol=1e-9, atol=1e-12)
-    assert torch.equal(weighed(Shrink(alpha=alpha), source, target), weighed(Scale(input=alpha), source, target))
-
-
-# Gating of rare tokens
+    assert torch.equal(weighed(balance.Shrink(alpha=alpha), source, target), weighed(Scale(input=alpha), source, target))
 
 
 def published_gate(hidden: Tensor, weight: Tensor, targets: Tensor, counts: Tensor, seen: int, alpha: float) -> Tensor:
@@ -298,14 +270,14 @@ def published_gate(hidden: Tensor, weight: Tensor, targets: Tensor, counts: Tens
         False: torch.where(rare, frequency, 1.0),
         True: torch.where(rare, (counts / counts[rare].mean().clamp(min=1e-7)).clamp(max=1.0), 1.0),
     }
-    table, loss = weight.detach().clone().requires_grad_(), torch.zeros((), dtype=weight.dtype)
+    table, total = weight.detach().clone().requires_grad_(), torch.zeros((), dtype=weight.dtype)
     for position, target in zip(hidden.detach(), targets, strict=True):
         gate = gates[bool(rare[target])].clone()
         gate[target] = 1.0
         logits = table @ position
         gated = gate * logits + (1 - gate) * logits.detach()
-        loss = loss + F.cross_entropy(gated[None], target[None], reduction="sum") / len(targets)
-    loss.backward()
+        total = total + F.cross_entropy(gated[None], target[None], reduction="sum") / len(targets)
+    total.backward()
     assert table.grad is not None
     return table.grad
 
@@ -320,19 +292,21 @@ class Watched:
         self.hidden: list[Tensor] = []
         self.model.get_output_embeddings().register_forward_hook(lambda m, args, out: self.hidden.append(args[0]))
 
-    def loss(self, part: Tensor, parts: int = 1) -> Tensor:
-        logits = self.model(part[:, :-1]).logits
-        return F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()) / parts
-
     def expected(self, part: Tensor) -> Tensor:
         counts, seen = torch.stack(self.history[-self.memory :]).sum(0), min(len(self.history), self.memory)
         hidden = torch.cat([h.flatten(0, 1) for h in self.hidden])
         return published_gate(hidden, self.tie.weight, part[:, 1:].flatten(), counts.double(), seen, self.alpha)
 
-    def finish(self, part: Tensor, step: int) -> None:
-        self.tie.combine(step=step, steps=10)
+    def finish(self, part: Tensor) -> None:
+        self.tie.combine(step=len(self.history) + 1, steps=10)
         self.history.append(torch.bincount(part[:, 1:].flatten(), minlength=V))
         self.hidden.clear()
+
+    def steps(self, *parts: Tensor) -> None:
+        for part in parts:
+            loss(self.model, part).backward()
+            self.finish(part)
+            self.model.zero_grad()
 
 
 def test_rare_tokens_are_gated_as_published_and_the_others_left_alone():
@@ -341,9 +315,8 @@ def test_rare_tokens_are_gated_as_published_and_the_others_left_alone():
     # Seldom tokens beside common ones; from step 5 on, what was counted at first is forgotten.
     steps = [torch.cat([windows(3, 0, 20), windows(1, 0, 50)]) for _ in range(6)]
     for step, part in enumerate(steps, 1):
-        watched.loss(part).backward()
-        logits = plain(part[:, :-1]).logits
-        F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()).backward()
+        loss(watched.model, part).backward()
+        loss(plain, part).backward()
         source, target = watched.tie.path_gradients()
         ordinary = split.path_gradients()
         torch.testing.assert_close(source, ordinary[0], rtol=1e-12, atol=1e-15)
@@ -364,7 +337,7 @@ def test_rare_tokens_are_gated_as_published_and_the_others_left_alone():
         for name, p in plain.named_parameters():
             if p.grad is not None and p.shape != (V, D):
                 torch.testing.assert_close(dict(watched.model.named_parameters())[name].grad, p.grad, rtol=1e-12, atol=1e-15)
-        watched.finish(part, step)
+        watched.finish(part)
         split.combine()
         plain.zero_grad()
         watched.model.zero_grad()
@@ -378,15 +351,15 @@ def test_parts_of_a_batch_and_logits_in_chunks_are_gated_alike():
     chunked = NextTokenLoss(chunks.model, logits_at_once=7 * V)
     for step in range(1, 4):
         part = windows(4, 0, 40)
-        whole.loss(part).backward()
+        loss(whole.model, part).backward()
         for half in part.chunk(2):
-            parts.loss(half, 2).backward()
+            (loss(parts.model, half) / 2).backward()
         chunked(part).backward()
         reference = whole.tie.path_gradients()[1]
         for other in (parts, chunks):
             torch.testing.assert_close(other.tie.path_gradients()[1], reference, rtol=1e-5, atol=1e-7)
         for one in (whole, parts, chunks):
-            one.finish(part, step)
+            one.finish(part)
             assert torch.equal(one.tie.state["gates"], whole.tie.state["gates"])
             assert int(one.tie.state["counts"].sum()) == 64 * step
 
@@ -402,25 +375,22 @@ def test_positions_that_the_loss_ignores_have_no_target():
 
 def test_a_discarded_backward_pass_leaves_no_gate_behind():
     watched, part = Watched(), windows()
-    for step in (1, 2):
-        watched.loss(part).backward()
-        watched.finish(part, step)
-        watched.model.zero_grad()
-    watched.loss(windows()).backward()  # and this step is skipped
+    watched.steps(part, part)
+    loss(watched.model, windows()).backward()  # this step is skipped
     watched.model.zero_grad()
     watched.hidden.clear()
-    watched.loss(part).backward()
+    loss(watched.model, part).backward()
     torch.testing.assert_close(watched.tie.path_gradients()[1], watched.expected(part), rtol=1e-5, atol=1e-9)
 
 
 def test_an_alpha_of_zero_gates_nothing():
     watched, ordinary, part = Watched(alpha=0), build(), windows()
     split = SplitTie(ordinary)
-    for step in (1, 2, 3):
-        watched.loss(part).backward()
-        F.cross_entropy(ordinary(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten()).backward()
+    for _ in range(3):
+        loss(watched.model, part).backward()
+        loss(ordinary, part).backward()
         assert torch.equal(watched.tie.path_gradients()[1], split.path_gradients()[1])
-        watched.finish(part, step)
+        watched.finish(part)
         split.combine()
         assert torch.equal(watched.tie.weight.grad, split.weight.grad)  # type: ignore[arg-type]
         ordinary.zero_grad()
@@ -429,23 +399,17 @@ def test_an_alpha_of_zero_gates_nothing():
 
 def test_release_ends_the_gate():
     watched, part = Watched(), windows()
-    for step in (1, 2):
-        watched.loss(part).backward()
-        watched.finish(part, step)
+    watched.steps(part, part)
     watched.tie.release()
-    watched.model.zero_grad()
     ordinary = build()
     for model in (watched.model, ordinary):
-        F.cross_entropy(model(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten()).backward()
+        loss(model, part).backward()
     assert torch.equal(watched.model.get_input_embeddings().weight.grad, ordinary.get_input_embeddings().weight.grad)
-
-
-# Untying
 
 
 @given(steps=st.integers(1, 500), at=st.floats(0, 1, exclude_max=True))
 def test_a_model_is_tied_up_to_its_fraction_and_never_again(steps, at):
-    tied = [Untie(at=at).tied_after(True, step, steps) for step in range(steps + 1)]
+    tied = [get("untie", at=at).tied_after(True, step, steps) for step in range(steps + 1)]
     assert tied[0] and tied == sorted(tied, reverse=True)
     assert sum(tied) - 1 == math.floor(at * steps)
     assert not tied[-1]

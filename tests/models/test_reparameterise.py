@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tying_utils import models
-from tying_utils.models.balance import REMEDIES, get
+from tying_utils.models.balance import REMEDIES, Remedy, get
 from tying_utils.models.reparameterise import PREFIX, FactorisedInput, Folded, ProjectedTable, SPDTable
 
 V, D = 60, 8
@@ -21,25 +21,24 @@ def build(tied: bool) -> Any:
     return models.build(tied=tied, vocab_size=V, d_model=D, n_layers=2, n_heads=2, context=16, seed=3).double()
 
 
-def tables_of(name: str, table: Tensor) -> nn.Module:
-    made = get(name, **({"width": 3} if name == "factorised" else {})).tables(table, seed=5)
-    assert made is not None
-    return made
+def named(name: str) -> Remedy:
+    return get(name, **({"width": 3} if name == "factorised" else {}))
 
 
 def folded(name: str) -> tuple[Any, Folded]:
     model = build(tied=False)
-    return model, Folded(model, tables_of(name, model.get_input_embeddings().weight))
+    tables: Any = named(name).tables(model.get_input_embeddings().weight, seed=5)
+    return model, Folded(model, tables)
 
 
-def moved(module: nn.Module, by: float = 0.3) -> None:
+def moved(module: nn.Module) -> None:
     with torch.no_grad():
         for p in module.parameters():
-            p.add_(by * torch.randn(p.shape, generator=draw, dtype=p.dtype))
+            p.add_(0.3 * torch.randn(p.shape, generator=draw, dtype=p.dtype))
 
 
-def loss(model: Any) -> Tensor:
-    return F.cross_entropy(model(PART[:, :-1]).logits.flatten(0, 1), PART[:, 1:].flatten())
+def loss(model: Any, part: Tensor = PART) -> Tensor:
+    return F.cross_entropy(model(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten())
 
 
 @pytest.mark.parametrize("name", ["projection", "spd-map"])
@@ -57,7 +56,7 @@ def test_gradients_are_those_of_the_whole_model_in_its_own_weights(name):
     moved(made.tables)
     made.refresh()
     for part in PART[:, None]:  # they add up over parts of a batch
-        (F.cross_entropy(model(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten()) / len(PART)).backward()
+        (loss(model, part) / len(PART)).backward()
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     source, target = (gradient.clone() for gradient in made.path_gradients())
     assert source.shape == target.shape == (V, D) and source.any() and target.any()
@@ -157,8 +156,7 @@ def test_a_factorised_table_starts_as_large_as_an_ordinary_one_and_by_its_seed()
 
 @pytest.mark.parametrize("name", KINDS)
 def test_added_parameters_are_counted(name):
-    remedy = get(name, **({"width": 3} if name == "factorised" else {}))
-    _, made = folded(name)
+    remedy, (_, made) = named(name), folded(name)
     ordinary = sum(p.numel() for p in build(tied=remedy.fits[0]).parameters())
     assert sum(p.numel() for p in made.parameters()) - ordinary == remedy.added_parameters(V, D)
     assert not remedy.tied_after(remedy.fits[0], 0, 1)
@@ -181,7 +179,4 @@ def test_a_step_without_a_backward_pass_is_named():
 
 
 def test_only_these_remedies_make_tables():
-    table = torch.zeros(V, D)
-    assert {name for name in REMEDIES if get(name, **({"width": 3} if name == "factorised" else {})).tables(table, 0)} == set(
-        KINDS
-    )
+    assert {name for name in REMEDIES if named(name).tables(torch.zeros(V, D), 0)} == set(KINDS)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from tying_utils import models
 from tying_utils.models import balance
@@ -54,8 +55,7 @@ def paths(model: Any, parts: Sequence[Tensor] = PARTS) -> tuple[Tensor, Tensor]:
     weight = model.get_input_embeddings().weight
     source, target = torch.zeros_like(weight), torch.zeros_like(weight)
     for part in parts:
-        backward_one = F.cross_entropy(model(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten()) / len(parts)
-        backward_one.backward()
+        (F.cross_entropy(model(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten()) / len(parts)).backward()
         embedded, logits = held["embedded"].grad, held["logits"].grad
         assert embedded is not None and logits is not None
         source.index_add_(0, part[:, :-1].flatten(), embedded.flatten(0, 1))
@@ -71,28 +71,33 @@ def trunk(model: Any) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if id(p) not in tables}
 
 
-def close(a: Tensor, b: Tensor) -> None:
+def close(a: Any, b: Any) -> None:
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-9)
+
+
+def split_model(arch: str = "olmo", dtype: torch.dtype = torch.float64, rule: Any = None) -> tuple[Any, SplitTie]:
+    """A split model after a backward pass."""
+    model = build(arch, dtype)
+    tie = SplitTie(model, rule)
+    backward(model)
+    return model, tie
 
 
 @architectures
 @pytest.mark.parametrize("parts", [PARTS[:1], PARTS], ids=["one micro-batch", "two micro-batches"])
 def test_paths_add_up_to_the_ordinary_gradient(arch, parts):
     ordinary, model = build(arch), build(arch)
-    expected_source, expected_target = paths(build(arch), parts)
     tie = SplitTie(model)
     backward(ordinary, parts)
     backward(model, parts)
-    source, target = tie.path_gradients()
     expected = ordinary.get_input_embeddings().weight.grad
     assert expected.abs().max() > 1e-3
-    close(source + target, expected)
-    close(source, expected_source)
-    close(target, expected_target)
+    close(sum(tie.path_gradients()), expected)
+    close(tie.path_gradients(), paths(build(arch), parts))
     for name, gradient in trunk(ordinary).items():
         close(trunk(model)[name], gradient)
     tie.combine()
-    close(tie.weight.grad, expected)  # type: ignore[arg-type]
+    close(tie.weight.grad, expected)
 
 
 def test_forward_is_the_tied_models():
@@ -102,24 +107,16 @@ def test_forward_is_the_tied_models():
 
 
 @architectures
-def test_input_path_is_that_of_a_detached_output_use(arch):
-    model, single = build(arch), build(arch)
-    tie = SplitTie(model)
-    backward(model)
+def test_input_path_is_that_of_a_detached_output_use_and_the_output_path_reaches_every_row(arch):
+    (_, tie), single = split_model(arch), build(arch)
     weight = single.get_input_embeddings().weight
     single.get_output_embeddings().weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
     backward(single)
-    source, _ = tie.path_gradients()
+    source, target = tie.path_gradients()
     close(source, weight.grad)
     assert source[ABSENT].eq(0).all()
     assert source.abs().sum(1).gt(0).sum() == V - len(ABSENT)
-
-
-def test_output_path_reaches_every_row():
-    model = build()
-    tie = SplitTie(model)
-    backward(model)
-    assert tie.path_gradients()[1].abs().sum(1).gt(0).all()
+    assert target.abs().sum(1).gt(0).all()
 
 
 scales = st.floats(0, 1e4) | st.integers(0, 100)
@@ -147,44 +144,33 @@ def test_combined_is_the_weighted_sum(split, input_scale, output_scale):
 
 
 def test_path_gradients_stand_whole_after_combine():
-    model = build()
-    tie = SplitTie(model)
-    backward(model)
+    _, tie = split_model()
     source, target = tie.path_gradients()
     copies = source.clone(), target.clone()
-    tie.combine(5, 0.5)
-    assert torch.equal(source, copies[0]) and torch.equal(target, copies[1])
-    torch.optim.AdamW(tie.parameters(), lr=0.1).step()
-    assert torch.equal(source, copies[0]) and torch.equal(target, copies[1])
+    for use in (lambda: tie.combine(5, 0.5), torch.optim.AdamW(tie.parameters(), lr=0.1).step):
+        use()
+        assert torch.equal(source, copies[0]) and torch.equal(target, copies[1])
 
 
 @pytest.mark.parametrize("clearing", ["nothing", "to none", "to zero"])
 def test_next_step_starts_afresh(clearing):
-    model = build()
-    tie = SplitTie(model)
-    backward(model)
+    model, tie = split_model()
     tie.combine(5, 1)
     if clearing != "nothing":
         torch.optim.SGD(tie.parameters()).zero_grad(set_to_none=clearing == "to none")
     assert not any(gradient.any() for gradient in tie.path_gradients())
     backward(model, PARTS[:1])
     expected = paths(build(), PARTS[:1])
-    close(tie.path_gradients()[0], expected[0])
-    close(tie.path_gradients()[1], expected[1])
+    close(tie.path_gradients(), expected)
     tie.combine(2, 3)
-    close(tie.weight.grad, 2 * expected[0] + 3 * expected[1])  # type: ignore[arg-type]
+    close(tie.weight.grad, 2 * expected[0] + 3 * expected[1])
 
 
 def test_a_discarded_backward_pass_counts_on_neither_path():
-    model = build()
-    tie = SplitTie(model)
-    optimizer = torch.optim.AdamW(tie.parameters())
-    backward(model)  # and this step is skipped
-    optimizer.zero_grad()
+    model, tie = split_model()
+    torch.optim.AdamW(tie.parameters()).zero_grad()  # this step is skipped
     backward(model, PARTS[:1])
-    expected = paths(build(), PARTS[:1])
-    close(tie.path_gradients()[0], expected[0])
-    close(tie.path_gradients()[1], expected[1])
+    close(tie.path_gradients(), paths(build(), PARTS[:1]))
 
 
 def test_a_path_without_backward_is_zero():
@@ -195,9 +181,7 @@ def test_a_path_without_backward_is_zero():
 
 
 def test_combining_twice_is_an_error():
-    model = build()
-    tie = SplitTie(model)
-    backward(model)
+    _, tie = split_model()
     tie.combine()
     with pytest.raises(ValueError, match="since the last combine"):
         tie.combine()
@@ -230,23 +214,17 @@ def test_steps_are_those_of_an_ordinary_tied_run(given_to):
 
 
 def test_clipping_sees_the_table_once():
-    ordinary, model = build(), build()
-    tie = SplitTie(model)
+    ordinary, (_, tie) = build(), split_model()
     backward(ordinary)
-    backward(model)
     tie.combine()
     expected = torch.nn.utils.clip_grad_norm_(ordinary.parameters(), 0.01)
     close(torch.nn.utils.clip_grad_norm_(tie.parameters(), 0.01), expected)
-    close(tie.weight.grad, ordinary.get_input_embeddings().weight.grad)  # type: ignore[arg-type]
+    close(tie.weight.grad, ordinary.get_input_embeddings().weight.grad)
 
 
 @architectures
 def test_saved_model_is_an_ordinary_tied_one(arch, tmp_path: Path):
-    from transformers import AutoModelForCausalLM
-
-    model = build(arch, torch.float32)
-    tie = SplitTie(model)
-    backward(model)
+    model, tie = split_model(arch, torch.float32)
     tie.combine(5, 1)
     torch.optim.AdamW(tie.parameters(), lr=0.1).step()
     model.save_pretrained(tmp_path)
@@ -274,9 +252,7 @@ def test_release_makes_the_model_ordinary():
 
 
 def test_release_after_combine_leaves_accumulation_alone():
-    model, ordinary = build(), build()
-    tie = SplitTie(model)
-    backward(model)
+    (model, tie), ordinary = split_model(), build()
     backward(ordinary)
     tie.combine()
     tie.release()
@@ -290,9 +266,7 @@ def test_split_again_after_release():
     SplitTie(model).release()
     tie = SplitTie(model)
     backward(model)
-    expected = paths(build())
-    close(tie.path_gradients()[0], expected[0])
-    close(tie.path_gradients()[1], expected[1])
+    close(tie.path_gradients(), paths(build()))
 
 
 def test_a_released_tie_no_longer_combines():
@@ -305,38 +279,26 @@ def test_a_released_tie_no_longer_combines():
     assert model.get_input_embeddings().weight.grad is not None
 
 
-def copied(model: Any, tie: SplitTie) -> tuple[Any, SplitTie]:
-    return copy.deepcopy((model, tie))
-
-
-def cast(model: Any, tie: SplitTie) -> tuple[Any, SplitTie]:
-    return model.double(), tie
-
-
-def replaced_data(model: Any, tie: SplitTie) -> tuple[Any, SplitTie]:
-    model.get_output_embeddings().weight.data = model.get_output_embeddings().weight.data.clone()
-    return model, tie
-
-
-def replaced_parameter(model: Any, tie: SplitTie) -> tuple[Any, SplitTie]:
-    model.get_input_embeddings().weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
-    return model, tie
-
-
-def tied_again(model: Any, tie: SplitTie) -> tuple[Any, SplitTie]:
-    model.tie_weights()  # one leaf in both places: its gradient is the sum, and the paths are gone
-    return model, tie
-
-
-@pytest.mark.parametrize("breaking", [copied, cast, replaced_data, replaced_parameter, tied_again])
-def test_a_broken_split_is_noticed(breaking):
+@pytest.mark.parametrize("how", ["copied", "cast", "data replaced", "parameter replaced", "tied again"])
+def test_a_broken_split_is_noticed(how):
     model = build(dtype=torch.float32)
-    model, tie = breaking(model, SplitTie(model))
+    tie = SplitTie(model)
+    source, target = model.get_input_embeddings(), model.get_output_embeddings()
+    match how:
+        case "copied":
+            model, tie = copy.deepcopy((model, tie))
+        case "cast":
+            model.double()
+        case "data replaced":
+            target.weight.data = target.weight.data.clone()
+        case "parameter replaced":
+            source.weight = torch.nn.Parameter(source.weight.detach().clone())
+        case "tied again":  # one leaf in both places: its gradient is the sum, and the paths are gone
+            model.tie_weights()
     backward(model)
-    with pytest.raises(ValueError, match=r"tie_weights\(\) and split again"):
-        tie.combine()
-    with pytest.raises(ValueError, match=r"tie_weights\(\) and split again"):
-        tie.path_gradients()
+    for use in (tie.combine, tie.path_gradients):
+        with pytest.raises(ValueError, match=r"tie_weights\(\) and split again"):
+            use()
 
 
 def test_a_copy_leaves_the_original_split_whole():
@@ -346,7 +308,7 @@ def test_a_copy_leaves_the_original_split_whole():
         SplitTie(copy.deepcopy(model))
     backward(model)
     tie.combine()
-    close(tie.weight.grad, sum(paths(build())))  # type: ignore[arg-type]
+    close(tie.weight.grad, sum(paths(build())))
 
 
 def test_an_untied_model_has_nothing_to_split():
@@ -357,9 +319,7 @@ def test_an_untied_model_has_nothing_to_split():
 @pytest.mark.parametrize("name", ["input_scale", "output_scale"])
 @pytest.mark.parametrize("scale", [-0.5, float("nan"), float("inf"), -float("inf"), True, "5", None, 1j])
 def test_bad_scale_is_named_and_changes_nothing(name, scale):
-    model = build()
-    tie = SplitTie(model)
-    backward(model)
+    _, tie = split_model()
     source = tie.path_gradients()[0].clone()
     with pytest.raises(ValueError, match=f"^{name}:"):
         tie.combine(**{name: scale})
@@ -372,33 +332,24 @@ def test_bad_scale_is_named_and_changes_nothing(name, scale):
 
 @pytest.mark.parametrize("given", [{}, {"step": 1}, {"steps": 4}, {"step": 0, "steps": 4}, {"step": 5, "steps": 4}])
 def test_a_rule_has_to_be_told_its_step(given):
-    model = build()
-    tie = SplitTie(model, balance.NormMatch())
-    backward(model)
+    _, tie = split_model(rule=balance.NormMatch())
     with pytest.raises(ValueError, match=r"^step and steps: .* 1 <= step <= steps"):
         tie.combine(**given)
     tie.combine(step=4, steps=4)
 
 
 def test_a_rule_and_scales_by_hand_do_not_mix():
-    model = build()
-    tie = SplitTie(model, balance.Scale(input=5))
-    backward(model)
+    _, tie = split_model(rule=balance.Scale(input=5))
     with pytest.raises(ValueError, match=r"^input_scale and output_scale: this tie's rule sets them"):
         tie.combine(2.0, step=1, steps=1)
     expected = paths(build())
     tie.combine(step=1, steps=1)
-    close(tie.weight.grad, 5 * expected[0] + expected[1])  # type: ignore[arg-type]
+    close(tie.weight.grad, 5 * expected[0] + expected[1])
     assert tie.scales == (5.0, 1.0)
 
 
 def test_without_a_rule_a_step_is_taken_and_not_used():
-    model, ordinary = build(), build()
-    backward(model)
-    tie, other = SplitTie(model), SplitTie(ordinary)
-    for one in (model, ordinary):
-        one.zero_grad()
-        backward(one)
+    (_, tie), (_, other) = split_model(), split_model()
     tie.combine(3, step=7, steps=2)
     other.combine(3)
     assert torch.equal(tie.weight.grad, other.weight.grad)  # type: ignore[arg-type]
@@ -422,12 +373,8 @@ def test_weights_of_any_kind_weigh_alike(seed, input_scale, output_scale, kind):
 
 @architectures
 def test_parting_leaves_two_equal_tables_that_learn_apart(arch, tmp_path: Path):
-    from transformers import AutoModelForCausalLM
-
-    model = build(arch, torch.float32)
-    tie = SplitTie(model)
+    model, tie = split_model(arch, torch.float32)
     leaf = model.get_output_embeddings().weight
-    backward(model)
     tie.combine()
     tie.part()
     own = models.tables(model)

@@ -39,11 +39,16 @@ def table_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, same_width: bo
     return a, b
 
 
+def integer(name: str, value: int, least: int) -> int:
+    """Return `value` if it is an integer of at least `least`, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: an integer of at least {least} is needed, got {value!r}")
+    return value
+
+
 def positive(name: str, value: int) -> int:
     """Return `value` if it is an integer of at least 1, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: an integer of at least 1 is needed, got {value!r}")
-    return value
+    return integer(name, value, 1)
 
 
 def scale(name: str, value: float) -> float:

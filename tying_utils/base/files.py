@@ -19,7 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit it is flushed to disk and takes the name `path`.
 
-    Raises OSError as `naming_a_full_disk`; then, as after any other exception, the old file stays and the temporary one goes.
+    Raises OSError as `naming_a_full_disk`; after any exception the old file stays and the temporary one goes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -65,10 +65,7 @@ def inside(folder: Path, name: object) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written in `folder`; for the holder of its lock, so that no other writes there.
-
-    Not below it: a folder that the user names may hold folders of the user's own.
-    """
+    """Remove what a killed process left half-written in `folder`, but not below it; for the holder of its lock."""
     for left in folder.glob(".*.tmp"):
         left.unlink()
 
@@ -133,5 +130,4 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> str:
     """Write `path` atomically through `writer(temporary path)` and return its sha256."""
     with replacing(path) as temporary:
         writer(temporary)
-        result = digest(temporary)
-    return result
+        return digest(temporary)

@@ -1,8 +1,7 @@
 """One verified folder: files, and a record that names the sha256 of each and is written last.
 
 What the record does not name does not count, what it names is verified before it is used, and what is damaged is set aside
-under a name of its own, never deleted. Runs, tokens, prepared shards, cached tables of checkpoints, miniatures and tidy tables
-lie in such folders; each of these stores knows what its record holds and when that is current.
+under a name of its own, never deleted. Each store knows what its record holds and when that is current.
 """
 
 import shutil
@@ -18,10 +17,7 @@ from tying_utils.base import files
 
 
 class VerifiedFolder:
-    """Keep files in the folder `path`, with the file `record` in it as the commit point and the `lock` for those that write.
-
-    The lock is the file .lock in the folder unless another is given.
-    """
+    """Keep files in the folder `path`, with the file `record` in it as the commit point and a `lock` (.lock in it) to write."""
 
     def __init__(self, path: Path, record: str, *, lock: Path | None = None) -> None:
         self.path, self.record = path, path / record

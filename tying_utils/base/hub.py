@@ -1,15 +1,13 @@
 """Where a checkpoint's files lie: a local folder or the Hugging Face hub, and how a part of one is read from there.
 
-huggingface_hub finds, authorises, downloads and caches: its endpoint, token, cache, offline mode and retries hold here. Three
-things are own code, since it did worse (2.4.0; a table of 4.1 MB in a file of 20 MB, faults of tests/local_hub.py):
+huggingface_hub finds, authorises, downloads and caches. Three things are own code, since it did worse (2.4.0; a table of 4.1 MB
+in a file of 20 MB, faults of tests/local_hub.py):
 
 - Parts of files. `HfFileSystem` gives wrong bytes without an error where the server ignores the range or sends another part,
-  so does `http_get` for another part of the same length. After three drops both had fetched 7.1 MB (`cat_file` 12.3 MB, and
-  9.3 MB without a drop). `HfFileSystem` knows no id without an owner ("gpt2").
-- Headers of safetensors (models/layout.py). `parse_safetensors_file_metadata` fetches 100 kB of each file where 33 kB do, and
-  holds all 20 MB where ranges are ignored; it raises at the first 429, 503 or drop, and compares no offset with the size.
-- Whether the hub is there. `hf_hub_download(dry_run=True)` says after 23 s, for each file anew, what one
-  `get_hf_file_metadata` says after 0.2 s.
+  `http_get` where that is as long; after three drops both had fetched 7.1 MB. `HfFileSystem` knows no "gpt2" without an owner.
+- Headers of safetensors (models/layout.py). `parse_safetensors_file_metadata` fetches 100 kB of each file where 33 kB do, all
+  of it where ranges are ignored; it raises at the first 429, 503 or drop, and compares no offset with the size.
+- Whether the hub is there. `hf_hub_download(dry_run=True)` says after 23 s what `get_hf_file_metadata` says after 0.2 s.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ class Folder:
     def size(self, name: str) -> int:
         """Return the size of a file in bytes. Raises ValueError where there is no such file."""
         if not self.has(name):
-            raise ValueError(_lacking(self, name))
+            raise _lacking(self, name)
         return (self.folder / name).stat().st_size
 
     def whole(self, name: str) -> Path:
@@ -91,12 +89,10 @@ class Hub:
             if (path := self.local("config.json")) is None:
                 raise
             self.commit, self.reachable = path.parent.name, False
-        else:
-            if metadata is None:
-                raise ValueError(
-                    f"source: {repo} holds no config.json at {self.revision!r}; a transformers checkpoint is needed"
-                )
-            self.commit = metadata.commit_hash
+            return
+        if metadata is None:
+            raise ValueError(f"source: {repo} holds no config.json at {self.revision!r}; a transformers checkpoint is needed")
+        self.commit = metadata.commit_hash
 
     def __str__(self) -> str:
         return self.repo if self.revision == "main" else f"{self.repo} at {self.revision}"
@@ -109,7 +105,7 @@ class Hub:
         if path := self.local(name):
             return path.stat().st_size
         if (metadata := self._metadata(name)) is None:
-            raise ValueError(_lacking(self, name))
+            raise _lacking(self, name)
         return metadata.size
 
     def local(self, name: str) -> Path | None:
@@ -163,7 +159,6 @@ class Hub:
                 time.sleep(min(8, 2**failures))
 
     def _part(self, name: str, start: int, stop: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` to at most `stop`, as they come, so that none is lost when the connection drops."""
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
@@ -183,10 +178,8 @@ class Hub:
             number, got = "([0-9]{1,19})", response.headers.get("Content-Range")
             served = re.fullmatch(rf"bytes {number}-{number}/({number}|\*)", got or "")
             if not served or int(served[1]) != start or int(served[2]) >= stop or served[3] not in ("*", str(self.size(name))):
-                raise Unreachable(
-                    f"source: bytes {start} to {stop - 1} of {name} in {self.repo} were asked for, {got!r} came; "
-                    "try again later or from another endpoint"
-                )
+                asked = f"bytes {start} to {stop - 1} of {name} in {self.repo} were asked for"
+                raise Unreachable(f"source: {asked}, {got!r} came; try again later or from another endpoint")
             left = int(served[2]) + 1 - start
             for chunk in response.iter_bytes():
                 if len(chunk) > left:
@@ -230,8 +223,8 @@ def read_json(where: Source, name: str) -> dict[str, Any]:
     return value
 
 
-def _lacking(where: Source, name: str) -> str:
-    return f"source: {where} holds no {name}, though it says so; copy it anew"
+def _lacking(where: Source, name: str) -> ValueError:
+    return ValueError(f"source: {where} holds no {name}, though it says so; copy it anew")
 
 
 def at(source: str | Path, revision: str | None = None) -> Source:
@@ -287,10 +280,8 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
             case errors.GatedRepoError():
                 said = f"{repo} is gated; accept its terms at {hub}/{repo}, then log in with `hf auth login` or set HF_TOKEN"
             case errors.RepositoryNotFoundError():
-                said = (
-                    f"{hub} has no model {repo!r} that this account may see; check the spelling and the folder, or log in with "
-                    "`hf auth login` if it is private"
-                )
+                wrong = f"{hub} has no model {repo!r} that this account may see"
+                said = f"{wrong}; check the spelling and the folder, or log in with `hf auth login` if it is private"
             case errors.RevisionNotFoundError():
                 said = f"{repo} has no revision {revision!r}; hub.branches({repo!r}) lists those that it has"
                 raise ValueError(f"revision: {said}") from error
@@ -307,7 +298,6 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _httpx() -> Any:
-    """Return the HTTP library below huggingface_hub: which one that is depends on its version."""
     try:
         from huggingface_hub.utils import httpx
     except ImportError:  # before 1.31

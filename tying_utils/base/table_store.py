@@ -36,7 +36,7 @@ class TableStore:
     def read(self, name: str, current: Callable[[dict[str, Any]], bool], *, keep: bool) -> tuple[pd.DataFrame, str] | None:
         """Return a table and where it came from, in words; None if it is not there, not intact, or its entry is not `current`.
 
-        A damaged file is set aside, with a warning; with `keep`, for a caller who only reads, it stays where it is.
+        A damaged file is set aside, with a warning, unless `keep`.
         """
         file = f"{name}.csv"
         entry = (self._held.read(mend=not keep) or {}).get("tables", {}).get(name)
@@ -56,15 +56,11 @@ class TableStore:
         seconds: float,
         update: Callable[[dict[str, Any]], None] = lambda manifest: None,
     ) -> pd.DataFrame:
-        """Write a table and its entry in the manifest, which `update` may add to; return the table as the file holds it.
-
-        A notebook therefore shows the same digits the first time and every time after.
-        """
+        """Write a table and its entry in the manifest, which `update` may add to; return the table as the file holds it."""
         file = f"{name}.csv"
         with self._held.alone():
-            digest = self._held.write(
-                file, lambda path: table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-            )
+            options: dict[str, Any] = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+            digest = self._held.write(file, lambda path: table.to_csv(path, **options))
             manifest = self._held.read(mend=True) or {}
             made = {
                 "date": time.strftime("%Y-%m-%d"),

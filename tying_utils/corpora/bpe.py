@@ -34,11 +34,9 @@ def learn(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() < vocab_size:
-        raise ValueError(
-            f"vocab_size: the text supports {tokenizer.get_vocab_size()} tokens, fewer than {vocab_size}; "
-            "ask for that many or give more text"
-        )
+    if (most := tokenizer.get_vocab_size()) < vocab_size:
+        fewer = f"the text supports {most} tokens, fewer than {vocab_size}"
+        raise ValueError(f"vocab_size: {fewer}; ask for that many or give more text")
     return tokenizer
 
 

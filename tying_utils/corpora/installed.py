@@ -122,10 +122,7 @@ def _python_files(folder: Path, top: str) -> Iterator[tuple[str, tuple[Path, int
 
 
 def _held_out(sizes: dict[str, int]) -> list[str]:
-    """Return the packages that still fit into a twentieth of all bytes, taken in the order of their names' hashes; sorted.
-
-    Where none fits it is the smallest; a package alone is not held out.
-    """
+    """Return the packages that fit into a twentieth of all bytes, by their names' hashes, else the smallest; never all."""
     room, held_out = sum(sizes.values()) // _HELD_OUT, []
     for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
         if 0 < sizes[name] <= room:

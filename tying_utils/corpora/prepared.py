@@ -21,18 +21,14 @@ def load(path: Path, vocab_size: int, vocabulary: Corpus | None) -> Corpus:
     record = folder.read()
     where = shlex.quote(str(path))
     if record is None or "arguments" not in record:
-        raise ValueError(
-            f"path: {path} holds no prepared text, or its corpus.json is damaged; "
-            f"`tying-utils prepare --out {where} --text SOURCE --vocab-size {vocab_size}` makes it"
-        )
+        command = f"`tying-utils prepare --out {where} --text SOURCE --vocab-size {vocab_size}`"
+        raise ValueError(f"path: {path} holds no prepared text, or its corpus.json is damaged; {command} makes it")
     command = f"`tying-utils prepare --out {where} {record['arguments']}`"
     if not record["finished"]:
         raise ValueError(f"path: the text in {path} is not prepared to its end; {command} goes on with it")
-    if record["vocab_size"] != vocab_size:
-        raise ValueError(
-            f"vocab_size: {path} was prepared for {record['vocab_size']} tokens, got {vocab_size}; ask for "
-            f"{record['vocab_size']}, or prepare the text anew"
-        )
+    if (known := record["vocab_size"]) != vocab_size:
+        advice = f"ask for {known}, or prepare the text anew"
+        raise ValueError(f"vocab_size: {path} was prepared for {known} tokens, got {vocab_size}; {advice}")
     held: dict[str, Any] = record["files"]
     fingerprint = {
         "name": "shards",
@@ -44,35 +40,21 @@ def load(path: Path, vocab_size: int, vocabulary: Corpus | None) -> Corpus:
     expected = {files.inside(path, name): (entry["tokens"] * dtype.itemsize, entry["sha256"]) for name, entry in held.items()}
     memory = paths.corpora() / f"shards-{vocab_size}-{fingerprint['sha256'][:16]}.json"
     if damaged := _damaged(expected, memory) or folder.damaged({"tokenizer.json": record["tokenizer"]}):
-        raise ValueError(
-            f"path: {', '.join(damaged)} in {path}: missing or not as corpus.json says; {command} sets damaged files aside "
-            "and makes them again"
-        )
+        wrong = f"{', '.join(damaged)} in {path}: missing or not as corpus.json says"
+        raise ValueError(f"path: {wrong}; {command} sets damaged files aside and makes them again")
     validation, *train = (np.memmap(file, dtype=dtype, mode="r") for file in expected)
-    shards = Corpus(
-        name="shards",
-        vocab_size=vocab_size,
-        train=train[0] if len(train) == 1 else Shards(train),
-        validation=validation,
-        fingerprint=fingerprint,
-        folder=path,
-        separator=record["separator"],
-    )
+    tokens = train[0] if len(train) == 1 else Shards(train)
+    shards = Corpus("shards", vocab_size, tokens, validation, fingerprint, path, record["separator"])
     if vocabulary is None or vocabulary.fingerprint == fingerprint:
         return shards
     if vocabulary.tokenizer.to_str() != shards.tokenizer.to_str():
-        raise ValueError(
-            f"vocabulary: the shards in {path} are no tokens of {vocabulary.name!r}; prepare them with "
-            f"`--tokenizer {vocabulary.folder / 'tokenizer.json'}`"
-        )
+        advice = f"prepare them with `--tokenizer {vocabulary.folder / 'tokenizer.json'}`"
+        raise ValueError(f"vocabulary: the shards in {path} are no tokens of {vocabulary.name!r}; {advice}")
     return dataclasses.replace(shards, fingerprint=in_tokens_of(vocabulary, fingerprint))
 
 
 def _damaged(expected: dict[Path, tuple[int, str]], memory: Path) -> list[str]:
-    """Return the names of the files that are missing or do not have the size and sha256 expected.
-
-    `memory` is the file that remembers which files were verified, at what size and modification time: these are not read again.
-    """
+    """Return the names of the files that lack the size and sha256 expected; `memory` remembers which need not be read again."""
     memory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(memory.with_suffix(".lock")):  # of the ranks that open one text together, one reads it
         known = files.read_or_set_aside(memory) or {}

@@ -60,10 +60,8 @@ def load(
     """
     check(name, vocab_size, path, language)
     if vocabulary is not None and ("two-role" in (name, vocabulary.name) or vocabulary.vocab_size != vocab_size):
-        raise ValueError(
-            f"vocabulary: that of a text of {vocab_size} tokens is needed, for a text, got {vocabulary.vocab_size} tokens of "
-            f"{vocabulary.name!r} for {name!r}"
-        )
+        got = f"{vocabulary.vocab_size} tokens of {vocabulary.name!r} for {name!r}"
+        raise ValueError(f"vocabulary: that of a text of {vocab_size} tokens is needed, for a text, got {got}")
     if name == "shards":
         return prepared.load(Path(path or ""), vocab_size, vocabulary)
     if name == "two-role":
@@ -79,7 +77,7 @@ def load(
 def check(
     name: str, vocab_size: int, path: str | Path | None, language: two_role.Settings | None = None, *, argument: str = "name"
 ) -> None:
-    """Raise the ValueError that `load` raises for arguments that no text could serve; otherwise nothing."""
+    """Raise the ValueError that `load` raises for arguments that no text could serve."""
     if name not in NAMES:
         raise ValueError(f"{argument}: {name!r} is unknown; choose one of {', '.join(NAMES)}")
     if name == "two-role":
@@ -104,7 +102,6 @@ def check(
 def _cached(
     fingerprint: dict[str, Any], make: Callable[[VerifiedFolder], dict[str, str]], separator: str = SEPARATOR
 ) -> Corpus:
-    """Return the corpus with `fingerprint`; where it is not there, whole, `make` writes its files and returns their sha256s."""
     name, vocab_size = fingerprint["name"], fingerprint["vocab_size"]
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     folder = VerifiedFolder(paths.corpora() / f"{name}-{vocab_size}-{key}", "corpus.json")
@@ -113,9 +110,8 @@ def _cached(
         if record is None or folder.damaged(record["files"], mend=True):
             record = {"fingerprint": fingerprint, "dtype": token_dtype(vocab_size).name, "files": make(folder)}
             folder.commit(record)
-    train, validation = (
-        np.memmap(folder.path / f"{part}.bin", dtype=np.dtype(record["dtype"]), mode="r") for part in ("train", "validation")
-    )
+    dtype = np.dtype(record["dtype"])
+    train, validation = (np.memmap(folder.path / f"{part}.bin", dtype, mode="r") for part in ("train", "validation"))
     return Corpus(name, vocab_size, train, validation, fingerprint, folder.path, separator)
 
 

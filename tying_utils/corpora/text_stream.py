@@ -10,6 +10,7 @@ import glob
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,7 +58,7 @@ class TextStream:
             state = None
 
     def _rows(self, part: str, state: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield a part's rows from `state` on, each with the state after it: bytes of a line or a whole text, else columns."""
+        """Yield a part's rows (bytes of a line or a whole text, else columns) from `state` on, each with the state after it."""
         from datasets import load_dataset
         from datasets.download.streaming_download_manager import StreamingDownloadManager, xopen
 
@@ -79,10 +80,8 @@ class TextStream:
             for row in stream:
                 yield row, stream.state_dict()
         except Exception as error:  # whatever the reader, the file system or the network raises
-            raise ValueError(
-                f"text: {part} cannot be read ({type(error).__name__}: {error}); check it, its column {self.column!r} and the "
-                "network, then go on with the same call"
-            ) from error
+            advice = f"check it, its column {self.column!r} and the network, then go on with the same call"
+            raise ValueError(f"text: {part} cannot be read ({type(error).__name__}: {error}); {advice}") from error
 
     def _text(self, part: str, row: Any) -> str:
         """Return the document in a row, empty if there is none."""
@@ -97,14 +96,12 @@ class TextStream:
             raise ValueError(f"text: {part} is not UTF-8, or not one JSON object a line ({error}); convert it") from error
         if not isinstance(row, dict) or self.column not in row:
             there = ", ".join(row) if isinstance(row, dict) else f"{row!r:.60}"
-            raise ValueError(
-                f"column: {part} holds a row without {self.column!r}, only {there}; name the column of the documents"
-            )
+            wrong = f"{part} holds a row without {self.column!r}, only {there}"
+            raise ValueError(f"column: {wrong}; name the column of the documents")
         value = row[self.column]
         if not isinstance(value, str | None):
-            raise ValueError(
-                f"column: {self.column!r} of {part} holds {value!r:.60}, no text; name the column of the documents"
-            )
+            wrong = f"{self.column!r} of {part} holds {value!r:.60}, no text"
+            raise ValueError(f"column: {wrong}; name the column of the documents")
         return (value or "").encode(errors="replace").decode()  # JSON can spell half a surrogate pair, which is no text
 
 
@@ -145,9 +142,7 @@ def _parts(given: str) -> list[str]:
             raise ValueError(f"text: {part!r} is of no known kind; give {', '.join(_KINDS)}, or one of these compressed")
     if found:
         return found
-    try:
+    with suppress(ValueError):
         if _kind(given) == "hub" and hub.checked_id(given.partition("@")[0]):
             return [given]
-    except ValueError:
-        pass
     raise ValueError(f"text: {given!r} is no file, pattern that files match, URL, dataset id, or @FILE with a list of these")

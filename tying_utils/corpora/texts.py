@@ -8,6 +8,7 @@ import hashlib
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,10 @@ def _packages(places: Places) -> tuple[dict[str, Any], Parts]:
     argument, folders = places
     train, validation, facts = installed.read(folders)
     if not all(any(text.strip() for _, text in part) for part in (train, validation)):
+        there = f"{len(facts['packages'])} distributions with {len(train)} files to train on and {len(validation)} held out"
         raise ValueError(
             f"{argument}: 'packages' needs two installed packages with Python files, one of them to hold out; in "
-            f"{', '.join(map(str, folders))} there are {len(facts['packages'])} distributions with {len(train)} files to train "
-            f"on and {len(validation)} held out; install more, or give path=, another site-packages folder"
+            f"{', '.join(map(str, folders))} there are {there}; install more, or give path=, another site-packages folder"
         )
     return {"name": "packages", **facts, **_facts(train, validation)}, (train, validation)
 
@@ -100,10 +101,8 @@ def _packages_again(places: Places) -> Parts:
     facts, parts = _packages(places)
     if facts != _known_packages(places):
         argument, folders = places
-        raise ValueError(
-            f"{argument}: the packages in {', '.join(map(str, folders))} have changed since this process read them; start it "
-            "again, or give path=, a copy of them"
-        )
+        changed = f"the packages in {', '.join(map(str, folders))} have changed since this process read them"
+        raise ValueError(f"{argument}: {changed}; start it again, or give path=, a copy of them")
     return parts
 
 
@@ -119,10 +118,8 @@ def _standard_library(library: Path) -> Documents:
     for file in sorted(library.rglob("*.py"), key=lambda p: p.relative_to(library).as_posix()):
         relative = file.relative_to(library)
         if _LEFT_OUT.isdisjoint(relative.parts):
-            try:
+            with suppress(UnicodeDecodeError):  # a few files declare another encoding
                 documents.append((relative.as_posix(), file.read_text(encoding="utf-8")))
-            except UnicodeDecodeError:
-                continue  # a few files declare another encoding
     return documents
 
 
@@ -139,9 +136,8 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
             # A name may hold bytes that are no text; contents may not.
             yield name.encode(errors="backslashreplace").decode(), file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"path: {file} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it"
-            ) from error
+            where = f"{error.reason} at byte {error.start}"
+            raise ValueError(f"path: {file} is not UTF-8 ({where}); convert or remove it") from error
 
 
 def _split(documents: Documents) -> Parts:
@@ -173,9 +169,7 @@ def _wikitext(name: str) -> Parts:
     try:
         data = load_dataset("Salesforce/wikitext", f"{name}-raw-v1")
     except Exception as error:  # whatever the hub client raises without a network
-        raise ValueError(
-            f"name: {name!r} could not be fetched from the Hugging Face hub ({type(error).__name__}); "
-            f"give path=, a folder with its train, valid and test text, or put that folder at {paths.texts() / name} "
-            "($TYING_TEXTS moves it)"
-        ) from error
+        wrong = f"{name!r} could not be fetched from the Hugging Face hub ({type(error).__name__})"
+        folder = f"a folder with its train, valid and test text, or put that folder at {paths.texts() / name}"
+        raise ValueError(f"name: {wrong}; give path=, {folder} ($TYING_TEXTS moves it)") from error
     return tuple([(part, "".join(data[part]["text"]))] for part in ("train", "validation"))  # type: ignore[return-value]

@@ -94,14 +94,11 @@ def prepare(
 
 
 def _begun(folder: VerifiedFolder, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of the preparation that was begun in `folder`, or of a new one."""
     record = folder.read(mend=True)
     if record is None:
         return {**asked, "tokenizer": None, "separator": None, "learned_on": None, "files": {}, "tokens": {}, "finished": False}
-    if (began := record.get("arguments")) != asked["arguments"]:
-        raise ValueError(
-            f"out: {folder.path} was begun with {began}, now it is {asked['arguments']}; give another folder, or those"
-        )
+    if (began := record.get("arguments")) != (now := asked["arguments"]):
+        raise ValueError(f"out: {folder.path} was begun with {began}, now it is {now}; give another folder, or those")
     if record["parts"] != asked["parts"]:
         raise ValueError(f"text: it names other files than when {folder.path} was begun; give another folder, or restore them")
     return record
@@ -147,9 +144,8 @@ def _given(source: str | Path, vocab_size: int) -> Tokenizer:
         raise ValueError(f"tokenizer: {str(error).removeprefix('source: ')}") from error
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     if size > vocab_size:
-        raise ValueError(
-            f"vocab_size: {source} has {size} tokens, more than {vocab_size}; ask for {size}, or give another tokenizer"
-        )
+        advice = f"ask for {size}, or give another tokenizer"
+        raise ValueError(f"vocab_size: {source} has {size} tokens, more than {vocab_size}; {advice}")
     tokenizer.no_truncation()  # documents stay whole
     tokenizer.no_padding()
     return tokenizer
@@ -206,10 +202,8 @@ def _fill(
         left -= held[name]["tokens"] if number >= 0 else 0
     counts = [entry["tokens"] for entry in held.values()]
     if len(counts) < 2:
-        raise ValueError(
-            f"validation_tokens: {wanted['validation_tokens']} take all of the text, which holds {sum(counts)} tokens; ask for "
-            "fewer, in another folder"
-        )
+        wrong = f"{wanted['validation_tokens']} take all of the text, which holds {sum(counts)} tokens"
+        raise ValueError(f"validation_tokens: {wrong}; ask for fewer, in another folder")
     if not record["finished"]:
         record.update(tokens={"train": sum(counts[1:]), "validation": counts[0]}, finished=True)
         folder.commit(record)
@@ -235,7 +229,5 @@ def _write(folder: VerifiedFolder, name: str, encoded: Encoded, size: float, bar
 def _changed(path: Path) -> ValueError:
     """Remove what was made again and is not what it was, and return the error that ends the preparation."""
     path.unlink()
-    return ValueError(
-        f"text: it gives another {path.name} than when {path.parent} was begun, so it has changed since; restore it, or give "
-        "another folder"
-    )
+    changed = f"it gives another {path.name} than when {path.parent} was begun, so it has changed since"
+    return ValueError(f"text: {changed}; restore it, or give another folder")

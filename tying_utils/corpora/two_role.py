@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tying_utils.base.checks import integer
 from tying_utils.base.names import ROLES
 
 # Part of every fingerprint: raise it when the same settings would give another language or other tokens.
@@ -40,7 +41,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("classes", 2), ("length", 1000), ("seed", 0)):
-            _integer(name, getattr(self, name), least)
+            integer(name, getattr(self, name), least)
         # A lower temperature or a larger exponent would round probabilities to 0.
         for name, low, high in (("temperature", 0.05, 1e6), ("zipf", 0.0, 10.0), ("agreement", 0.0, 1.0)):
             value = getattr(self, name)
@@ -75,15 +76,12 @@ class Language:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
-        V, classes = _integer("vocab_size", self.vocab_size, 4), self.settings.classes
+        V, classes = integer("vocab_size", self.vocab_size, 4), self.settings.classes
         if V % classes or 2 * classes > V:
-            sizes = sorted({max(2, V // classes) * classes, max(2, V // classes + 1) * classes})
-            near = range(max(2, classes - 1000), min(V // 2, 4 * classes, classes + 1000) + 1)
-            fitting = [count for count in near if V % count == 0]
-            fitting = sorted(sorted(fitting, key=lambda count: abs(count - classes))[:2])
+            fitting = max(2, V // classes) * classes
             raise ValueError(
                 f"vocab_size: {classes} equal classes of at least 2 tokens do not make {V} tokens; "
-                f"try {_either(sizes)} tokens" + (f" or {_either(fitting)} classes" if fitting else "")
+                f"try {fitting} or {fitting + classes} tokens"
             )
 
     @cached_property
@@ -136,7 +134,7 @@ class Language:
 
         Raises ValueError unless length is at least 1 and seed at least 0.
         """
-        draws = self._draw(_SAMPLE, _integer("seed", seed, 0)).random(_integer("length", length, 1)).tolist()
+        draws = self._draw(_SAMPLE, integer("seed", seed, 0)).random(integer("length", length, 1)).tolist()
         rows = [_cumulative(row) for row in self.transition]
         source = self.source.tolist()
         tokens, row = [], _cumulative(self.unigram)
@@ -154,13 +152,11 @@ class Language:
         """
         windows = np.asarray(windows)
         if windows.ndim != 2 or not windows.shape[0] or windows.shape[1] < 2 or not np.issubdtype(windows.dtype, np.integer):
-            raise ValueError(
-                f"windows: integers (n, context + 1), at least 1 by 2, are needed, got {windows.dtype} {windows.shape}"
-            )
+            got = f"{windows.dtype} {windows.shape}"
+            raise ValueError(f"windows: integers (n, context + 1), at least 1 by 2, are needed, got {got}")
         if windows.min() < 0 or windows.max() >= self.vocab_size:
-            raise ValueError(
-                f"windows: tokens from 0 to {self.vocab_size - 1} are needed, got {windows.min()} to {windows.max()}"
-            )
+            got = f"{windows.min()} to {windows.max()}"
+            raise ValueError(f"windows: tokens from 0 to {self.vocab_size - 1} are needed, got {got}")
         return float(-self._log_transition[self.source[windows[:, :-1]], windows[:, 1:]].mean())
 
     def _draw(self, *purpose: int) -> np.random.Generator:
@@ -172,7 +168,6 @@ class Language:
         return self._draw(_SOURCE).permutation(labels)
 
     def _dealt(self, role: str, labels: np.ndarray) -> np.ndarray:
-        """Return `labels` of the tokens in `role`, permuted over the tokens if the settings say so."""
         return self._draw(_PERMUTED).permutation(labels) if self.settings.permuted == role else labels
 
     @cached_property
@@ -186,11 +181,8 @@ class Language:
 
     @cached_property
     def _stationary(self) -> np.ndarray:
-        """Return the stationary distribution of the source classes, (classes,), float64.
-
-        By state reduction, which subtracts nothing and so keeps small values exact:
-        Grassmann, Taksar and Heyman 1985, Operations Research 33(5).
-        """
+        # By state reduction, which subtracts nothing and so keeps small values exact:
+        # Grassmann, Taksar and Heyman 1985, Operations Research 33(5).
         classes = self.settings.classes
         chain = self.transition @ np.eye(classes)[self.source]
         for last in range(classes - 1, 0, -1):
@@ -211,14 +203,3 @@ def _cumulative(probabilities: np.ndarray) -> list[float]:
     """Return cumulative probabilities that end in 1 exactly, so that every draw from [0, 1) falls to a token."""
     cumulative = probabilities.cumsum()
     return (cumulative / cumulative[-1]).tolist()
-
-
-def _either(values: list[int]) -> str:
-    return " or ".join(map(str, values))
-
-
-def _integer(name: str, value: int, least: int) -> int:
-    """Return `value` if it is an integer of at least `least`, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: an integer of at least {least} is needed, got {value!r}")
-    return value

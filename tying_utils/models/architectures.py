@@ -50,7 +50,7 @@ ARCHITECTURES = tuple(_FAMILIES)
 
 
 def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_heads: int, context: int) -> None:
-    """Raise the ValueError that `build` raises for an architecture or sizes that it cannot build; otherwise nothing."""
+    """Raise the ValueError that `build` raises for an architecture or sizes that it cannot build."""
     if not isinstance(arch, str) or arch not in _FAMILIES:
         raise ValueError(f"arch: {arch!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
@@ -60,8 +60,7 @@ def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_he
     if d_model % unit:
         raise ValueError(f"d_model: {arch} needs an even width, got {d_model}; try {d_model + 1}")
     if d_model % (unit * n_heads):
-        near = range(min(n_heads, d_model), max(1, n_heads - 10_000), -1)
-        fitting = next((heads for heads in near if d_model % (unit * heads) == 0), 1)
+        fitting = next(heads for heads in range(min(n_heads, d_model), 0, -1) if d_model % (unit * heads) == 0)
         words = "of even width " if unit == 2 else ""
         raise ValueError(f"n_heads: {n_heads} heads {words}do not divide d_model = {d_model}; try n_heads = {fitting}")
 
@@ -80,9 +79,8 @@ def build(
     """Return a freshly initialised Hugging Face causal language model, float32, on the CPU, in training mode.
 
     `arch` is one of `ARCHITECTURES`; "olmo" is the paper's (arXiv 2603.26663, appendix: non-parametric LayerNorm, SwiGLU,
-    RoPE). Dropout is off in all of them, so that two arms differ in the tie alone. Tables are (vocab_size, d_model); a tied
-    model holds one storage for both, which is asserted. The weights depend on `seed` alone (torch's global generator is
-    left as it was), and a tied and an untied model of one seed start from the same input table and trunk.
+    RoPE). Dropout is off in all of them. Tables are (vocab_size, d_model), one storage in a tied model. The weights depend on
+    `seed` alone (torch's global generator is left as it was); both arms of one seed start from the same input table and trunk.
 
     Raises ValueError for an unknown architecture, sizes below 1, heads that do not divide d_model, or, where the
     architecture rotates positions, a head of odd width.
@@ -152,8 +150,7 @@ def without_bars() -> Iterator[None]:
 def tables(model: PreTrainedModel) -> Tables:
     """Return the raw input and output tables of `model`, (V, d) views in its own dtype, on its own device.
 
-    Tied means that both are one storage; a model whose configuration says tied while the storage is not shared, or the
-    other way round, raises ValueError: every measure that follows would be about another model than it says.
+    Raises ValueError where the configuration says tied and the tables are not one storage, or the other way round.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embedding is None or head is None:

@@ -19,10 +19,7 @@ from tying_utils.models.rules import NormMatch, PathRule, PCGrad, RareGate, Reme
 
 @dataclass(frozen=True, kw_only=True)
 class CoupledAdam(Remedy):
-    """Coupled Adam (arXiv 2502.08441): Adam's second moment of a table is averaged over the vocabulary.
-
-    All rows share one vector (d,), so no token's step is larger for its gradient being rare; `optimizers.CoupledAdamW`.
-    """
+    """Coupled Adam (arXiv 2502.08441): Adam's second moment of a table is averaged over the vocabulary to one vector (d,)."""
 
     name: ClassVar[str] = "coupled-adam"
     line: ClassVar[str] = "Adam's second moment of the tables averaged over the vocabulary"
@@ -32,10 +29,7 @@ class CoupledAdam(Remedy):
 
 @dataclass(frozen=True, kw_only=True)
 class TableRates(Remedy):
-    """Learning rates of an untied model's two tables, as multiples of the trunk's; AdamW's weight decay goes with them.
-
-    0 freezes a table.
-    """
+    """Learning rates (and AdamW's weight decay) of an untied model's tables, as multiples of the trunk's; 0 freezes a table."""
 
     name: ClassVar[str] = "table-rates"
     line: ClassVar[str] = "learning-rate multipliers of the two tables of an untied model"
@@ -72,13 +66,9 @@ class Untie(Remedy):
         return step <= self.at * steps
 
 
-REMEDIES: dict[str, type[Remedy]] = {
-    kind.name: kind
-    for kind in (
-        *(Scale, Schedule, NormMatch, PCGrad, Shrink, RareGate, CoupledAdam, TableRates),
-        *(Projection, SPDMap, Factorised, Untie),
-    )
-}
+_WEIGHING: tuple[type[PathRule], ...] = (Scale, Schedule, NormMatch, PCGrad, Shrink, RareGate)
+_OTHERS: tuple[type[Remedy], ...] = (CoupledAdam, TableRates, Projection, SPDMap, Factorised, Untie)
+REMEDIES: dict[str, type[Remedy]] = {kind.name: kind for kind in (*_WEIGHING, *_OTHERS)}
 
 
 def get(remedy: Remedy | str | Mapping[str, Any], /, **parameters: Any) -> Remedy:
@@ -87,7 +77,6 @@ def get(remedy: Remedy | str | Mapping[str, Any], /, **parameters: Any) -> Remed
     Raises ValueError for an unknown name or parameter, with those that are known, for a parameter out of range, for a mapping
     without a name, and for anything else.
     """
-    # The classes that others build on are no remedies themselves.
     if isinstance(remedy, Remedy) and type(remedy) in REMEDIES.values() and not parameters:
         return remedy
     if not isinstance(remedy, str | Mapping):
@@ -128,6 +117,6 @@ def path_rule(remedy: Remedy | str | Mapping[str, Any] | None) -> PathRule:
         return Scale()
     rule = get(remedy)
     if not isinstance(rule, PathRule):
-        rules = ", ".join(name for name, kind in REMEDIES.items() if issubclass(kind, PathRule))
+        rules = ", ".join(kind.name for kind in _WEIGHING)
         raise ValueError(f"remedy: {rule.name!r} does not weigh the two path gradients; choose one of {rules}")
     return rule

@@ -4,7 +4,7 @@
     tables.tied, tables.output.shape, tables.bytes_read
 
 A safetensors file says in its header where each tensor lies; the header is read, then each table in one ranged read, straight
-to a cache that is kept by commit with a sha256. The whole of OLMo-7B is 28 GB, its tables are 1.6 GB.
+to a cache. The whole of OLMo-7B is 28 GB, its tables are 1.6 GB.
 """
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ class _Cache:
         return Path(cached_assets_path("tying_utils", self.repo, commit, assets_dir=constants.HF_ASSETS_CACHE))
 
     def tables(self, *, mend: bool) -> CheckpointTables | None:
-        """Return what is held, verified; None if it is not, or no longer, whole. The holder of the lock may `mend`: set aside
-        what is damaged."""
+        """Return what is held, verified; None if it is not, or no longer, whole."""
         commit = (self.refs.read(mend=mend) or {}).get(self.revision, self.revision)
         if not re.fullmatch("[0-9a-f]{40}", commit):
             return None
@@ -180,11 +179,9 @@ class _Cache:
         return self._made(where.commit, record, held, where.bytes_read)
 
     def _made(self, commit: str, record: dict[str, Any], held: dict[str, Tensor], bytes_read: int) -> CheckpointTables:
-        one, other = record["names"]
-        output = held["input"] if record["tied"] else held["output"]
-        return CheckpointTables(
-            held["input"], output, record["tied"], self.repo, self.revision, commit, (one, other), bytes_read
-        )
+        tied, (one, other) = record["tied"], record["names"]
+        output = held["input"] if tied else held["output"]
+        return CheckpointTables(held["input"], output, tied, self.repo, self.revision, commit, (one, other), bytes_read)
 
     def _record(self, folder: VerifiedFolder, mend: bool) -> dict[str, Any] | None:
         """Return the record of a commit's folder, of the files in it that are intact."""

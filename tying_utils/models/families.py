@@ -5,11 +5,11 @@ Adding a model is one entry of `MODELS`, adding a pair one entry of `_FAMILIES`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Model:
     """A public causal language model by the numbers of its configuration; nothing of it is loaded.
 
@@ -22,14 +22,15 @@ class Model:
 
     name: str
     source: str
-    arch: str
-    tied: bool
-    rows: int
-    tokens: int = 0
     d_model: int
     n_layers: int
     n_heads: int
     d_ff: int
+    _: KW_ONLY
+    arch: str
+    tied: bool
+    rows: int
+    tokens: int = 0
     n_kv_heads: int = 0
     head_dim: int = 0
     context: int = 2048
@@ -56,66 +57,38 @@ class Family:
         return tuple(dict.fromkeys((self.tied, self.untied, *self.evolution)))
 
 
-def _sizes(d: int, layers: int, heads: int, d_ff: int, rows: int, tokens: int = 0) -> dict[str, Any]:
-    return {"d_model": d, "n_layers": layers, "n_heads": heads, "d_ff": d_ff, "rows": rows, "tokens": tokens}
-
-
-def _olmo(name: str, d: int, layers: int, d_ff: int, tied: bool, **more: Any) -> Model:
-    sizes = _sizes(d, layers, d // 128, d_ff, 50304, 50280)
-    return Model(name=name, source=f"allenai/{name}-hf", arch="olmo", tied=tied, **sizes, **more)
-
-
-def _olmo2(name: str, source: str, d: int, layers: int, heads: int, d_ff: int, kv: int = 0) -> Model:
-    sizes = _sizes(d, layers, heads, d_ff, 100352)
-    more: dict[str, Any] = {"n_kv_heads": kv, "context": 4096, "shards": True}
-    return Model(name=name, source=f"allenai/{source}", arch="olmo2", tied=False, **sizes, **more)
-
-
-def _pythia(size: str, d: int, layers: int, heads: int, rows: int = 50304) -> Model:
-    sizes = _sizes(d, layers, heads, 4 * d, rows, 50277)
-    stored: dict[str, Any] = {"dtype": "float16", "shards": d > 2560}
-    return Model(
-        name=f"Pythia-{size}", source=f"EleutherAI/pythia-{size.lower()}", arch="gpt_neox", tied=False, **sizes, **stored
-    )
-
-
-def _qwen3(size: str, d: int, layers: int, heads: int, d_ff: int, *, tied: bool) -> Model:
-    sizes, source = _sizes(d, layers, heads, d_ff, 151936, 151669), f"Qwen/Qwen3-{size}"
-    more: dict[str, Any] = {"n_kv_heads": 8, "head_dim": 128, "context": 40960, "dtype": "bfloat16", "shards": size != "0.6B"}
-    return Model(name=f"Qwen3-{size}", source=source, arch="qwen3", tied=tied, **sizes, **more)
-
+_olmo = partial(Model, arch="olmo", rows=50304, tokens=50280)
+_olmo2 = partial(Model, arch="olmo2", tied=False, rows=100352, context=4096, shards=True)
+_neo = partial(Model, arch="gpt_neo", tied=True, rows=50257, tokens=50257)
+_pythia = partial(Model, arch="gpt_neox", tied=False, tokens=50277, dtype="float16")
+_qwen3 = partial(Model, arch="qwen3", rows=151936, tokens=151669, n_kv_heads=8, head_dim=128, context=40960, dtype="bfloat16")
 
 MODELS: dict[str, Model] = {
     model.name: model
     for model in (
-        _olmo("OLMo-1B", 2048, 16, 8192, tied=True),
-        _olmo("OLMo-1B-0724", 2048, 16, 8192, tied=False, context=4096),
-        _olmo("OLMo-7B-0424", 4096, 32, 11008, tied=False, context=4096, shards=True),
-        _olmo2("OLMo-2-1B", "OLMo-2-0425-1B", 2048, 16, 16, 8192),
-        _olmo2("OLMo-2-7B", "OLMo-2-1124-7B", 4096, 32, 32, 11008),
-        _olmo2("OLMo-2-13B", "OLMo-2-1124-13B", 5120, 40, 40, 13824),
-        _olmo2("OLMo-2-32B", "OLMo-2-0325-32B", 5120, 64, 40, 27648, kv=8),
-        Model(
-            name="GPT-Neo-2.7B",
-            source="EleutherAI/gpt-neo-2.7B",
-            arch="gpt_neo",
-            tied=True,
-            **_sizes(2560, 32, 20, 10240, 50257, 50257),
-        ),
-        _pythia("70M", 512, 6, 8),
-        _pythia("160M", 768, 12, 12),
-        _pythia("410M", 1024, 24, 16),
-        _pythia("1B", 2048, 16, 8),
-        _pythia("1.4B", 2048, 24, 16),
-        _pythia("2.8B", 2560, 32, 32),
-        _pythia("6.9B", 4096, 32, 32, rows=50432),
-        _pythia("12B", 5120, 36, 40, rows=50688),
-        _qwen3("0.6B", 1024, 28, 16, 3072, tied=True),
-        _qwen3("1.7B", 2048, 28, 16, 6144, tied=True),
-        _qwen3("4B", 2560, 36, 32, 9728, tied=True),
-        _qwen3("8B", 4096, 36, 32, 12288, tied=False),
-        _qwen3("14B", 5120, 40, 40, 17408, tied=False),
-        _qwen3("32B", 5120, 64, 64, 25600, tied=False),
+        # Name, source, d_model, n_layers, n_heads, d_ff.
+        _olmo("OLMo-1B", "allenai/OLMo-1B-hf", 2048, 16, 16, 8192, tied=True),
+        _olmo("OLMo-1B-0724", "allenai/OLMo-1B-0724-hf", 2048, 16, 16, 8192, tied=False, context=4096),
+        _olmo("OLMo-7B-0424", "allenai/OLMo-7B-0424-hf", 4096, 32, 32, 11008, tied=False, context=4096, shards=True),
+        _olmo2("OLMo-2-1B", "allenai/OLMo-2-0425-1B", 2048, 16, 16, 8192),
+        _olmo2("OLMo-2-7B", "allenai/OLMo-2-1124-7B", 4096, 32, 32, 11008),
+        _olmo2("OLMo-2-13B", "allenai/OLMo-2-1124-13B", 5120, 40, 40, 13824),
+        _olmo2("OLMo-2-32B", "allenai/OLMo-2-0325-32B", 5120, 64, 40, 27648, n_kv_heads=8),
+        _neo("GPT-Neo-2.7B", "EleutherAI/gpt-neo-2.7B", 2560, 32, 20, 10240),
+        _pythia("Pythia-70M", "EleutherAI/pythia-70m", 512, 6, 8, 2048, rows=50304),
+        _pythia("Pythia-160M", "EleutherAI/pythia-160m", 768, 12, 12, 3072, rows=50304),
+        _pythia("Pythia-410M", "EleutherAI/pythia-410m", 1024, 24, 16, 4096, rows=50304),
+        _pythia("Pythia-1B", "EleutherAI/pythia-1b", 2048, 16, 8, 8192, rows=50304),
+        _pythia("Pythia-1.4B", "EleutherAI/pythia-1.4b", 2048, 24, 16, 8192, rows=50304),
+        _pythia("Pythia-2.8B", "EleutherAI/pythia-2.8b", 2560, 32, 32, 10240, rows=50304),
+        _pythia("Pythia-6.9B", "EleutherAI/pythia-6.9b", 4096, 32, 32, 16384, rows=50432, shards=True),
+        _pythia("Pythia-12B", "EleutherAI/pythia-12b", 5120, 36, 40, 20480, rows=50688, shards=True),
+        _qwen3("Qwen3-0.6B", "Qwen/Qwen3-0.6B", 1024, 28, 16, 3072, tied=True),
+        _qwen3("Qwen3-1.7B", "Qwen/Qwen3-1.7B", 2048, 28, 16, 6144, tied=True, shards=True),
+        _qwen3("Qwen3-4B", "Qwen/Qwen3-4B", 2560, 36, 32, 9728, tied=True, shards=True),
+        _qwen3("Qwen3-8B", "Qwen/Qwen3-8B", 4096, 36, 32, 12288, tied=False, shards=True),
+        _qwen3("Qwen3-14B", "Qwen/Qwen3-14B", 5120, 40, 40, 17408, tied=False, shards=True),
+        _qwen3("Qwen3-32B", "Qwen/Qwen3-32B", 5120, 64, 64, 25600, tied=False, shards=True),
     )
 }
 

@@ -1,7 +1,7 @@
 """Which tensors of a checkpoint are its token tables, and where they lie: from its configuration, its index and the headers.
 
-A safetensors header is read with own code: safetensors itself needs the whole file on disk, and huggingface_hub's parser
-fetches three times as much and compares no offset with the file's size (base/hub.py has the numbers).
+A safetensors header is read with own code: safetensors itself needs the whole file on disk; base/hub.py says what is wrong with
+huggingface_hub's parser.
 """
 
 from __future__ import annotations
@@ -76,17 +76,15 @@ def find(where: Source, names: tuple[str, str] | None = None) -> Layout:
             if name not in known[file]:
                 raise ValueError(f"source: the index of {where} places {name} in {file}, which does not hold it; copy it anew")
             one = known[file][name]
-            _check(part, name, one, rows, where)
+            _check(f"source: the {part} table {name} of {where}", one, rows)
             # Copied out of a .bin file, which is let go.
             stored[part] = one if one.tensor is None else replace(one, tensor=one.tensor.detach().clone())
         if len({one.shape for one in stored.values()}) > 1:
             one, other = stored["input"].shape, stored["output"].shape
             raise ValueError(f"source: the input table of {where} is {one}, its output table {other}")
         return Layout(held, stored, config)
-    raise ValueError(
-        f"source: {where} holds neither model.safetensors nor pytorch_model.bin, single or sharded; a folder as transformers' "
-        "save_pretrained writes it is needed"
-    )
+    lacking = "neither model.safetensors nor pytorch_model.bin, single or sharded"
+    raise ValueError(f"source: {where} holds {lacking}; a folder as save_pretrained writes it is needed")
 
 
 def _indexed(where: Source, name: str) -> dict[str, str]:
@@ -128,9 +126,7 @@ def _held(
         return {"input": inputs[0], "output": outputs[0]}
     # Packed weights go by other names than "weight": their absence must not pass for a tie.
     if packed := [t for t in outside if t.split(".")[-2:-1] in [[n] for n in OUTPUT_NAMES] and not t.endswith(".bias")]:
-        raise ValueError(
-            f"source: the output table of {where} is quantised ({packed[0]}); use the model's unquantised checkpoint"
-        )
+        raise ValueError(f"source: the output table of {where} is quantised ({packed[0]}); use the unquantised checkpoint")
     kinds = config.get("architectures") or []
     if not any(kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds):
         kind = ", ".join(kinds) or "a model of no stated architecture"
@@ -138,17 +134,13 @@ def _held(
     return {"input": inputs[0]}
 
 
-def _check(part: str, name: str, one: Stored, rows: int, where: Source) -> None:
+def _check(table: str, one: Stored, rows: int) -> None:
     if one.dtype not in DTYPES:
-        raise ValueError(
-            f"source: the {part} table {name} of {where} is stored as {one.dtype}, quantised or not a floating dtype of "
-            f"{', '.join(DTYPES)}; use the model's unquantised checkpoint"
-        )
+        known = ", ".join(DTYPES)
+        raise ValueError(f"{table} is stored as {one.dtype}, quantised or not one of {known}; use the unquantised checkpoint")
     if len(one.shape) != 2 or one.shape[0] != rows:
-        raise ValueError(
-            f"source: the {part} table {name} of {where} has the shape {one.shape}, config.json promises {rows} rows; "
-            "one of them belongs to another model"
-        )
+        wrong = f"has the shape {one.shape}, config.json promises {rows} rows"
+        raise ValueError(f"{table} {wrong}; one of them belongs to another model")
 
 
 def _header(where: Source, name: str) -> dict[str, Stored]:
@@ -178,10 +170,8 @@ def _header(where: Source, name: str) -> dict[str, Stored]:
         start, stop = one.span
         expected = math.prod(one.shape) * _BYTES[one.dtype] if one.dtype in _BYTES else stop - start
         if start != end or stop < start or stop - start != expected:
-            raise ValueError(
-                f"{wrong}: its header places {key} ({one.dtype}, {one.shape}) at bytes {start} to {stop}, after {end}; "
-                "copy it anew"
-            )
+            placed = f"{key} ({one.dtype}, {one.shape}) at bytes {start} to {stop}, after {end}"
+            raise ValueError(f"{wrong}: its header places {placed}; copy it anew")
         end = stop
     if end != size:
         raise ValueError(f"{wrong}: its header describes {end} bytes, it holds {size}; copy it anew")

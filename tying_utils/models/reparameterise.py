@@ -1,8 +1,7 @@
 """Tables computed from other weights, under a model that stays an ordinary untied one, and the remedies that ask for them.
 
-The model holds the effective tables, two Parameters (V, d) as in any untied checkpoint, so that whatever reads or saves a model
-needs to know nothing. Their gradients go on by the chain rule to the weights behind them, which the optimizer holds in their
-place; after its step the tables are written anew:
+The model holds the effective tables, two Parameters (V, d). Their gradients go on by the chain rule to the weights behind them,
+which the optimizer holds in their place; after its step the tables are written anew:
 
     folded = Folded(model, ProjectedTable(table))
     loss.backward()
@@ -44,8 +43,8 @@ class ProjectedTable(nn.Module):
 class SPDTable(nn.Module):
     """E = W T^-1, U = W T with W (V, d) and T = L L^T (d, d), from T = I: at first the tied table W in both uses.
 
-    L is lower triangular with a positive diagonal, whatever its weights: these are the entries below the diagonal and the
-    logarithms of those on it, so that T is positive definite and weight decay draws it to I.
+    The weights of L, lower triangular, are its entries below the diagonal and the logarithms of those on it, so that T is
+    positive definite and weight decay draws it to I.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -95,11 +94,10 @@ class Folded:
     """
 
     def __init__(self, model: PreTrainedModel, tables: nn.Module) -> None:
-        embedding: Any = model.get_input_embeddings()
-        head: Any = model.get_output_embeddings()
-        if embedding.weight.data_ptr() == head.weight.data_ptr():
+        ends: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
+        self._model, self.tables, self._leaves = model, tables, tuple(end.weight for end in ends)
+        if self._leaves[0].data_ptr() == self._leaves[1].data_ptr():
             raise ValueError("model: an untied model is needed to hold two tables, this one is tied; build it with tied=False")
-        self._model, self.tables, self._leaves = model, tables, (embedding.weight, head.weight)
         self.refresh()
 
     def named(self) -> dict[str, nn.Parameter]:
@@ -133,8 +131,6 @@ class Folded:
 
 
 class _Folded(Remedy):
-    """Tables computed from other weights: the model holds the result, and is expressed as an ordinary untied one."""
-
     def tied_after(self, tied: bool, step: int, steps: int) -> bool:
         return False
 

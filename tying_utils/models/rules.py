@@ -109,8 +109,8 @@ class Scale(PathRule):
 class Schedule(PathRule):
     """Constant scales in the steps with start < step / steps <= stop, and 1 in the others.
 
-    Early only: start 0; late only: stop 1. Two schedules that meet share out the steps without a gap. The question is that of
-    arXiv 2603.26663, where the dominance of the output path is found early in training; the schedules are ours.
+    Early only: start 0; late only: stop 1. The question is that of arXiv 2603.26663, where the dominance of the output path is
+    found early in training; the schedules are ours.
     """
 
     name: ClassVar[str] = "schedule"
@@ -135,8 +135,8 @@ class NormMatch(PathRule):
     """Hold the output share of the combined gradient, ||s_out G_out|| / (||s_in G_in|| + ||s_out G_out||), at `target`.
 
     Both paths are scaled, so that the sum of their norms stays what it was. With `smoothing` b in (0, 1) the norms are moving
-    averages (n <- b n + (1 - b) ||G||, over 1 - b^step), and the share holds for these. A path without a gradient keeps the
-    scale 1. Ours; GradNorm (arXiv 1711.02257) learns weights of many losses to a like end.
+    averages (n <- b n + (1 - b) ||G||, over 1 - b^step). A path without a gradient keeps the scale 1. Ours; GradNorm
+    (arXiv 1711.02257) learns weights of many losses to a like end.
     """
 
     name: ClassVar[str] = "norm-match"
@@ -215,10 +215,10 @@ class RareGate(PathRule):
     target is not rare and by min(a_k / mean of a over rare tokens, 1) where it is; what positions with the target k add,
     and all rows of tokens that are not rare, stay. The trunk's gradient stays whole.
 
-    The gate acts inside the output path, so the path gradient itself comes gated, and both scales are 1. The counts are of
-    the steps before the present one (in the first step nothing is gated), so that neither micro-batches nor processes change
-    them; the released code counts the present batch too, over one epoch. The target of a position is read off the logits'
-    gradient, which of a cross-entropy is negative there alone. `alpha` is in appearances per step: it depends on the batch.
+    The path gradient itself comes gated, and both scales are 1. The counts are of the steps before the present one (in the
+    first nothing is gated), so that neither micro-batches nor processes change them; the released code counts the present
+    batch too, over one epoch. The target of a position is read off the logits' gradient, which of a cross-entropy is negative
+    there alone. `alpha` is in appearances per step: it depends on the batch.
     """
 
     name: ClassVar[str] = "rare-gate"

@@ -25,16 +25,15 @@ class SplitTie:
     """Split the tie of `model` in place, so that each path's gradient stands whole until it is combined.
 
     The output layer's weight becomes a Parameter of its own on the embedding's storage. One optimizer step is then: any
-    number of backward passes; optionally `path_gradients()`; `combine()`; clipping; `optimizer.step()`. With both scales 1
-    the combined gradient is the ordinary tied gradient. It touches the table's gradient only, never the trunk's (the
-    intervention of arXiv 2603.26663, section 5, there a factor on the gradient at the embedding's output).
+    number of backward passes; optionally `path_gradients()`; `combine()`; clipping; `optimizer.step()`. It touches the
+    table's gradient only, never the trunk's (the intervention of arXiv 2603.26663, section 5, there a factor on the gradient
+    at the embedding's output). `save_pretrained` writes an ordinary tied checkpoint.
 
     With a `rule` (`balance.get`) the scales of each step are the rule's: `combine(step=..., steps=...)`. What the rule
     remembers from step to step is `state`, tensors by name; to resume training, put them back.
 
     Split after the model is on its device and in its dtype: whatever moves or copies parameters one by one
-    (`model.to("cuda")`, a cast, `copy.deepcopy`) breaks the sharing. That is checked at every `combine`. `save_pretrained`
-    writes an ordinary tied checkpoint; `release()` makes the model ordinary again.
+    (`model.to("cuda")`, a cast, `copy.deepcopy`) breaks the sharing, which is checked at every `combine`.
 
     Raises ValueError if `model` is untied, or for a rule that does not weigh path gradients.
     """
@@ -51,8 +50,7 @@ class SplitTie:
             self._head.weight = torch.nn.Parameter(self._embedding.weight.data)
         self._combined = False
         self._buffer: Tensor | None = None  # of the combined gradient: the same memory at every step
-        # A leaf's hook runs before its gradient is accumulated: here the combined gradient of the last step makes room,
-        # so that path gradients count from the last combine even where zero_grad is not called.
+        # They run before a gradient is accumulated: the combined one of the last step makes room, zero_grad or not.
         self._hooks = [
             self._embedding.weight.register_hook(self._start_input_afresh),
             self._head.weight.register_hook(self._start_output_afresh),
@@ -70,8 +68,7 @@ class SplitTie:
             self._combined = False
 
     def _start_output_afresh(self, grad: Tensor) -> None:
-        # The output path comes first in a backward pass. Where zero_grad dropped the input path's gradient to skip a step,
-        # the optimizer knew nothing of this leaf, and its gradient would outlive the step.
+        # The output path comes first in a backward pass. zero_grad, which skips a step, knows nothing of this leaf.
         if self._embedding.weight.grad is None:
             self._head.weight.grad = None
 
@@ -92,12 +89,9 @@ class SplitTie:
         """
         self._check_shared()
         source = None if self._combined else self._embedding.weight.grad
-        target = self._head.weight.grad
-        zeros = torch.zeros_like
-        return (
-            zeros(self._embedding.weight) if source is None else source,
-            zeros(self._head.weight) if target is None else target,
-        )
+        found = source, self._head.weight.grad
+        first, second = (torch.zeros_like(self.weight) if gradient is None else gradient for gradient in found)
+        return first, second
 
     def combine(
         self, input_scale: float = 1.0, output_scale: float = 1.0, *, step: int | None = None, steps: int | None = None
@@ -132,11 +126,8 @@ class SplitTie:
 
     def release(self) -> None:
         """End the split: the model is an ordinary tied model again, its values unchanged."""
-        self._check_shared()
-        for hook in self._hooks:
-            hook.remove()
+        self._end()
         self._head.weight = self._embedding.weight
-        self._combined = False
 
     def part(self) -> None:
         """End the split the other way: two tables, equal at first, the output layer's leaf a Parameter of its own.
@@ -144,12 +135,15 @@ class SplitTie:
         The model is an ordinary untied one from then on, its configuration too. The optimizer has to be given
         `model.get_output_embeddings().weight`.
         """
-        self._check_shared()
-        for hook in self._hooks:
-            hook.remove()
+        self._end()
         # The Parameter stays the same object: whatever averages its gradient over processes goes on doing so.
         self._head.weight.data = self._head.weight.data.clone()
         self._model.config.tie_word_embeddings = False
+
+    def _end(self) -> None:
+        self._check_shared()
+        for hook in self._hooks:
+            hook.remove()
         self._combined = False
 
     def _check_shared(self) -> None:
