@@ -202,7 +202,7 @@ def synthetic_public() -> dict[str, pd.DataFrame]:
         for tied, indexing in itertools.product((False, True), ("matched", "published")):
             add("lens", family=family, tied=tied, indexing=indexing, layer=np.arange(5), kl_bits=4.0 - np.arange(5))
     for model, table in itertools.product(published.evolution()["model"].unique(), ("input", "output")):
-        cosine, problem = 1 - np.arange(4) / 5, [np.nan] * 4
+        cosine, problem = 1 - np.arange(4) / 5, np.full(4, np.nan, object)
         if model == "Pythia-1B":
             cosine[2], problem[2] = np.nan, "equal to step 100"
         moved = {"step": 100 * np.arange(4), "to_start": cosine, "to_previous": cosine, "problem": problem}

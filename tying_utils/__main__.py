@@ -195,7 +195,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _lengths(options: argparse.Namespace) -> None:
-    from tying_utils.study import axis, lengths
+    from tying_utils.study import axis, train_lengths
 
     if options.measure:
         for place in axis.PLACES:
@@ -203,7 +203,7 @@ def _lengths(options: argparse.Namespace) -> None:
             for name in tables.names if tables.finished else ():
                 print(f"{tables.folder / name}.csv: {len(tables[name])} rows, {tables.origin[name]}", flush=True)
         return
-    for condition, run in lengths.train_next():
+    for condition, run in train_lengths.train_next():
         loss, seconds = run.metrics["validation_loss"].iloc[-1], run.record["made"]["seconds"]
         where = f"{condition.profile}, {condition.arm.name}"
         words = f"{where}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"

@@ -73,7 +73,7 @@ def test_trends_are_the_slopes_put_in() -> None:
     table = trends(frame).set_index(["effect", "per"])
     bias = EFFECTS["output_bias"].words
     for axis, slope, word in (("d_model", -0.02, "falls"), ("vocab_size", 0.01, "rises")):
-        row = table.loc[(bias, f"doubling of {axis}")]
+        row = table.xs((bias, f"doubling of {axis}")).to_dict()
         assert row["estimate"] == pytest.approx(slope, abs=1e-3) and row["it"] == word
     price = table.xs(EFFECTS["price"].words)
     assert set(price["it"]) == {"open"} and (price["seeds"] == 3).all()

@@ -1,5 +1,7 @@
 """Where a table lies between the poles, from alignments made up to lie there."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -26,7 +28,7 @@ def poles(seeds: int = 3, arms: dict[tuple[str, str], float] | None = None, **mo
 
 
 @pytest.mark.parametrize("more", [{}, {"d_model": 64, "tokens_per_weight": 1.3}])
-def test_each_arm_lies_where_it_was_put(more: dict[str, object]) -> None:
+def test_each_arm_lies_where_it_was_put(more: dict[str, Any]) -> None:
     found = positions(poles(**more))
     for (arm, _), way in _ARMS.items():
         own = found[found["arm"] == arm]

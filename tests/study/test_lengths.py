@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from tying_utils import corpora
-from tying_utils.study import lengths
+from tying_utils.study import lengths, train_lengths
 from tying_utils.study.arms import EQUAL, SECOND_START, TIED, UNTIED, scaled
 from tying_utils.study.lengths import ARMS, D64, D128, PROFILES, RATES, ROLES, TOKENS_PER_WEIGHT, Condition
 from tying_utils.training import budget, run_store, sentinels
@@ -173,18 +173,18 @@ def fingerprint(condition: Condition) -> dict[str, Any]:
 
 
 def test_runs_are_trained_in_order_once(small, trained):
-    made = list(lengths.train_next(progress=False))
+    made = list(train_lengths.train_next(progress=False))
     assert [condition for condition, _ in made] == small
     assert trained == [(seed, number) for seed in range(3) for number in range(1, 13)]
     for condition, run in made:
         assert run.config == condition.config
         assert run_store.find(condition.config, fingerprint(condition)) is not None
-    assert list(lengths.train_next(progress=False)) == [] and len(trained) == 36
+    assert list(train_lengths.train_next(progress=False)) == [] and len(trained) == 36
 
 
 def test_what_is_finished_is_passed_over(small, trained):
     training.train(small[1].config, progress=False)
-    assert [condition for condition, _ in lengths.train_next(progress=False)] == [small[0], small[2]]
+    assert [condition for condition, _ in train_lengths.train_next(progress=False)] == [small[0], small[2]]
     assert len(trained) == 36
 
 
@@ -193,9 +193,9 @@ def test_what_another_process_trains_is_passed_over(small, trained, elsewhere):
     lock.parent.mkdir(parents=True)
     held = FileLock(lock, thread_local=False)
     elsewhere.submit(held.acquire).result()
-    assert [condition for condition, _ in lengths.train_next(progress=False)] == small[1:]
+    assert [condition for condition, _ in train_lengths.train_next(progress=False)] == small[1:]
     elsewhere.submit(held.release).result()
-    assert [condition for condition, _ in lengths.train_next(progress=False)] == small[:1]
+    assert [condition for condition, _ in train_lengths.train_next(progress=False)] == small[:1]
     assert len(trained) == 36
 
 
@@ -206,11 +206,11 @@ def test_of_two_that_see_a_run_free_one_takes_it(small, trained, elsewhere, monk
     def late(config: TrainConfig, **options: Any) -> Any:
         if config == small[0].config and not others:  # before it has the run's lock, the other looks for work, too
             others.append(None)
-            others[0] = elsewhere.submit(next, lengths.train_next(progress=False)).result()[0]
+            others[0] = elsewhere.submit(next, train_lengths.train_next(progress=False)).result()[0]
         return train(config, **options)
 
     monkeypatch.setattr(training, "train", late)
-    own = [condition for condition, _ in lengths.train_next(progress=False)]
+    own = [condition for condition, _ in train_lengths.train_next(progress=False)]
     assert (own, others) == ([small[0], small[2]], [small[1]])
     assert len(trained) == 36
 
@@ -220,7 +220,7 @@ def test_two_processes_share_the_work(small, trained):
 
     def work() -> list[Condition]:
         start.wait()
-        return [condition for condition, _ in lengths.train_next(progress=False)]
+        return [condition for condition, _ in train_lengths.train_next(progress=False)]
 
     with ThreadPoolExecutor(2) as pool:
         parts = [worker.result() for worker in [pool.submit(work) for _ in range(2)]]
@@ -238,12 +238,12 @@ def test_an_interrupted_run_is_gone_on_with(small, trained, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training.Trainer, "step", stopping)
-        runs = lengths.train_next(progress=False)
+        runs = train_lengths.train_next(progress=False)
         assert next(runs)[0] == small[0]
         with pytest.raises(KeyboardInterrupt, match="step 5 is kept"):
             next(runs)
     trained.clear()
-    assert [condition for condition, _ in lengths.train_next(progress=False)] == small[1:]
+    assert [condition for condition, _ in train_lengths.train_next(progress=False)] == small[1:]
     assert trained == [(1, number) for number in range(6, 13)] + [(2, number) for number in range(1, 13)]
 
 
@@ -263,7 +263,7 @@ def test_a_text_too_short_for_the_longest_run_says_which_lengths_fit(home, tmp_p
         rf"^packages: what is installed here makes {held:,} tokens .* at {profile.weights:,} weights 0.13, 0.4, 1.3 tokens per "
     )
     with pytest.raises(ValueError, match=words):
-        next(lengths.train_next(progress=False))
+        next(train_lengths.train_next(progress=False))
     assert not (home / "data" / "runs").exists(), "nothing was trained"
 
 
@@ -277,5 +277,5 @@ def test_a_run_that_diverges_is_named_and_the_next_one_is_trained(small, trained
 
     monkeypatch.setattr(training, "train", losing)
     with pytest.warns(UserWarning, match="step 3: the loss is nan"):
-        done = [condition for condition, _ in lengths.train_next(progress=False)]
+        done = [condition for condition, _ in train_lengths.train_next(progress=False)]
     assert done == small[1:]

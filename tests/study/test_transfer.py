@@ -93,10 +93,12 @@ def test_outcomes_are_those_of_the_curves() -> None:
     rows = rows.set_index(["arm", "seed"])
     assert rows["target"].tolist() == pytest.approx((4 + rows.index.get_level_values("seed")).tolist())
     for seed in (0, 1):
-        tied = rows.loc[(TIED, seed)]
+        tied = rows.xs((TIED, seed)).to_dict()
         assert rows.loc[(UNTIED, seed), "steps"] == pytest.approx(30)
         assert list(rows.loc[("norm-match", seed), ["steps", "reached"]]) == [90, False]
-        assert list(tied[["steps", "first", "last", "forgetting"]]) == pytest.approx([45, 5 + seed, 3 + seed, 0.5 + seed])
+        assert [tied[name] for name in ("steps", "first", "last", "forgetting")] == pytest.approx(
+            [45, 5 + seed, 3 + seed, 0.5 + seed]
+        )
         assert tied["bits_per_byte"] == pytest.approx((3 + seed) / np.log(2) / 4)
 
 

@@ -37,7 +37,7 @@ _WEIGHS = Look("weighs the two gradients", BLUE, "o", "none")
 _STEPS = Look("changes the optimizer's step", ORANGE, "s", "none")
 _TABLES = Look("has other tables", PURPLE, "v", "none")
 _POLES = {TIED: replace(LOOKS[TIED], line="none"), AGAIN: replace(LOOKS[UNTIED], label="untied, another start", line="none")}
-_KINDS = dict.fromkeys(("coupled-adam", "table-rates"), _STEPS)
+_KINDS: dict[str, Look] = dict.fromkeys(("coupled-adam", "table-rates"), _STEPS)
 _KINDS |= dict.fromkeys(("projection", "spd-map", "factorised", "untie"), _TABLES)
 _NEEDS = ("remedy_losses", "remedy_alignment", "remedy_roles", "remedy_lens", "remedy_steps")
 _BIAS = {"two-role": "purity gap, target − source role (fraction)"}

@@ -71,7 +71,7 @@ class Axis(Recorded):
     """The tables of one place of the axis of length, "d64", "d128" or "two-role"; each has the column tokens_per_weight.
 
     A table is read as it is. With `fresh` it grows by the lengths and seeds all of whose arms have been trained since; what was
-    measured before stays. Nothing is trained here: `lengths.train_next` does that. Raises ValueError for an unknown place.
+    measured before stays. Nothing is trained here: `train_lengths` does that. Raises ValueError for an unknown place.
     """
 
     format = FORMAT
