@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 
 import pandas as pd
 
@@ -56,11 +57,6 @@ def verdicts(results: Results, only: Collection[str] = (*claims.HEADLINES, "outp
     rows = zip(spread(frame, ["claim", "statistic"], "corpus", judged), published, strict=True)
     header = f"Claim | Statistic | {' | '.join(frame['corpus'].unique())} | Published"
     return table(header, ((*row, words) for row, words in rows))
-
-
-def all_verdicts(results: Results) -> str:
-    """Return the same of every statistic of every claim."""
-    return verdicts(results, only=())
 
 
 def shared_start(results: Results) -> str:
@@ -179,10 +175,8 @@ def crossings(results: Results) -> str:
 def miniatures(results: Results) -> str:
     """Return the output bias of the public models' miniatures beside the published one."""
     frame = output_bias(Public(results.profile.name, only_read=True)["alignment"])
-    numbers = [
-        frame[name].map("{:.3f}".format, na_action="ignore").fillna("")
-        for name in ("corrected", "held_out", "published_corrected")
-    ]
+    columns = ("corrected", "held_out", "published_corrected")
+    numbers = [frame[name].map("{:.3f}".format, na_action="ignore").fillna("") for name in columns]
     rows = zip(frame["family"], frame["kind"], *numbers, strict=True)
     return table("Family | Fit | Miniatures, corrected | Held-out tokens | Published, corrected", rows)
 
@@ -193,7 +187,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     (
         "Every statistic",
         "*Supported*: interval on the claimed side; *refuted*: on the other; *open*: over the null.",
-        all_verdicts,
+        partial(verdicts, only=()),
     ),
     ("Shared starts", "Python source; a tied model that starts from the untied model's input table.", shared_start),
     ("Alignment and chance", "Python source; W is the table called tied.", chance),
