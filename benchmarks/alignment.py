@@ -4,7 +4,7 @@ Gaussian tables, the target half a linear image of the source, in float32; all w
 in float32 and good to 1e-4.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,25 +21,16 @@ NULL, FITS = "chance", "align on each permutation"
 def contests(quick: bool) -> list[Contest]:
     """Of a fit and of a null."""
     sizes = [(8_000, 256, 5)] if quick else [(8_000, 256, 15), (50_304, 2_048, 1)]
-    fits = [
-        Contest("alignment", "linear alignment", (ALIGN, SOLVER), fit, _size(V, d), same, n, warm=min(1, n - 1))
-        for V, d, n in sizes
-    ]
+    ways, made = (ALIGN, SOLVER), []
+    for V, d, rounds in sizes:
+        made.append(Contest("alignment", "linear alignment", ways, fit, {"V": V, "d": d}, same, rounds, min(1, rounds - 1)))
     nulls = [(4_000, 64, 20, 3)] if quick else [(8_000, 512, 100, 3), (50_304, 768, 20, 1)]
-    return fits + [
-        Contest(
-            "alignment",
-            f"null of {permutations} permutations",
-            (NULL, FITS),
-            permuted,
-            {**_size(V, d), "permutations": permutations},
-            same if V <= 8_192 else alike,
-            rounds,
-            warm=min(1, rounds - 1),
-            memory=False,
-        )
-        for V, d, permutations, rounds in nulls
-    ]
+    for V, d, permutations, rounds in nulls:
+        words, size = f"null of {permutations} permutations", {"V": V, "d": d, "permutations": permutations}
+        # Beyond 8,192 tokens `chance` draws other permutations, and tokens to score them on.
+        agree = partial(same, atol=1e-4 if V <= 8_192 else 1e-3)
+        made.append(Contest("alignment", words, (NULL, FITS), permuted, size, agree, rounds, min(1, rounds - 1), False))
+    return made
 
 
 def fit(way: str, V: int, d: int) -> Turn:
@@ -62,16 +53,10 @@ def permuted(way: str, V: int, d: int, permutations: int) -> Turn:
     return naive
 
 
-def same(values: dict[str, Any]) -> None:
-    """Equal to 1e-6, the null to 1e-4."""
+def same(values: dict[str, Any], atol: float = 1e-6) -> None:
+    """Raise AssertionError unless both values are equal to `atol`."""
     one, other = values.values()
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 if NULL in values else 1e-6)
-
-
-def alike(values: dict[str, Any]) -> None:
-    """Equal to 1e-3: beyond 8,192 tokens `chance` draws other permutations, and tokens to score them on."""
-    one, other = values.values()
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(one, other, rtol=0, atol=atol)
 
 
 @cache
@@ -92,7 +77,3 @@ def _solved(source: Tensor, target: Tensor) -> float:
     s, t = s - s.mean(0), t - t.mean(0)
     mapped = s @ np.linalg.lstsq(s, t)[0]
     return float(((mapped * t).sum(1) / np.linalg.norm(mapped, axis=1) / np.linalg.norm(t, axis=1)).mean())
-
-
-def _size(V: int, d: int) -> dict[str, Any]:
-    return {"V": V, "d": d}

@@ -41,9 +41,8 @@ def read(V: int, d: int, layers: int, *, rounds: int, shard: str = "50GB") -> li
     contest = Contest("checkpoints", what, (TABLES, WHOLE), _reading, size, lambda values: None)
     out = []
     for quantity in ("seconds", "memory", "bytes"):
-        values = {
-            way: [reading[quantity] for reading in readings[1:]] for way, readings in found.items()
-        }  # the first: page cache
+        # The first reading is left out: it fills the page cache.
+        values = {way: [reading[quantity] for reading in readings[1:]] for way, readings in found.items()}
         out += turns.against(contest, quantity, values)
     return [{**row, "device": "cpu"} for row in out]  # wherever the suite computes, files are read by the CPU
 

@@ -20,21 +20,10 @@ from benchmarks.turns import SIZES, Turn
 from tying_utils import models
 from tying_utils.measures import lens, statistics
 
-COLUMNS = {
-    "what": "is done",
-    "axis": "the size that is varied",
-    **{name: turns.COLUMNS[name] for name in SIZES},
-    "factor": "of the axis over its smallest size",
-    "quantity": "seconds or memory (peak over that of the imports)",
-    "ratio": "to the smallest size: median over rounds",
-    "low": "lower quartile",
-    "high": "upper quartile",
-    "rounds": "in each of which every size had one turn",
-    "slope": "of log cost on log size, over all sizes of the axis: mean over rounds",
-    "slope_low": "of its 95 % interval over rounds",
-    "slope_high": "of its 95 % interval over rounds",
-    **{name: turns.COLUMNS[name] for name in ("threads", "device", "torch")},
-}
+# `axis` is the size that is varied, `factor` how many times its smallest. `ratio` to the smallest size is a median over rounds
+# between its quartiles; `slope`, of log cost on log size over all sizes of the axis, a mean with its 95 % interval.
+COLUMNS = ("what", "axis", *SIZES, "factor", "quantity", "ratio", "low", "high", "rounds")
+COLUMNS += ("slope", "slope_low", "slope_high", "threads", "device", "torch")
 
 
 @dataclass(frozen=True)

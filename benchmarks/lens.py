@@ -31,16 +31,14 @@ Train = Callable[[Any, Tensor, int], Any]
 def rows(quick: bool) -> list[dict[str, Any]]:
     """The tidy rows: on a two-role model of 2 layers (`quick`), or of 4 layers on Python source."""
     if quick:
-        config = TrainConfig(
-            corpus="two-role", vocab_size=512, d_model=64, n_layers=2, steps=150, threads=torch.get_num_threads()
-        )
+        config = TrainConfig(corpus="two-role", vocab_size=512, d_model=64, n_layers=2, steps=150)
         return race(config, steps=200, rounds=1, cap=10)
-    return race(TrainConfig(threads=torch.get_num_threads()), steps=400, rounds=3, cap=8)
+    return race(TrainConfig(), steps=400, rounds=3, cap=8)
 
 
 def race(config: TrainConfig, *, steps: int, rounds: int, cap: float, first: int = 100) -> list[dict[str, Any]]:
     """Train the model, then lenses on it: ours with `steps`, the others from `first` steps up to `cap` times our seconds."""
-    model = train(config, progress=False).model(device=turns.device())
+    model = train(config.replace(threads=torch.get_num_threads()), progress=False).model(device=turns.device())
     corpus = config.load_corpus()
     tokens = torch.from_numpy(corpus.windows("train", math.ceil(60_000 / config.context), config.context))
     held_out = corpus.windows("validation", 64, config.context)

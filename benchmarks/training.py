@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -30,9 +31,9 @@ from tying_utils.training.metrics import SCALARS
 
 CONTEXT = 64
 SPLIT, ORDINARY, HOOKS = "split tie, tracked", "ordinary tied step", "published hooks"
-BLOCKS = ", compiled blocks"  # after the name of a way
 RUN, LOOP, TRAINER = "training.train", "plain PyTorch loop", "transformers.Trainer"
 EAGER, HALF, COMPILED = "float32, eager", "bfloat16 autocast", "compiled blocks"
+BLOCKS = f", {COMPILED}"  # after the name of a way
 STEP, PRODUCTS = "training step, tracked", "its operations as matrix products"
 ALL, IN_TURN = "training.train_all, a core each", "plain PyTorch loop, all cores, one by one"
 
@@ -93,8 +94,7 @@ def step(way: str, V: int, d: int, layers: int, tokens: int, context: int = CONT
 
 
 def _compile(model: Any, way: str) -> None:
-    """Compile the blocks of `model` where the name of the way says so."""
-    for block in blocks(model) if way.endswith(BLOCKS) else ():
+    for block in blocks(model) if way.endswith(COMPILED) else ():
         block.compile()
 
 
@@ -117,9 +117,7 @@ def kind(way: str, V: int, d: int, layers: int, tokens: int, context: int = CONT
     config, corpus, _ = setting(V, d, layers, tokens, context=context)
     hardware = choose_hardware(config.device, "bfloat16" if way == HALF else "float32")
     trainer = trainer_of(config, corpus, hardware)
-    if way == COMPILED:
-        for block in blocks(trainer.model):
-            block.compile()
+    _compile(trainer.model, way)
     return _counted(lambda index: float(trainer.step(index)[SCALARS.index("loss")]))
 
 
@@ -275,15 +273,8 @@ def _counted(one: Callable[[int], Any]) -> Turn:
 @contextmanager
 def _nowhere() -> Iterator[str]:
     """A home for what a run writes, gone with it; what it prints is not wanted either."""
-    before = os.environ.get("TYING_HOME")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TYING_HOME"] = folder
-        try:
-            yield folder
-        finally:
-            del os.environ["TYING_HOME"]
-            if before is not None:
-                os.environ["TYING_HOME"] = before
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, TYING_HOME=folder):
+        yield folder
 
 
 def _ours(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:

@@ -19,27 +19,11 @@ import numpy as np
 import torch
 
 Turn = Callable[[], Any]
-COLUMNS = {
-    "part": "of the suite, as --only takes it",
-    "what": "is done by both ways",
-    "quantity": "seconds, memory (peak over that of the imports) or bytes (read from disk)",
-    "ours": "our way",
-    "other": "the way beside it",
-    "ratio": "ours / other: median over rounds of the ratios pair by pair",
-    "low": "lower quartile of those ratios",
-    "high": "upper quartile",
-    "rounds": "in each of which every way had one turn",
-    "V": "tokens of the vocabulary",
-    "d": "width of the tables",
-    "layers": "of the model; empty where there is none",
-    "tokens": "a turn computes on; empty where the tables are all there is",
-    "threads": "of the CPU",
-    "device": "cpu, or the GPU's name",
-    "torch": "version",
-    "ours_value": "median of ours, in seconds or bytes: for orientation, of this machine on that day",
-    "note": "what the reader has to know of this row",
-}
-SIZES = ("V", "d", "layers", "tokens")
+SIZES = ("V", "d", "layers", "tokens")  # of the vocabulary, the tables' width, the model, a turn; empty where there is none
+# `quantity` is seconds, memory (peak over that of the imports) or bytes (read from disk). `ratio` is ours / other: the median
+# over rounds of the ratios pair by pair, between the quartiles `low` and `high`; `ours_value` a median in seconds or bytes.
+COLUMNS = ("part", "what", "quantity", "ours", "other", "ratio", "low", "high", "rounds", *SIZES)
+COLUMNS += ("threads", "device", "torch", "ours_value", "note")
 
 
 @dataclass(frozen=True)
@@ -130,9 +114,8 @@ def device() -> str:
 def alone(task: Callable[..., Any], *arguments: Any) -> Any:
     """What `task(*arguments)` returns in a process of its own, with as many threads as here; its errors are raised here."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_answered, args=(theirs, torch.get_num_threads(), task, arguments)
-    )
+    told = theirs, torch.get_num_threads(), task, arguments
+    process = multiprocessing.get_context("spawn").Process(target=_answered, args=told)
     process.start()
     theirs.close()
     try:

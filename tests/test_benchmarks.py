@@ -1,6 +1,7 @@
 """The benchmarks at toy sizes: every way gives the same values, every table has its columns, nothing unequal is timed."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from functools import partial
@@ -51,11 +52,8 @@ def test_the_published_hooks_recompute_the_gradient_of_the_output_path():
 
 
 def test_full_sizes_are_those_of_the_paper():
-    sizes = {
-        (contest.part, contest.size["V"], contest.size["d"])
-        for m in (training, alignment, neighbors)
-        for contest in m.contests(False)
-    }
+    full = [contest for module in (training, alignment, neighbors) for contest in module.contests(False)]
+    sizes = {(contest.part, contest.size["V"], contest.size["d"]) for contest in full}
     assert {("step", 50_304, 128), ("alignment", 50_304, 2_048), ("neighbors", 50_304, 2_048)} <= sizes
 
 
@@ -156,20 +154,11 @@ def tables(slopes: float = 1.0) -> tuple[pd.DataFrame, pd.DataFrame]:
     ratios += turns.against(contest, "memory", {"align": [1], "lstsq": [2]})
     row: dict[str, Any] = {"what": "tuned lens", "axis": "V", **TOY, "quantity": "seconds", "rounds": 3, **turns.machine()}
     row |= {"slope": slopes, "slope_low": slopes - 0.1, "slope_high": slopes + 0.1}
-    grown = [
-        {
-            **row,
-            "axis": axis,
-            "quantity": quantity,
-            "factor": f,
-            "ratio": f**slopes,
-            "low": f**slopes * 0.9,
-            "high": f**slopes * 1.1,
-        }
-        for axis in turns.SIZES
-        for quantity in ("seconds", "memory")
-        for f in (1, 2, 4)
-    ]
+    grown = []
+    for axis, quantity, factor in itertools.product(turns.SIZES, ("seconds", "memory"), (1, 2, 4)):
+        ratio = factor**slopes
+        own = {"axis": axis, "quantity": quantity, "factor": factor}
+        grown.append({**row, **own, "ratio": ratio, "low": ratio * 0.9, "high": ratio * 1.1})
     return pd.DataFrame(ratios, columns=list(turns.COLUMNS)), pd.DataFrame(grown, columns=list(growth.COLUMNS))
 
 
@@ -188,10 +177,8 @@ def test_tables_are_kept_replaced_by_part_and_shown(home: Path, monkeypatch: pyt
     assert set(store.manifest["tables"]["ratios"]["parts"]) == {"alignment on cpu", "lens on cpu", "alignment on a GPU"}  # type: ignore[index]
     assert len(pd.read_csv(store.folder / "growth.csv")) == len(grown)
     block = costs.benchmarks()
-    assert (
-        "| V 320, d 16, layers 1, tokens 128 | align / lstsq | 0.500 (0.375 to 0.625) | 0.500 |  | 3 | cpu, 1 threads |"
-        in block
-    )
+    size, ways = "V 320, d 16, layers 1, tokens 128", "align / lstsq"
+    assert f"| {size} | {ways} | 0.500 (0.375 to 0.625) | 0.500 |  | 3 | cpu, 1 threads |" in block
     assert "| tuned lens | seconds | cpu | 1.00 (0.90 to 1.10) |" in block
     pdf, png = pictures.render()
     assert pdf.is_file() and figures.source(png) == {"benchmarks/growth": store.checksums["benchmarks/growth"]}

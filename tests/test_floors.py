@@ -27,32 +27,11 @@ SURFACE = {
     "study": ("Study", "Results"),
     "claims": ("verdicts",),
 }
-MEASURES = [
-    "alignment",
-    "neighbors",
-    "spectral",
-    "drift",
-    "frequency",
-    "gradients",
-    "lens",
-    "residual",
-    "statistics",
-    "perplexity",
-    "integrity",
-]
-HEAVY = ("transformers", "tuned_lens", "transformer_lens", "datasets", "tokenizers")
-ABOVE = tuple(
-    f"tying_utils.{name}"
-    for name in (
-        "training.trainer",
-        "training.run_store",
-        "study.tabulate",
-        "study.trained",
-        "study.transfer",
-        "study.miniatures",
-        "explorer.live",
-    )
-)
+MEASURES = ("alignment", "neighbors", "spectral", "drift", "frequency", "gradients", "lens", "residual", "statistics")
+MEASURES += ("perplexity", "integrity")
+HEAVY = {"transformers", "tuned_lens", "transformer_lens", "datasets", "tokenizers"}
+ABOVE = {"training.trainer", "training.run_store", "explorer.live"}
+ABOVE |= {f"study.{name}" for name in ("tabulate", "trained", "transfer", "miniatures")}
 
 
 def loaded(code: str) -> set[str]:
@@ -62,19 +41,19 @@ def loaded(code: str) -> set[str]:
     return set(out.splitlines()[-1].split()[1:])
 
 
-def test_reading_and_judging_committed_tables_loads_no_trainer_and_no_model_library():
-    code = "from tying_utils import claims, study; claims.verdicts(study.Results('laptop', only_read=True))"
-    assert not loaded(code) & {*HEAVY, *ABOVE}
+JUDGING = "from tying_utils import claims, study; claims.verdicts(study.Results('laptop', only_read=True))"
+DRAWING = """
+from tying_utils.experiments import figures, places, remedies
+from tying_utils.explorer import panels
+from tying_utils.pages import report
+from tying_utils.study import Study, sweep
+figures.draw('01_alignment', Study('laptop', only_read=True))
+"""
 
 
-def test_drawing_committed_tables_loads_none_either():
-    code = (
-        "from tying_utils.experiments import figures, places, remedies\n"
-        "from tying_utils.explorer import panels\nfrom tying_utils.pages import report\nfrom tying_utils.study import sweep\n"
-        "from tying_utils.study import Study\n"
-        "figures.draw('01_alignment', Study('laptop', only_read=True))"
-    )
-    assert not loaded(code) & {*HEAVY, *ABOVE}
+@pytest.mark.parametrize("code", [JUDGING, DRAWING], ids=["judging", "drawing"])
+def test_what_reads_committed_tables_loads_no_trainer_and_no_model_library(code):
+    assert not loaded(code) & (HEAVY | {f"tying_utils.{name}" for name in ABOVE})
 
 
 def test_the_ground_loads_no_torch():
@@ -85,15 +64,8 @@ def test_training_measuring_and_evaluating_load_what_they_need_when_they_need_it
     code = "import tying_utils.training, tying_utils.measures.lens, tying_utils.measures.residual\n"
     found = loaded(f"{code}import tying_utils.checkpoints, tying_utils.experiments.downstream")
     assert "tying_utils.measures.lens" in found
-    assert not found & {
-        "transformers",
-        "huggingface_hub",
-        "tuned_lens",
-        "transformer_lens",
-        "lm_eval",
-        "evaluate",
-        "matplotlib",
-    }
+    heavy = {"transformers", "huggingface_hub", "tuned_lens", "transformer_lens", "lm_eval", "evaluate", "matplotlib"}
+    assert not found & heavy
 
 
 def imported(module: Path) -> set[Path]:
@@ -105,10 +77,8 @@ def imported(module: Path) -> set[Path]:
             above = ".".join(("tying_utils", *module.parent.relative_to(PACKAGE).parts)) if node.level else ""
             source = ".".join(filter(None, (above, node.module)))
             names = [source, *(f"{source}.{alias.name}" for alias in node.names)]
-        places = [
-            PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if name.startswith("tying_utils.")
-        ]
-        found |= {place for place in places if place.is_file()}
+        ours = [name.split(".")[1:] for name in names if name.startswith("tying_utils.")]
+        found |= {place for parts in ours if (place := PACKAGE.joinpath(*parts).with_suffix(".py")).is_file()}
     return found
 
 

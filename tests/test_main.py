@@ -23,24 +23,37 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-@pytest.mark.parametrize(
-    ("config", "named"),
-    [
-        ('{"steps": 0}', "steps"),
-        ('{"steps": "many"}', "steps"),
-        ('{"stepz": 3}', "stepz"),
-        ('{"arch": "mamba"}', "arch"),
-        ('{"beta1": "0.9"}', "beta1"),
-        ('{"corpus": "text", "path": "no such folder"}', "path"),
-        ("{", "--config"),
-        ("5", "--config"),
-        ("[]", "--config"),
-        ("null", "--config"),
-        ('["steps"]', "--config"),
-    ],
-)
-def test_a_bad_configuration_ends_with_2_and_words(home, monkeypatch, capsys, config, named):
-    assert run(monkeypatch, "train", "--config", config) == 2
+CONFIGURATIONS = [
+    ('{"steps": 0}', "steps"),
+    ('{"steps": "many"}', "steps"),
+    ('{"stepz": 3}', "stepz"),
+    ('{"arch": "mamba"}', "arch"),
+    ('{"beta1": "0.9"}', "beta1"),
+    ('{"corpus": "text", "path": "no such folder"}', "path"),
+    *((text, "--config") for text in ("{", "5", "[]", "null", '["steps"]')),
+]
+SHARDS = ("", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1.5/4", "1 / 4", "²/4")
+NO_SHARD = "tying-utils: --shard: I/N with I from 1 to N is needed, as 3/16, got"
+BAD = [
+    *((("train", "--config", config), named) for config, named in CONFIGURATIONS),
+    (("train", "--profile", "huge"), "tying-utils: PROFILE: 'huge'"),
+    (("train", "--profile", "smoke", "--arm", "united"), "tying-utils: arm: 'united'"),
+    (("train", "--profile", "smoke", "--seed", "-1"), "tying-utils: init_seed: "),
+    (("train", "--arm", "tied"), "tying-utils: --arm and --seed: "),
+    (("train", "--seed", "0"), "tying-utils: --arm and --seed: "),
+    (("evaluate", "--model", "tied"), "--model: NAME=SOURCE is needed, each name once, got 'tied'"),
+    (("evaluate", "--model", "=folder"), "--model: NAME=SOURCE is needed"),
+    (("evaluate", "--model", "a=x", "--model", "a=y"), "each name once, got 'a=y'"),
+    (("evaluate", "--model", "a=x", "--limit", "0"), "limit: "),
+    (("evaluate", "--model", "a=x", "--include", "no such folder"), "include_path: "),
+    *((("sweep", "--profile", "smoke", f"--shard={shard}"), f"{NO_SHARD} {shard!r}") for shard in SHARDS),
+    (("sweep", "--profile", "smoke", "--shard", "1/2", "--fresh"), "tying-utils: --fresh: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD)
+def test_bad_input_ends_with_2_and_words(home, monkeypatch, capsys, arguments, named):
+    assert run(monkeypatch, *arguments) == 2
     out, err = capsys.readouterr()
     assert err.startswith("tying-utils: ") and named in err
     assert "Traceback" not in err and not out
@@ -73,40 +86,19 @@ def test_train_takes_several_configurations(home, tiny, monkeypatch, capsys):
     assert ["olmo-tied-" in folders[0], "olmo-untied-" in folders[1], len(folders)] == [True, True, 2]
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (("--model", "tied"), "--model: NAME=SOURCE is needed, each name once, got 'tied'"),
-        (("--model", "=folder"), "--model: NAME=SOURCE is needed"),
-        (("--model", "a=x", "--model", "a=y"), "each name once, got 'a=y'"),
-        (("--model", "a=x", "--limit", "0"), "limit: "),
-        (("--model", "a=x", "--include", "no such folder"), "include_path: "),
-    ],
-)
-def test_a_bad_evaluation_ends_with_2_and_words(home, monkeypatch, capsys, options, named):
-    assert run(monkeypatch, "evaluate", *options) == 2
-    out, err = capsys.readouterr()
-    assert err.startswith("tying-utils: ") and named in err and not out
-
-
 def test_evaluate_prints_scores_and_paired_differences(home, tmp_path, monkeypatch, capsys):
     asked = []
 
     def evaluate(*arguments, **options):
         asked.append((*arguments, options))
-        rows = [
-            (name, "piqa", "piqa", "acc", i, str(i), right, 1.0)
-            for name, answers in (("tied", (1, 0, 1)), ("untied", (1, 1, 1)))
-            for i, right in enumerate(answers)
-        ]
+        answers = [("tied", 0, 1), ("tied", 1, 0), ("tied", 2, 1), ("untied", 0, 1), ("untied", 1, 1), ("untied", 2, 1)]
+        rows = [(name, "piqa", "piqa", "acc", i, str(i), right, 1.0) for name, i, right in answers]
         return pd.DataFrame(rows, columns=list(downstream.COLUMNS))
 
     monkeypatch.setattr(downstream, "evaluate", evaluate)
     models = ("--model", "tied=some/folder", "--model", "untied=org/model@step=7")
-    assert (
-        run(monkeypatch, "evaluate", *models, "--tasks", "piqa,boolq", "--limit", "3", "--out", str(tmp_path / "a" / "b.csv"))
-        == 0
-    )
+    options = ("--tasks", "piqa,boolq", "--limit", "3", "--out", str(tmp_path / "a" / "b.csv"))
+    assert run(monkeypatch, "evaluate", *models, *options) == 0
     sources = {"tied": "some/folder", "untied": "org/model@step=7"}
     assert asked == [(sources, ["piqa", "boolq"], {"limit": 3, "include_path": None})]
     out = capsys.readouterr().out
@@ -116,17 +108,6 @@ def test_evaluate_prints_scores_and_paired_differences(home, tmp_path, monkeypat
 
     assert run(monkeypatch, "evaluate", "--model", "tied=some/folder") == 0
     assert asked[-1] == ({"tied": "some/folder"}, list(downstream.TABLE_7.values()), {"limit": None, "include_path": None})
-
-
-@pytest.mark.parametrize("shard", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1.5/4", "1 / 4", "²/4"])
-def test_a_bad_shard_is_named(home, monkeypatch, capsys, shard):
-    assert run(monkeypatch, "sweep", "--profile", "smoke", f"--shard={shard}") == 2
-    assert f"tying-utils: --shard: I/N with I from 1 to N is needed, as 3/16, got {shard!r}" in capsys.readouterr().err
-
-
-def test_a_shard_measures_nothing_afresh(home, monkeypatch, capsys):
-    assert run(monkeypatch, "sweep", "--profile", "smoke", "--shard", "1/2", "--fresh") == 2
-    assert "tying-utils: --fresh: " in capsys.readouterr().err
 
 
 def test_train_starts_from_an_arm_of_a_profile(home, monkeypatch):
@@ -142,22 +123,6 @@ def test_train_starts_from_an_arm_of_a_profile(home, monkeypatch):
         assert asked.pop() == expected
     assert run(monkeypatch, "train", "--profile", "paper", "--arm", "tied") == 0
     assert asked.pop() == profiles.get("paper").config("tied", 0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (("--profile", "huge"), "PROFILE: 'huge'"),
-        (("--profile", "smoke", "--arm", "united"), "arm: 'united'"),
-        (("--profile", "smoke", "--seed", "-1"), "init_seed: "),
-        (("--arm", "tied"), "--arm and --seed: "),
-        (("--seed", "0"), "--arm and --seed: "),
-    ],
-)
-def test_an_arm_that_is_none_is_named(home, monkeypatch, capsys, arguments, named):
-    assert run(monkeypatch, "train", *arguments) == 2
-    out, err = capsys.readouterr()
-    assert err.startswith(f"tying-utils: {named}") and not out
 
 
 def test_lengths_prints_a_line_a_run(home, tiny, monkeypatch, capsys):

@@ -16,6 +16,7 @@ import tying_utils
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 MODULES = sorted((ROOT / "tying_utils").rglob("*.py"))
 REQUIREMENTS = [Requirement(line) for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
 
@@ -28,30 +29,20 @@ def test_version_is_the_projects():
 def test_public_functions_have_docstrings(module):
     tree = ast.parse(module.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), "the module itself"
-    public = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    missing = [
-        node.name
-        for node in tree.body
-        if isinstance(node, public) and not node.name.startswith("_") and not ast.get_docstring(node)
-    ]
-    assert missing == []
+    public = [node for node in tree.body if isinstance(node, FUNCTIONS | ast.ClassDef) and not node.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_docstrings_of_functions_begin_with_a_verb(module):
     words = "The A An What How Whether Of Where Which Every Each All Both Table Tables Figure Figures"
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, functions)]
+    nodes = [node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, FUNCTIONS)]
     first = {f"{node.lineno} {node.name}": (ast.get_docstring(node) or "Return").split()[0] for node in nodes}
     assert {name: word for name, word in first.items() if word.strip(",.:") in words.split() or word.startswith("`")} == {}
 
 
 def test_measures_know_neither_training_nor_files():
-    allowed = {
-        "tying_utils.base.checks",
-        "tying_utils.measures",
-        "tying_utils.models",
-    }
+    allowed = {"tying_utils.base.checks", "tying_utils.measures", "tying_utils.models"}
     for module in (ROOT / "tying_utils" / "measures").glob("*.py"):
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -79,10 +70,8 @@ def test_environment_has_python_from_conda_and_the_project_through_pip():
     assert environment["name"] == PROJECT["name"]
     assert environment["channels"] == ["conda-forge"]
     conda = [Requirement(entry) for entry in environment["dependencies"] if isinstance(entry, str)]
-    assert {requirement.name: requirement.specifier for requirement in conda} == {
-        "python": SpecifierSet(PROJECT["requires-python"]),
-        "pip": SpecifierSet(),
-    }
+    expected = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
+    assert {requirement.name: requirement.specifier for requirement in conda} == expected
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert [entry for entry in pip if entry.startswith("-e")] in (["-e ."], ["-e .[dev]"])
 
@@ -96,7 +85,6 @@ def test_constraints_pin_every_dependency_within_its_bounds():
         assert canonicalize_name(requirement.name) not in pinned, requirement
         pinned[canonicalize_name(requirement.name)] = clause.version
     for requirement in REQUIREMENTS:
-        assert canonicalize_name(requirement.name) in pinned, requirement
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)], prereleases=True), requirement
 
 

@@ -45,9 +45,8 @@ def test_the_recipe_runs_as_it_stands(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), save_strategy="no", **options)
     names: dict[str, Any] = {"model": model, "batches": batches, "args": args, "data": rows}
     before = models.tables(model).table.clone()
-    loop, callback = re.findall(
-        r"^```python\n(.*?)^```", section("README.md", "In a model of your own"), re.DOTALL | re.MULTILINE
-    )
+    recipe = section("README.md", "In a model of your own")
+    loop, callback = re.findall(r"^```python\n(.*?)^```", recipe, re.DOTALL | re.MULTILINE)
     assert len([line for line in loop.splitlines() if line.strip()]) <= 20
 
     exec(loop, names)

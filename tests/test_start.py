@@ -83,8 +83,7 @@ def test_the_optimizer_starts_anew(home: Path, tuned: Callable[..., TrainConfig]
 def test_a_missing_start_is_trained_first_and_once(
     home: Path, tuned: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[TrainConfig] = []
-    run_of = training.Trainer.run
+    trained, run_of = [], training.Trainer.run
 
     def counting(trainer: Any, *arguments: Any) -> Run | None:
         trained.append(trainer.config)
@@ -101,8 +100,7 @@ def test_a_missing_start_is_trained_first_and_once(
 def test_side_by_side_they_are_the_runs_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: Callable[..., TrainConfig]
 ) -> None:
-    configs = [tuned(), tuned("untied")]
-    records = []
+    configs, records = [tuned(), tuned("untied")], []
     for workers in (1, 2):
         monkeypatch.setenv("TYING_HOME", str(tmp_path / str(workers)))
         records.append([run.record["files"] for run in train_all(configs, progress=False, workers=workers)])

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +15,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, or 2 with what was wrong on stderr; 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="tying-utils", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("train", help="train configurations, or load those that are finished")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=words)
+        made.set_defaults(run=run)
+        return made
+
+    train = command("train", _train, "train configurations, or load those that are finished")
     words = "a JSON object with the fields of TrainConfig that differ from their defaults; may be given several times"
     train.add_argument("--config", action="append", help=words)
     train.add_argument("--profile", help="start from an arm of this profile; --config changes fields of it")
     train.add_argument("--arm", help="of the profile, as tied (default) or untied")
     train.add_argument("--seed", type=int, help="of the profile's arm (default: the profile's first)")
     train.add_argument("--lines", action="store_true", help="print lines 'step N loss L' in place of a progress bar")
-    train.set_defaults(run=_train)
-    plan = commands.add_parser("plan", help="say what training would take here: time (from a short probe), memory and disk")
+    plan = command("plan", _plan, "say what training would take here: time (from a short probe), memory and disk")
     plan.add_argument("--config", action="append", help=words)
     plan.add_argument("--profile", help="in place of configurations: all runs of a profile that are missing")
     plan.add_argument("--corpus", help="one of the profile's (default: each of them)")
-    plan.set_defaults(run=_plan)
-    prepare = commands.add_parser("prepare", help="stream a text of any size into token files, for the corpus 'shards'")
+    prepare = command("prepare", _prepare, "stream a text of any size into token files, for the corpus 'shards'")
     prepare.add_argument("--out", required=True, metavar="FOLDER", help="for corpus 'shards' with this path")
     words = (
         "a file or pattern of files (.json, .jsonl, .txt, .parquet, also .gz), a URL, the id of a dataset on the hub or @FILE, "
@@ -45,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare.add_argument("--shard-tokens", type=_count, default=100_000_000, metavar="N", help="a file (default: 100_000_000)")
     words = "of the first documents, held out (default: 10_000_000)"
     prepare.add_argument("--validation-tokens", type=_count, default=10_000_000, metavar="N", help=words)
-    prepare.set_defaults(run=_prepare)
-    sweep = commands.add_parser("sweep", help="cross the input scales with the output scales: the tables behind the sliders")
+    sweep = command("sweep", _sweep, "cross the input scales with the output scales: the tables behind the sliders")
     sweep.add_argument("--profile", default="laptop", help="laptop (default) or another that has a sweep")
     sweep.add_argument("--corpus", help="python or two-role (default: each that has a sweep)")
     sweep.add_argument("--fresh", action="store_true", help="measure again from the runs, even where a table is there")
@@ -55,23 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "then once without --shard, which measures (and trains what a share has left)"
     )
     sweep.add_argument("--shard", metavar="I/N", help=words)
-    sweep.set_defaults(run=_sweep)
     words = "train what is missing of laptop's axis of training length, for days: start it once for each core; it resumes"
-    longer = commands.add_parser("lengths", help=words)
+    longer = command("lengths", _lengths, words)
     words = "train nothing: measure every length and seed all of whose arms are finished, into data/results/lengths"
     longer.add_argument("--measure", action="store_true", help=words)
-    longer.set_defaults(run=_lengths)
     words = "check a card: is everything right on it, how fast is it, and what do the claims say there"
-    gpu = commands.add_parser("gpu", help=words)
+    gpu = command("gpu", _gpu, words)
     gpu.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: 8)")
     gpu.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the command itself at a small size")
-    gpu.add_argument(
-        "--out", type=Path, default=Path("gpu-check"), metavar="FOLDER", help="for what is found: empty or not there"
-    )
+    words = "for what is found: empty or not there"
+    gpu.add_argument("--out", type=Path, default=Path("gpu-check"), metavar="FOLDER", help=words)
     words = "turn such a folder into data/results/gpu and rows of the benchmarks' table, in place of a check"
     gpu.add_argument("--read", type=Path, metavar="FOLDER", help=words)
-    gpu.set_defaults(run=_gpu)
-    evaluate = commands.add_parser("evaluate", help="let runs and checkpoints answer downstream tasks; needs the extra `eval`")
+    evaluate = command("evaluate", _evaluate, "let runs and checkpoints answer downstream tasks; needs the extra `eval`")
     words = (
         "a name, and the folder of a run or checkpoint or a hub id (another revision: ID@REVISION); may be given several times"
     )
@@ -80,20 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--include", metavar="FOLDER", help="with more tasks, as lm-eval's YAML files")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N documents of each task")
     evaluate.add_argument("--out", metavar="FILE", help="a CSV file for the scores, a row a model, task and metric")
-    evaluate.set_defaults(run=_evaluate)
-    for name, run, words in (
-        ("reproduce", _reproduce, "run every notebook top to bottom on a profile and draw its figures"),
-        ("figures", _figures, "draw a profile's figures from its tables"),
-    ):
-        command = commands.add_parser(name, help=words)
-        command.add_argument("--profile", default="quick", help="quick (default) or laptop")
-        command.set_defaults(run=run)
-    site = commands.add_parser("site", help="run the notebooks on a profile and render them, with all verdicts, to build/site")
+    reproduce = command("reproduce", _reproduce, "run every notebook top to bottom on a profile and draw its figures")
+    figures = command("figures", _figures, "draw a profile's figures from its tables")
+    for drawing in (reproduce, figures):
+        drawing.add_argument("--profile", default="quick", help="quick (default) or laptop")
+    site = command("site", _site, "run the notebooks on a profile and render them, with all verdicts, to build/site")
     site.add_argument("--profile", default="laptop", help="laptop (default): its committed tables are read, nothing is trained")
-    site.set_defaults(run=_site)
-    badges = commands.add_parser("badges", help="write the repository's address into pyproject.toml, badges and setup cells")
+    badges = command("badges", _badges, "write the repository's address into pyproject.toml, badges and setup cells")
     badges.add_argument("--repo", required=True, help="owner/name on GitHub")
-    badges.set_defaults(run=_badges)
     options = parser.parse_args(arguments)
     try:
         return options.run(options) or 0
@@ -140,18 +133,21 @@ def _config(text: str, base: dict[str, Any] | None = None) -> "TrainConfig":
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from tying_utils.study import profiles
     from tying_utils.study.plan import plan, plan_profile
 
     if (options.config and options.profile) or (options.corpus and not options.profile):
         raise ValueError("--profile: either it or --config is needed, and --corpus goes with --profile alone")
-    if options.profile:
-        profiles.get(options.profile, options.corpus)
-        corpora = [options.corpus] if options.corpus else list(profiles.PROFILES[options.profile])
-        for corpus in corpora:
-            print(plan_profile(options.profile, corpus), flush=True)
+    for corpus in _corpora(options) if options.profile else []:
+        print(plan_profile(options.profile, corpus), flush=True)
     for text in [] if options.profile else options.config or ["{}"]:
         print(plan(_config(text)), flush=True)
+
+
+def _corpora(options: argparse.Namespace) -> list[str]:
+    from tying_utils.study import profiles
+
+    profiles.get(options.profile, options.corpus)
+    return [options.corpus] if options.corpus else list(profiles.PROFILES[options.profile])
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -171,14 +167,12 @@ def _count(text: str) -> Any:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from tying_utils.study import profiles
     from tying_utils.study.study import SWEEP, Shard, Study
 
     shard = Shard.parse(options.shard) if options.shard is not None else None
     if shard and options.fresh:
         raise ValueError("--fresh: with --shard nothing is measured; give it to the call that measures")
-    profiles.get(options.profile, options.corpus)
-    corpora = [options.corpus] if options.corpus else list(profiles.PROFILES[options.profile])
+    corpora = _corpora(options)
     studies = [Study(options.profile, corpus, fresh=options.fresh) for corpus in corpora]
     having = [study for study in studies if study.profile.sweep]
     if not having:

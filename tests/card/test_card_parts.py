@@ -1,6 +1,5 @@
 """The parts of a check, each on its own: a wrong device is found out, sizes fit the card, the time and the text."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +28,7 @@ def small_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**9, 16 * 10**9))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 10**9)
-    of_card = SimpleNamespace(dtype=torch.bfloat16)
-    monkeypatch.setattr(steps, "choose_hardware", lambda *_: of_card)
+    monkeypatch.setattr(steps, "choose_hardware", lambda *_: SimpleNamespace(dtype=torch.bfloat16))
     return Setting(torch.device("cuda"), tmp_path, smoke=False)
 
 
@@ -49,15 +47,13 @@ def test_a_device_that_computes_something_else_is_found_out(here, monkeypatch):
     assert wrong["difference"] == pytest.approx(0.01, rel=0.01) and wrong["difference"] > wrong["tolerance"]
 
 
-@pytest.mark.parametrize(
-    ("check", "broken"),
-    [
-        (lambda here: correct.aligned(here, "orthogonal"), "align"),
-        (lambda here: correct.by_chance(here, "linear"), "chance"),
-    ],
-)
-def test_a_measure_that_differs_on_the_device_is_found_out(here, monkeypatch, check: Callable[[Setting], Any], broken: str):
-    assert check(here)["difference"] <= check(here)["tolerance"]
+@pytest.mark.parametrize(("task", "broken"), [("orthogonal alignment", "align"), ("linear chance", "chance")])
+def test_a_measure_that_differs_on_the_device_is_found_out(here, monkeypatch, task: str, broken: str):
+    def check() -> Any:
+        return next(each for each in correct.tasks(here) if each.name == task).run()
+
+    right = check()
+    assert right["difference"] <= right["tolerance"]
     exact = getattr(correct.alignment, broken)
 
     def shifted(source: torch.Tensor, *arguments: Any, **options: Any) -> Any:
@@ -66,7 +62,8 @@ def test_a_measure_that_differs_on_the_device_is_found_out(here, monkeypatch, ch
         return found + 0.01 * own if broken == "align" else SimpleNamespace(mean=found.mean + 0.01 * own)
 
     monkeypatch.setattr(correct.alignment, broken, shifted)
-    assert check(here)["difference"] == pytest.approx(0.01, rel=1e-3) and check(here)["difference"] > check(here)["tolerance"]
+    wrong = check()
+    assert wrong["difference"] == pytest.approx(0.01, rel=1e-3) and wrong["difference"] > wrong["tolerance"]
 
 
 @pytest.mark.parametrize("rule", correct._RULES, ids=lambda rule: rule.name)
@@ -81,22 +78,21 @@ def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_was_not(here, mo
 
 
 def test_a_run_that_is_out_of_time_leaves_no_process_behind(here, monkeypatch, home):
-    started, whole = [], correct.training.train
+    started, begin = [], correct.subprocess.Popen
 
-    class Child(correct.subprocess.Popen):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            started.append(self)
+    def child(*arguments: Any, **options: Any) -> Any:
+        started.append(begin(*arguments, **options))
+        return started[0]
 
     def stop(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(correct.subprocess, "Popen", Child)
+    monkeypatch.setattr(correct.subprocess, "Popen", child)
     monkeypatch.setattr(correct, "small_run", lambda setting, **_: small(setting, steps=4, checkpoint_every=4))
     monkeypatch.setattr(correct.time, "sleep", stop)
     with pytest.raises(KeyboardInterrupt):
         correct.resumed(here)
-    assert whole is correct.training.train and [child.returncode for child in started] == [-9]
+    assert [child.returncode for child in started] == [-9]
 
 
 def test_one_process_is_joined_in_a_folder_of_any_name(tmp_path):
@@ -135,7 +131,6 @@ def test_a_driver_that_does_not_answer_is_unknown(monkeypatch):
     def late(*_: Any, **options: Any) -> None:
         raise facts.subprocess.TimeoutExpired("nvidia-smi", options["timeout"])
 
-    monkeypatch.setattr(facts.shutil, "which", lambda name: name)
     monkeypatch.setattr(facts.subprocess, "run", late)
     assert facts._driver() == "unknown"
 
@@ -156,7 +151,7 @@ def test_rates_are_of_finite_time(here):
 
 
 def test_what_a_card_has_no_room_for_is_left_out_with_what_would_fit(small_card):
-    (contest,) = [each for each in fast.contests(small_card) if each.what == "tied training step"][:1]
+    contest = next(each for each in fast.contests(small_card) if each.what == "tied training step")
     with pytest.raises(LeftOut, match=r"GB of the card's memory are needed, 2\.0 are free; a step of 4,096 tokens"):
         fast.held(small_card, contest)
     with pytest.raises(LeftOut, match=r"4\.1 GB .* V = 12,576 would"):

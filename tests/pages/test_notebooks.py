@@ -4,6 +4,7 @@ The others read the committed tables, as a reader does first.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -91,15 +92,11 @@ def test_figures_and_the_slider_are_shown(executed: tuple[Path, Path]) -> None:
         shown = [out for out in outputs if "image/png" in out.get("data", {})]
         published = sum("figures.publish" in cell.source for cell in cells(book, "code"))
         assert len(shown) >= published > 0, book.name
-    widgets = [
-        out
-        for cell in cells(executed[1] / "07_scale_explorer.ipynb", "code")
-        for out in cell.outputs
-        if "application/vnd.jupyter.widget-view+json" in out.get("data", {})
-        and "explore(" in cell.source
-        and "%|" not in out["data"]["text/plain"]  # no progress bar: where the sweep is missing, the cell trains it first
-    ]
-    assert len(widgets) == 1
+    code = cells(executed[1] / "07_scale_explorer.ipynb", "code")
+    outputs = [out.get("data", {}) for cell in code if "explore(" in cell.source for out in cell.outputs]
+    widgets = [data for data in outputs if "application/vnd.jupyter.widget-view+json" in data]
+    # No progress bar: where the sweep is missing, the cell trains it first.
+    assert len([data for data in widgets if "%|" not in data["text/plain"]]) == 1
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
@@ -119,8 +116,6 @@ def test_form(book: Path) -> None:
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
 def test_every_figure_and_notebook_it_points_to_is_there(book: Path) -> None:
-    import re
-
     text = "\n".join(cell.source for cell in cells(book, "markdown"))
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     missing = [target for target in targets if not (book.parent / target).exists()]
@@ -130,8 +125,7 @@ def test_every_figure_and_notebook_it_points_to_is_there(book: Path) -> None:
 
 
 def test_no_setup_differs_between_notebooks() -> None:
-    setups = {cells(book, "code")[0].source.split("\n\n")[0] + cells(book, "code")[0].source.split("\n\n")[1] for book in BOOKS}
-    assert len(setups) == 1
+    assert len({tuple(cells(book, "code")[0].source.split("\n\n")[:2]) for book in BOOKS}) == 1
 
 
 def test_a_parameter_that_is_not_there_is_refused(tmp_path: Path) -> None:

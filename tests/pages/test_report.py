@@ -21,9 +21,10 @@ def laptop(monkeypatch: pytest.MonkeyPatch) -> Results:
     return Results("laptop", only_read=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "blocks"), [("README.md", ["conditions", "verdicts"]), ("benchmarks/README.md", ["benchmarks", "card"])]
-)
+BLOCKS = {"README.md": ["conditions", "verdicts"], "benchmarks/README.md": ["benchmarks", "card"]}
+
+
+@pytest.mark.parametrize(("name", "blocks"), BLOCKS.items())
 def test_documents_hold_the_numbers_of_the_committed_tables(name: str, blocks: list[str], laptop: Results) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert re.findall(r"<!-- begin ([\w-]+):", text) == blocks

@@ -68,7 +68,7 @@ class Text:
 
 def tasks(setting: Setting, plan: Plan, text: Text) -> Iterator[Task]:
     """Yield what the text is, the size that fits, then a run with its tables at a time."""
-    state: dict[str, Any] = {"tables": {}, "between": {}, "seconds": 0.0}
+    state: dict[str, Any] = {"untied": {}, "seconds": 0.0}
 
     def prepared() -> dict[str, Any]:
         state["corpus"] = corpus = text.corpus(0.5 * plan.left)
@@ -161,15 +161,13 @@ def run(setting: Setting, state: dict[str, Any], arm: str, seed: int) -> dict[st
         tables["share"].append({**labels, "tenth": int(place) + 1, **part.to_dict()})  # type: ignore[arg-type]
     used = torch.from_numpy(corpus.counts.nonzero()[0]).to(setting.device)
     own = models.tables(trainer.model)
-    rows = {"input": own.input[used].clone(), "output": own.output[used].clone()} if not own.tied else {"tied": own.input[used]}
     if not own.tied:
-        state["tables"][seed] = rows
-    elif seed in state["tables"]:
-        untied = state["tables"][seed]
-        if seed not in state["between"]:  # once for all tied arms of the seed
-            state["between"][seed] = compared("input", "output", untied["input"], untied["output"], setting)
-        found = [compared(source, "tied", table, rows["tied"], setting) for source, table in untied.items()]
-        tables["alignment"] += [{**labels, **row} for row in (*found, state["between"][seed])]
+        pair = {"input": own.input[used], "output": own.output[used]}
+        state["untied"][seed] = pair, compared("input", "output", pair["input"], pair["output"], setting)
+    elif seed in state["untied"]:
+        pair, between = state["untied"][seed]
+        rows = [compared(source, "tied", table, own.input[used], setting) for source, table in pair.items()]
+        tables["alignment"] += [{**labels, **row} for row in (*rows, between)]
     if installed("tuned_lens"):
         tables["lens"] += curve(labels, trainer.model, corpus, setting, seed)
     state["seconds"] = max(state["seconds"], time.perf_counter() - began)
@@ -199,6 +197,5 @@ def curve(labels: dict[str, Any], model: Any, corpus: Corpus, setting: Setting, 
     context = 32 if setting.smoke else _CONTEXT
     tokens, held_out = (corpus.windows(part, n, context) for part, n in zip(("train", "validation"), counts, strict=True))
     tuned = lens.train_lens(model, tokens, steps=5 if setting.smoke else 400, seed=seed, progress=False)
-    return [
-        {**labels, "layer": layer, "kl_bits": float(kl)} for layer, kl in enumerate(lens.kl_by_layer(model, tuned, held_out))
-    ]
+    kl = lens.kl_by_layer(model, tuned, held_out)
+    return [{**labels, "layer": layer, "kl_bits": float(bits)} for layer, bits in enumerate(kl)]

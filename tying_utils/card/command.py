@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -18,13 +19,13 @@ PARTS = {"facts": 0.06, "correct": 0.34, "fast": 0.56, "claims": 0.97}
 _GRACE = 15.0  # seconds after the last minute, from which on a call into a library counts as one that never returns
 
 
-def check(minutes: float, device: str, folder: Path, began: float | None = None) -> int:
+def check(minutes: float, device: str, folder: Path) -> int:
     """Run all parts on `device` within `minutes` into `folder` and print the summary last; return 1 if anything failed, else 0.
 
     Nothing is written elsewhere. Raises ValueError, before anything is written, for less than a minute, a device that is not
     there, and a folder that cannot be written or holds results.
     """
-    began = time.monotonic() if began is None else began
+    began = time.monotonic()
     if not 1 <= minutes <= 24 * 60:
         raise ValueError(f"--minutes: a number from 1 to 1440 is needed, got {minutes:g}")
     if device not in ("cuda", "cpu"):
@@ -52,14 +53,14 @@ def _empty(folder: Path) -> None:
     """Raise ValueError unless `folder` can be made, or is there, empty and writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = next((file.name for file in sorted(folder.iterdir())), None)
+        there = next(folder.iterdir(), None)
         probe = folder / ".probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder") from error
     if there is not None:
-        raise ValueError(f"--out: {folder} holds {there}; give a folder that is empty or not there")
+        raise ValueError(f"--out: {folder} holds {there.name}; give a folder that is empty or not there")
 
 
 def _keep_inside(scratch: Path) -> None:
@@ -74,8 +75,6 @@ def _keep_inside(scratch: Path) -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONDONTWRITEBYTECODE": "1"}
     # The processes that it starts import what this one does, from wherever it has it.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(card.__file__).parents[2]), *filter(None, sys.path)])
-    import tempfile
-
     tempfile.tempdir = None  # it remembers where it wrote last
     warnings.filterwarnings("ignore")  # of deprecations in libraries: what matters here is raised or measured
 

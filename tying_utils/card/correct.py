@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -46,22 +47,21 @@ def tasks(setting: Setting) -> Iterator[Task]:
         yield Task(f"saved and read back, {arch}", functools.partial(saved, setting, arch))
     yield Task("tables read to the device", functools.partial(tables_read, setting))
     for kind in ("identity", "orthogonal", "linear"):
-        yield Task(f"{kind} alignment", functools.partial(aligned, setting, kind))
-        yield Task(f"{kind} chance", functools.partial(by_chance, setting, kind))
-    yield Task("neighbour overlap", functools.partial(overlapping, setting))
-    yield Task("spectral distance", functools.partial(spectral_distance, setting))
+        align, chance = (functools.partial(measure, kind=kind) for measure in (alignment.align, mean_chance))
+        yield Task(f"{kind} alignment", functools.partial(measured, setting, align, 1e-6))
+        yield Task(f"{kind} chance", functools.partial(measured, setting, chance, 1e-4))
+    # Two neighbours as near as float32 tells may change places.
+    yield Task("neighbour overlap", functools.partial(measured, setting, neighbors.knn_overlap, 1e-3))
+    distance = functools.partial(spectral.spectral_distance, components=32)
+    yield Task("spectral distance", functools.partial(measured, setting, distance, 1e-2))
     yield Task("lens", functools.partial(lens, setting), needs=("tuned_lens",))
     yield Task("host waits in ten training steps", functools.partial(waits, setting))
     yield Task("one process under DistributedDataParallel", functools.partial(distributed, setting), seconds=2)
     for arch in architectures.ARCHITECTURES:
         yield Task(f"micro-batches, {arch}", functools.partial(paths, setting, arch, "float32", micro_batches=4))
         yield Task(f"gradient checkpointing, {arch}", functools.partial(paths, setting, arch, "float32", checkpointing=True))
-    yield Task(
-        "killed at a checkpoint and resumed",
-        functools.partial(resumed, setting),
-        needs=("pyarrow",),
-        seconds=5 if setting.smoke else 30,
-    )
+    seconds = 5 if setting.smoke else 30
+    yield Task("killed at a checkpoint and resumed", functools.partial(resumed, setting), needs=("pyarrow",), seconds=seconds)
     for arch in architectures.ARCHITECTURES[:1] if setting.smoke else architectures.ARCHITECTURES:
         yield Task(f"compiled blocks, {arch}", functools.partial(paths, setting, arch, "float32", compiled=True), seconds=20)
 
@@ -96,8 +96,7 @@ def exact(arch: str) -> tuple[Tensor, Tensor]:
     model = built(arch, "cpu", torch.float64)
     tie = SplitTie(model)
     exact_loss(model, windows()).backward()
-    source, target = tie.path_gradients()
-    return source, target
+    return tie.path_gradients()
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
@@ -112,13 +111,7 @@ def held(difference: float, tolerance: float, **more: Any) -> Found:
 
 
 def paths(
-    setting: Setting,
-    arch: str,
-    dtype: str,
-    *,
-    micro_batches: int = 1,
-    checkpointing: bool = False,
-    compiled: bool = False,
+    setting: Setting, arch: str, dtype: str, *, micro_batches: int = 1, checkpointing: bool = False, compiled: bool = False
 ) -> Found:
     """Compare both path gradients with float64's, and their sum with the gradient of an ordinary tied model on the device."""
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -210,28 +203,15 @@ def _pair(setting: Setting) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor
     return tuple(t.to(setting.device) for t in both), tuple(t.double() for t in both)  # type: ignore[return-value]
 
 
-def aligned(setting: Setting, kind: alignment.Kind) -> Found:
-    """Compare an alignment score with the CPU's."""
-    own, expected = (alignment.align(*pair, kind) for pair in _pair(setting))
-    return held(abs(own - expected), 1e-6, value=expected)
+def mean_chance(one: Tensor, other: Tensor, kind: alignment.Kind) -> float:
+    """Return the mean of the permutation null."""
+    return alignment.chance(one, other, kind, permutations=20).mean
 
 
-def by_chance(setting: Setting, kind: alignment.Kind) -> Found:
-    """Compare the mean of the permutation null with the CPU's."""
-    own, expected = (alignment.chance(*pair, kind, permutations=20).mean for pair in _pair(setting))
-    return held(abs(own - expected), 1e-4, value=expected)
-
-
-def overlapping(setting: Setting) -> Found:
-    """Compare the neighbour overlap with the CPU's; two neighbours as near as float32 tells may change places."""
-    own, expected = (neighbors.knn_overlap(*pair) for pair in _pair(setting))
-    return held(abs(own - expected), 1e-3, value=expected)
-
-
-def spectral_distance(setting: Setting) -> Found:
-    """Compare the spectral distance with the CPU's."""
-    own, expected = (spectral.spectral_distance(*pair, components=32) for pair in _pair(setting))
-    return held(abs(own - expected), 1e-2, value=expected)
+def measured(setting: Setting, measure: Callable[[Tensor, Tensor], float], tolerance: float) -> Found:
+    """Compare a measure of two tables with the CPU's."""
+    own, expected = (measure(*pair) for pair in _pair(setting))
+    return held(abs(own - expected), tolerance, value=expected)
 
 
 def lens(setting: Setting) -> Found:
@@ -299,9 +279,7 @@ def resumed(setting: Setting) -> Found:
     config = small_run(setting, steps=600, checkpoint_every=50, validation_every=600)
     whole = training.train(config, progress=False)
     weights = {name: p.detach().clone() for name, p in run_store.weight_names(whole.model()).items()}
-    home, elsewhere = os.environ.get("TYING_HOME"), str(setting.scratch / "killed")
-    os.environ["TYING_HOME"] = elsewhere
-    try:
+    with mock.patch.dict(os.environ, TYING_HOME=str(setting.scratch / "killed")):
         record = run_store.run_folder(config, whole.fingerprint) / "run.json"
         command = [sys.executable, "-m", "tying_utils", "train", "--lines", "--config", json.dumps(config.as_dict())]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -316,8 +294,6 @@ def resumed(setting: Setting) -> Found:
         if run_store.is_finished(config, whole.fingerprint):
             raise LeftOut("the run was over before it could be killed")
         run = training.train(config, progress=False)
-    finally:
-        os.environ.pop("TYING_HOME") if home is None else os.environ.update(TYING_HOME=home)
     own = run_store.weight_names(run.model())
     # A device that adds in another order each time makes two runs differ, killed or not.
     tolerance = EXACT if setting.device.type == "cpu" else 1e-2

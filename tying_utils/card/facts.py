@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import time
@@ -30,16 +29,14 @@ def tasks(setting: Setting) -> Iterator[Task]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Name the card, its capability, memory and driver, the versions of what is installed, and how training would run on it."""
-    found: dict[str, Any] = {"card": name_of(device), "python": platform.python_version(), "torch": torch.__version__}
+    found: dict[str, Any] = {"card": device.type, "python": platform.python_version(), "torch": torch.__version__}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
+        found["card"] = torch.cuda.get_device_name(device)
         found |= {"capability": f"{properties.major}.{properties.minor}", "memory_bytes": properties.total_memory}
         found |= {"cuda": str(torch.version.cuda), "driver": _driver()}
-    found |= {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "dtype": trainer.choose_hardware(device.type).reason,
-    }
+    found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    found["dtype"] = trainer.choose_hardware(device.type).reason
     for package in (*_PACKAGES, *_OPTIONAL):
         try:
             found[package] = version(package)
@@ -48,21 +45,13 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def name_of(device: torch.device) -> str:
-    """Return the card's name, or cpu."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def _driver() -> str:
-    if tool := shutil.which("nvidia-smi"):
-        command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-        try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        except (OSError, ValueError, subprocess.SubprocessError):  # the rest of what the machine is matters more
-            return "unknown"
-        if said.returncode == 0:
-            return said.stdout.split("\n")[0].strip()
-    return "unknown"
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, ValueError, subprocess.SubprocessError):  # the rest of what the machine is matters more
+        return "unknown"
+    return said.partition("\n")[0].strip()
 
 
 def matrix_rate(name: str, setting: Setting) -> float:

@@ -19,7 +19,6 @@ from tying_utils.training import budget
 if TYPE_CHECKING:
     from benchmarks.turns import Contest
 
-NEEDS = ("benchmarks",)  # a folder of the checkout, not of the installed package
 # The model whose matrix rate is asked for, and the paper's vocabulary and width for the measures of tables.
 LARGE = {"V": 50_304, "d": 768, "layers": 12, "tokens": 16_384, "context": 1024}
 TABLES = {"V": 50_304, "d": 2048}
@@ -28,8 +27,8 @@ TOY = {"V": 320, "d": 16, "layers": 1, "tokens": 128, "context": 32}
 
 def tasks(setting: Setting) -> Iterator[Task]:
     """Yield the contests; where the benchmarks' folder is not there, one task that says so."""
-    if not installed("benchmarks"):
-        yield Task("ratios", dict, needs=NEEDS)
+    if not installed("benchmarks"):  # a folder of the checkout, not of the installed package
+        yield Task("ratios", dict, needs=("benchmarks",))
         return
     for contest in contests(setting):
         needs = ("accelerate", "pyarrow") if contest.part == "run" else ()
@@ -47,31 +46,32 @@ def contests(setting: Setting) -> "Iterator[Contest]":
     from benchmarks.turns import Contest
 
     size, rounds = (TOY, 3) if setting.smoke else (LARGE, 15)
-    split, ordinary, hooks, blocks = steps.SPLIT, steps.ORDINARY, steps.HOOKS, steps.BLOCKS
-    words, context = "tied training step", f"context {size['context']:,}"
-    rate_words = "training step and the machine's matrix rate"
+    split, ordinary, blocks, memory = steps.SPLIT, steps.ORDINARY, steps.BLOCKS, not setting.smoke
+    context = f"context {size['context']:,}"
     rate_note = f"{context}; 1 / ratio is the fraction of the rate of square matrix products"
-    shape: dict[str, Any] = {"size": size, "rounds": rounds, "warm": 2, "memory": not setting.smoke, "note": context}
-    rate: dict[str, Any] = {**shape, "memory": False, "note": rate_note, "agree": steps.nothing}
-    yield Contest("step", words, (split, ordinary, hooks), steps.step, agree=steps.same_step, **shape)
-    yield Contest("step", rate_words, (steps.STEP, steps.PRODUCTS), steps.at_rate, **rate)
-    tables: dict[str, Any] = {"size": {"V": 500, "d": 16} if setting.smoke else TABLES, "rounds": 3}
-    tables["memory"] = not setting.smoke
-    ways = (neighbors.OURS, neighbors.FLOOR)
-    yield Contest("neighbors", "neighbour overlap", ways, neighbors.overlap, agree=neighbors.same, **tables)
+
+    def tied(*ways: str) -> Contest:
+        return Contest("step", "tied training step", ways, steps.step, size, steps.same_step, rounds, 2, memory, context)
+
+    def at_rate(*ways: str) -> Contest:
+        words = "training step and the machine's matrix rate"
+        return Contest("step", words, ways, steps.at_rate, size, steps.nothing, rounds, 2, False, rate_note)
+
+    yield tied(split, ordinary, steps.HOOKS)
+    yield at_rate(steps.STEP, steps.PRODUCTS)
+    tables, ways = {"V": 500, "d": 16} if setting.smoke else TABLES, (neighbors.OURS, neighbors.FLOOR)
+    yield Contest("neighbors", "neighbour overlap", ways, neighbors.overlap, tables, neighbors.same, 3, memory=memory)
     ways = (steps.HALF, steps.EAGER)
-    yield Contest("step", "training step", ways, steps.kind, agree=steps.same_loss, **shape)
-    size = {"V": 320, "d": 16, "layers": 1, "tokens": 128, "steps": 3}
-    if not setting.smoke:
-        size = {"V": 8192, "d": 256, "layers": 8, "tokens": 16_384, "steps": 50}
-    ways, note = (steps.RUN, steps.LOOP, steps.TRAINER), "ours tracks, evaluates and saves at the end"
-    runs: dict[str, Any] = {"size": size, "rounds": 3, "memory": False, "note": note}
-    yield Contest("run", f"run of {size['steps']} steps", ways, steps.run, agree=steps.same_run, **runs)
+    yield Contest("step", "training step", ways, steps.kind, size, steps.same_loss, rounds, 2, memory, context)
+    long = {"V": 8192, "d": 256, "layers": 8, "tokens": 16_384, "steps": 50}
+    if setting.smoke:
+        long = {"V": 320, "d": 16, "layers": 1, "tokens": 128, "steps": 3}
+    words, ways = f"run of {long['steps']} steps", (steps.RUN, steps.LOOP, steps.TRAINER)
+    note = "ours tracks, evaluates and saves at the end"
+    yield Contest("run", words, ways, steps.run, long, steps.same_run, 3, memory=False, note=note)
     if not setting.smoke:  # last, as a compiler takes longer than all the rest
-        ways = (split + blocks, ordinary + blocks, split)
-        yield Contest("step", words, ways, steps.step, agree=steps.same_step, **shape)
-        ways = (steps.STEP + blocks, steps.PRODUCTS)
-        yield Contest("step", rate_words, ways, steps.at_rate, **rate)
+        yield tied(split + blocks, ordinary + blocks, split)
+        yield at_rate(steps.STEP + blocks, steps.PRODUCTS)
 
 
 def held(setting: Setting, contest: "Contest") -> dict[str, Any]:
@@ -130,15 +130,8 @@ def aligned(setting: Setting) -> dict[str, Any]:
     # It was warmed up when its products were noted; a singular value decomposition of this width takes a card seconds.
     ours, peak = facts.seconds(measured, setting.device, rounds=1, warm=0), setting.peak()
     floor = facts.seconds(alone, setting.device, rounds=3)
-    return {
-        "alignment_seconds": ours,
-        "products_seconds": floor,
-        "ratio": ours / floor,
-        "V": V,
-        "d": d,
-        "permutations": permutations,
-        **peak,
-    }
+    found = {"alignment_seconds": ours, "products_seconds": floor, "ratio": ours / floor}
+    return {**found, "V": V, "d": d, "permutations": permutations, **peak}
 
 
 def lens(setting: Setting) -> dict[str, Any]:

@@ -21,7 +21,6 @@ HELD, BROKEN, MEASURED, RAISED, LEFT_OUT = "held", "broken", "measured", "raised
 
 Record = dict[str, Any]
 
-
 _AGAIN = 15.0  # seconds
 
 
@@ -47,18 +46,15 @@ class Task:
 
 
 class Plan:
-    """Runs parts within `minutes` from `began` on, and appends a line of JSON per task to `folder`/results.jsonl.
+    """Runs parts within `minutes` from now on, and appends a line of JSON per task to `folder`/results.jsonl.
 
     `records` holds what was written. A task that raises is recorded, and the next one runs; a KeyboardInterrupt is raised on,
     with everything before it written.
     """
 
-    def __init__(
-        self, folder: Path, minutes: float, *, began: float | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, folder: Path, minutes: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.clock = folder, clock
-        self.began = clock() if began is None else began
-        self.seconds = 60 * minutes
+        self.began, self.seconds = clock(), 60 * minutes
         self.records: list[Record] = []
         self.ends = self.began + self.seconds  # of the part that runs
 
@@ -67,7 +63,7 @@ class Plan:
         """Return the seconds left of the present part's time."""
         return self.ends - self.clock()
 
-    def part(self, name: str, until: float, tasks: Iterable[Task], said: Callable[[str], None] = print) -> None:
+    def part(self, name: str, until: float, tasks: Iterable[Task]) -> None:
         """Run the `tasks` of the part `name`, which ends when the fraction `until` of all minutes has passed.
 
         Where the next task cannot even be named, as where a module does not import, that is recorded and the part is over.
@@ -82,16 +78,12 @@ class Plan:
             if task is None:
                 return
             record = self._done(name, task)
-            self.write(record)
-            said(line(record))
-
-    def write(self, record: Record) -> None:
-        """Append a record to the file, where it is safe once this returns."""
-        self.records.append(record)
-        with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            self.records.append(record)
+            with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, default=str) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            print(line(record))
 
     def _done(self, part: str, task: Task) -> Record:
         record: Record = {"part": part, "task": task.name}
@@ -109,10 +101,8 @@ class Plan:
         except LeftOut as reason:
             record |= {"outcome": LEFT_OUT, "reason": str(reason)}
         except _OutOfTime:
-            record |= {
-                "outcome": LEFT_OUT,
-                "reason": f"no time: stopped after {self.clock() - began:.0f} s, the end of its part's",
-            }
+            reason = f"no time: stopped after {self.clock() - began:.0f} s, the end of its part's"
+            record |= {"outcome": LEFT_OUT, "reason": reason}
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             words = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -133,10 +123,7 @@ def installed(name: str) -> bool:
 
 
 def read(folder: Path) -> list[Record]:
-    """Return the records in `folder`; a line that a stop has torn becomes a record that says so.
-
-    Raises ValueError where there is none.
-    """
+    """Return the records in `folder`; a line that a stop has torn becomes one that says so. Raises ValueError where none is."""
     path = folder / RESULTS
     if not path.is_file():
         raise ValueError(f"FOLDER: {folder} holds no {RESULTS}; give what `tying-utils gpu --out` has written")
@@ -146,10 +133,9 @@ def read(folder: Path) -> list[Record]:
             record = json.loads(text)
         except (ValueError, RecursionError):
             record = None
-        if _sound(record):
-            records.append(record)
-        else:
-            records.append({"part": "", "task": f"line {number}", "outcome": LEFT_OUT, "reason": "damaged", "seconds": 0.0})
+        if not _sound(record):
+            record = {"part": "", "task": f"line {number}", "outcome": LEFT_OUT, "reason": "damaged", "seconds": 0.0}
+        records.append(record)
     return records
 
 

@@ -1,5 +1,6 @@
 """A folder that a check of a card has written, as tidy tables in data/results/gpu and rows of the benchmarks' table."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ def read(folder: Path) -> list[Path]:
     Raises ValueError where `folder` holds no results, none that names its machine, or those of a trial without a card.
     """
     records = plan.read(folder)
-    machine = next((record for record in records if (record["part"], record["task"]) == ("facts", "machine")), None)
-    if machine is None or machine["outcome"] != plan.MEASURED:
-        raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
-    if not all(isinstance(machine.get(name), str) for name in ("card", "torch", "python")) or "cores" not in machine:
+    machine: Record = next((record for record in records if (record["part"], record["task"]) == ("facts", "machine")), {})
+    named = all(isinstance(machine.get(name), str) for name in ("card", "torch", "python"))
+    if machine.get("outcome") != plan.MEASURED or not named or "cores" not in machine:
         raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
     if "capability" not in machine:
         raise ValueError(f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing")
@@ -43,18 +43,13 @@ def read(folder: Path) -> list[Path]:
     tables |= {name: summary.tables(records, name) for name in TABLES}
     there = [name for name, table in tables.items() if len(table)]
     for name, table in tables.items():
+        path = store.folder / f"{name}.csv"
         if name not in there:  # what an earlier check of another card has left
-            (store.folder / f"{name}.csv").unlink(missing_ok=True)
-        else:
-            written.append(store.folder / f"{name}.csv")
-            store.write(
-                name,
-                table.assign(device=card),
-                {"format": FORMAT},
-                device=card,
-                seconds=seconds,
-                update=lambda m: _of(m, facts, there),
-            )
+            path.unlink(missing_ok=True)
+            continue
+        written.append(path)
+        own, update = table.assign(device=card), partial(_of, facts=facts, there=there)
+        store.write(name, own, {"format": FORMAT}, device=card, seconds=seconds, update=update)
     # Rows of another device would take the place of those that were measured there.
     rows = [row for record in records for row in record.get("rows", []) if row.get("device") == card]
     if rows:
@@ -81,10 +76,7 @@ def _rates(records: list[Record]) -> pd.DataFrame:
     rows = []
     for record in records:
         if record["outcome"] == plan.MEASURED and record["part"] in ("facts", "fast") and record["task"] != "machine":
-            numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
-            rows += [
-                {"part": record["part"], "task": record["task"], "what": name, "value": value}
-                for name, value in numbers.items()
-                if name != "seconds"
-            ]
+            labels = {"part": record["part"], "task": record["task"]}
+            numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "seconds"}
+            rows += [{**labels, "what": name, "value": value} for name, value in numbers.items()]
     return pd.DataFrame(rows)

@@ -91,18 +91,19 @@ def _claims(records: Sequence[Record]) -> Iterator[str]:
     if len(losses):
         parts = [f"{arm} {own['validation_loss'].mean():.3f} ({len(own)})" for arm, own in losses.groupby("arm", sort=False)]
         yield f"claims: validation loss, nats (seeds): {', '.join(parts)}"
+    means = {}
     if len(alignment):
         wide = alignment[alignment["target"] == "tied"].pivot_table(index=["arm", "seed"], columns="source", values="corrected")
-        bias = (wide["output"] - wide["input"]).groupby("arm").mean().reindex(alignment["arm"].unique())
-        yield f"claims: output bias, corrected: {', '.join(f'{arm} {value:.3f}' for arm, value in bias.items())}"
-    share = tables(records, "share")
-    if len(share):
-        first = share[share["tenth"] == 1].groupby("arm", sort=False)["output_share"].mean()
-        yield f"claims: output share, first tenth: {', '.join(f'{arm} {value:.3f}' for arm, value in first.items())}"
-    lens = tables(records, "lens")
-    if len(lens):
-        at_input = lens[lens["layer"] == 0].groupby("arm", sort=False)["kl_bits"].mean()
-        yield f"claims: lens KL at the input, bits: {', '.join(f'{arm} {value:.3f}' for arm, value in at_input.items())}"
+        bias = (wide["output"] - wide["input"]).groupby("arm").mean()
+        means["output bias, corrected"] = bias.reindex(alignment["arm"].unique())
+    if len(share := tables(records, "share")):
+        first = share[share["tenth"] == 1]
+        means["output share, first tenth"] = first.groupby("arm", sort=False)["output_share"].mean()
+    if len(lens := tables(records, "lens")):
+        at_input = lens[lens["layer"] == 0]
+        means["lens KL at the input, bits"] = at_input.groupby("arm", sort=False)["kl_bits"].mean()
+    for words, by_arm in means.items():
+        yield f"claims: {words}: {', '.join(f'{arm} {value:.3f}' for arm, value in by_arm.items())}"
 
 
 def _missing(records: Sequence[Record]) -> Iterator[str]:

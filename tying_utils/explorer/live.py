@@ -28,9 +28,7 @@ class Live(Shown):
     alt = "A training curve, and which role the trained tables show beside the swept conditions"
 
     def __init__(self, profile: str, input_scale: float, output_scale: float) -> None:
-        self.start = tuple(
-            checks.above_zero(name, s) for name, s in (("input_scale", input_scale), ("output_scale", output_scale))
-        )
+        self.start = checks.above_zero("input_scale", input_scale), checks.above_zero("output_scale", output_scale)
         study = sweep.study(profile, TWO_ROLE)
         self.profile = study.profile
         self.missing = ""
@@ -141,9 +139,8 @@ class Live(Shown):
         source, target = (float(roles.loc[roles["role"] == role, "purity"].iloc[0]) for role in ("source", "target"))
         over = float(roles["over_floor"].iloc[0])
         self.view.draw_curve(run.metrics["step"].to_list(), run.metrics["loss"].to_list())
-        self.screen.value = self.view.join(
-            ratio=config.input_scale / config.output_scale, source=source, target=target, loss=over
-        )
+        ratio = config.input_scale / config.output_scale
+        self.screen.value = self.view.join(ratio=ratio, source=source, target=target, loss=over)
         self.bar.value = self.bar.max
         self.runs.append(run)
         self.note.value = said(

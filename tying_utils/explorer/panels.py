@@ -43,18 +43,11 @@ class Stage:
         """Return the picture as it is now."""
         self._canvas.restore_region(self._still)
         for artist in self.moving:
-            if artist.axes is None:
-                self.figure.draw_artist(artist)
-            else:
-                artist.axes.draw_artist(artist)
-        return encoded(Image.fromarray(np.asarray(self._canvas.buffer_rgba())))
-
-
-def encoded(image: Image.Image) -> bytes:
-    """Return `image` as PNG, opaque, quickly rather than small."""
-    with io.BytesIO() as buffer:
-        image.convert("RGB").save(buffer, format="PNG", compress_level=1)
-        return buffer.getvalue()
+            (artist.axes or self.figure).draw_artist(artist)
+        opaque = Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB")
+        with io.BytesIO() as buffer:
+            opaque.save(buffer, format="PNG", compress_level=1)  # quickly rather than small
+            return buffer.getvalue()
 
 
 class _Bundle:
@@ -91,7 +84,7 @@ class SweepView:
         loss = "Loss over the floor" if sweep.has_floor else "Validation loss"
         titles = "Alignment of W", "Output path's share", "Tuned lens, after training", f"{loss}, after training"
         figure, axes = style.panels(7.4, 5.0, *titles, rows=2)
-        a, b, c, d = axes
+        self.figure, (a, b, c, d) = figure, axes
         self.band = a.fill_between(sweep.steps, 0, 0, color=GREY, alpha=0.25, linewidth=0)
         self.alignment = {name: _Bundle(a, sweep.steps, look) for name, look in W_WITH.items()}
         paths = {"gradient": Look("gradient", BLACK), "update": Look("Adam update", BLACK, line=DASHED)}
@@ -133,22 +126,14 @@ class SweepView:
         room = 0.05 * (high - low)
         d.set(xlim=(sweep.input_scales[0] / 1.5, 1.5 * sweep.input_scales[-1]), ylim=(low - room, high + room))
 
-    @property
-    def figure(self) -> Figure:
-        """Return what is drawn on."""
-        return self._stage.figure
-
     def show(self, scales: Scales, step: int, seed: int | None = None) -> bytes:
         """Return a PNG of one condition with `step` marked: of `seed`, or of all of them and their mean."""
         sweep = self.sweep
         rows = slice(None) if seed is None else [sweep.seeds.index(seed)]
         for name, bundle in self.alignment.items():
             bundle.show(sweep.alignment(scales, name)[rows])
-        low, high = (
-            np.mean([sweep.alignment(scales, name, f"chance_{edge}")[rows].mean(0) for name in W_WITH], axis=0)
-            for edge in ("low", "high")
-        )
-        self.band.set_data(sweep.steps, low, high)
+        chance = [[sweep.alignment(scales, name, f"chance_{edge}")[rows] for name in W_WITH] for edge in ("low", "high")]
+        self.band.set_data(sweep.steps, *np.mean(chance, axis=(1, 2)))
         self.share.show(sweep.share(scales)[rows])
         self.update.show(sweep.share(scales, "output_update_share")[rows])
         self.lens[TIED].show(sweep.lens(scales)[rows])
@@ -183,9 +168,8 @@ class LiveView:
 
     def _build(self) -> None:
         with style.styled():
-            figure, (left, middle, right) = style.panels(
-                7.4, 2.9, "Training", "Which role the table shows", "Loss over the floor"
-            )
+            titles = "Training", "Which role the table shows", "Loss over the floor"
+            figure, (left, middle, right) = style.panels(7.4, 2.9, *titles)
             self.curve = left.plot([], [], color=BLACK)[0]
             left.axhline(self.floor, color=LOOKS[UNTIED].colour, linestyle=DASHED)
             left.annotate("floor", (self.steps, self.floor), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7)
@@ -193,19 +177,18 @@ class LiveView:
             left.set(xlim=(0, self.steps), ylim=(self.floor - room, self.start + 2 * room))
             left.set(xlabel="step (optimizer)", ylabel="training loss (nats per token)")
             ratios, losses = [1.0], [0.0]
-            roles = ROLE_LOOKS
             if self.sweep:
                 swept = self.sweep.conditions
                 ratios = [a / b for a, b in swept]
                 losses = [float(self.sweep.loss(pair).mean()) for pair in swept]
-                for role, look in roles.items():
+                for role, look in ROLE_LOOKS.items():
                     purity = [self.sweep.purity(pair, role).mean() for pair in swept]
                     middle.plot(ratios, purity, look.marker, color=look.colour, alpha=0.4)
                 right.plot(ratios, losses, LOOKS[TIED].marker, color=BLACK, alpha=0.4)
                 style.level(middle, self.sweep.purity_chance)
                 right.axhline(self.sweep.loss(None).mean(), color=LOOKS[UNTIED].colour, linestyle=DASHED)
             here = {"markersize": 9, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none", "marker": "*"}
-            self.here = {role: middle.plot([], [], color=look.colour, **here)[0] for role, look in roles.items()}
+            self.here = {role: middle.plot([], [], color=look.colour, **here)[0] for role, look in ROLE_LOOKS.items()}
             self.here["loss"] = right.plot([], [], color=BLACK, **here)[0]
             ratios += [point["ratio"] for point in self.points]
             losses += [point["loss"] for point in self.points]
@@ -213,7 +196,7 @@ class LiveView:
                 ax.set(xscale="log", xlim=(min(ratios) / 2, 2 * max(ratios)), xlabel="input scale / output scale")
             middle.set(ylabel="purity of 10 neighbours (fraction)", ylim=(0, 1))
             right.set(ylabel="nats per token", ylim=(min(0.0, *losses), 1.1 * max(0.1, *losses)))
-            looks = [*roles.values(), LOOKS[TIED], Look("untied", LOOKS[UNTIED].colour, line=DASHED)]
+            looks = [*ROLE_LOOKS.values(), LOOKS[TIED], Look("untied", LOOKS[UNTIED].colour, line=DASHED)]
             looks = [*(replace(look, line="none") for look in looks[:3]), looks[3], Look("trained here", GREY, "*", "none")]
             style.legend(figure, looks)
         self._limits = middle.get_xlim(), right.get_ylim()

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -43,11 +44,9 @@ class Shown(ABC):
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle: dict[str, Any] = {"text/plain": self.alt}
-        try:
+        with suppress(ImportError):
             view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
             bundle["application/vnd.jupyter.widget-view+json"] = view
-        except ImportError:
-            pass
         if len(bundle) == 1 or "google.colab" not in sys.modules:  # Colab knows widgets, and would have to choose
             bundle["image/png"] = self.still()
         return bundle, {"image/png": {"alt": self.alt}}
@@ -97,10 +96,9 @@ class Explore(Shown):
         self.corpus = widgets.Dropdown(options=self.corpora, value=corpus, description="corpus")
         self.seed = widgets.Dropdown(options=[MEAN], description="seed")
         self.typed = widgets.Text(description="any input scale", placeholder="7", continuous_update=False, style=WIDE)
-        self.input_scale, self.output_scale, self.step = (
-            widgets.SelectionSlider(options=[1.0], description=name, style=WIDE)
-            for name in ("input scale", "output scale", "step")
-        )
+        names = ("input scale", "output scale", "step")
+        sliders = [widgets.SelectionSlider(options=[1.0], description=name, style=WIDE) for name in names]
+        self.input_scale, self.output_scale, self.step = sliders
         self.note, self.state = widgets.HTML(), widgets.HTML()
         self.screen = widgets.Image(format="png", layout=widgets.Layout(max_width="900px"))
         self.line = widgets.Text(description="as Python", layout=widgets.Layout(width="75%"), style=WIDE)
@@ -139,10 +137,8 @@ class Explore(Shown):
         assert self._shown is not None
         swept, moved = self._shown.sweep, []
         self._settling = True
-        for slider, scales, wanted in (
-            (self.input_scale, swept.input_scales, input_scale),
-            (self.output_scale, swept.output_scales, output_scale),
-        ):
+        sliders, wishes = (self.input_scale, self.output_scale), (input_scale, output_scale)
+        for slider, scales, wanted in zip(sliders, (swept.input_scales, swept.output_scales), wishes, strict=True):
             slider.value = sweep.nearest(slider.description, wanted, scales)
             if not math.isclose(slider.value, wanted):
                 moved.append(f"{slider.description} {wanted:g} was not swept: {slider.value:g} is the nearest.")

@@ -12,14 +12,12 @@ _FETCH = re.compile(r"(?m)^( *address = ).*$")
 _README = re.compile(r"(<!-- badges: [^>]*-->\n).*?(<!-- end of badges -->)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
-PLACEHOLDER = "OWNER"
 
 
 def known(root: Path | None = None) -> str | None:
     """Return OWNER/NAME on GitHub as pyproject.toml has it, None while the owner is not filled in."""
     found = _URL.search(((root or paths.root()) / "pyproject.toml").read_text(encoding="utf-8"))
-    repo = found.group(2) if found else None
-    return None if repo is None or repo.startswith(f"{PLACEHOLDER}/") else repo
+    return found[2] if found and not found[2].startswith("OWNER/") else None
 
 
 def write(repo: str, root: Path | None = None) -> list[Path]:

@@ -20,15 +20,7 @@ def numbered(folder: Path = FOLDER) -> list[Path]:
     return [*found[1:], found[0]] if found[0].name.startswith("00") else found
 
 
-def run(
-    path: Path,
-    target: Path,
-    parameters: Mapping[str, str],
-    *,
-    kernel: str = "python3",
-    progress: bool = True,
-    timeout: int = 7200,
-) -> None:
+def run(path: Path, target: Path, parameters: Mapping[str, str], *, kernel: str = "python3", progress: bool = True) -> None:
     """Execute the notebook at `path` in its own folder, in a fresh `kernel`, and write the executed copy to `target`.
 
     `parameters` maps a name to the Python text of its value; each must stand once, as "NAME = ...", at the start of a line of
@@ -43,15 +35,10 @@ def run(
     _set_parameters(notebook, path, parameters)
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=code, desc=path.stem, unit="cell", disable=not progress) as bar:
-        client = NotebookClient(
-            notebook,
-            timeout=timeout,
-            kernel_name=kernel,
-            resources={"metadata": {"path": str(path.parent)}},
-            on_cell_executed=lambda **_: bar.update(),
-        )
+        place = {"metadata": {"path": str(path.parent)}}
+        options = {"timeout": 7200, "kernel_name": kernel, "on_cell_executed": lambda **_: bar.update()}
         try:
-            client.execute()
+            NotebookClient(notebook, resources=place, **options).execute()
         except CellExecutionError as error:
             raise RuntimeError(f"{path.name} failed:\n{error}") from error
         finally:
@@ -67,9 +54,8 @@ def _set_parameters(notebook: object, path: Path, parameters: Mapping[str, str])
     for name, value in parameters.items():
         places = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
         if len(places) != 1:
-            raise ValueError(
-                f"parameters: {name!r} stands {len(places)} times in the parameters of {path.name}; once is needed"
-            )
+            words = f"{name!r} stands {len(places)} times in the parameters of {path.name}; once is needed"
+            raise ValueError(f"parameters: {words}")
         comment = lines[places[0]].partition("#")
         lines[places[0]] = f"{name} = {value}" + (f"  #{comment[2]}" if comment[1] else "")
     cells[0].source = "\n".join(lines)

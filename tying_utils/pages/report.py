@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -107,11 +108,6 @@ def rates(results: Results) -> str:
         cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
         rows.append((f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
     return table("Tokens per weight | Learning rate | Seeds | Untied | Tied | Input x5", rows)
-
-
-def all_verdicts(results: Results) -> str:
-    """Return the same of every statistic of every claim."""
-    return verdicts(results, only=())
 
 
 def shared_start(results: Results) -> str:
@@ -230,10 +226,8 @@ def crossings(results: Results) -> str:
 def miniatures(results: Results) -> str:
     """Return the output bias of the public models' miniatures beside the published one."""
     frame = output_bias(Public(results.profile.name, only_read=True)["alignment"])
-    numbers = [
-        frame[name].map("{:.3f}".format, na_action="ignore").fillna("")
-        for name in ("corrected", "held_out", "published_corrected")
-    ]
+    columns = ("corrected", "held_out", "published_corrected")
+    numbers = [frame[name].map("{:.3f}".format, na_action="ignore").fillna("") for name in columns]
     rows = zip(frame["family"], frame["kind"], *numbers, strict=True)
     return table("Family | Fit | Miniatures, corrected | Held-out tokens | Published, corrected", rows)
 
@@ -244,7 +238,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     (
         "Every statistic",
         "*Supported*: interval on the claimed side; *refuted*: on the other; *open*: over the null.",
-        all_verdicts,
+        partial(verdicts, only=()),
     ),
     (
         "Every statistic by length of training",

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -134,37 +133,29 @@ def _still(book: Any) -> Any:
     return book
 
 
-class _Page(HTMLParser):
-    """The links, anchors and wordless pictures of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.anchors: set[str] = set()
-        self.wordless: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.anchors |= {values[name] or "" for name in ("id", "name") if name in values}
-        self.links += [values[name] or "" for name in ("href", "src") if name in values]
-        if tag == "img" and values.get("alt") in (None, "", _NO_WORDS):
-            self.wordless.append((values.get("src") or "")[:60])
+def _values(page: Any, *names: str) -> list[str]:
+    """Return what the tags of a page have in the attributes `names`."""
+    return [tag[name] for name in names for tag in page.find_all(attrs={name: True})]
 
 
 def faults(site: Path) -> Iterator[str]:
     """Say what is not whole in the pages of `site`: a link to no file or heading, a picture without words in its place."""
-    pages = {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    from bs4 import BeautifulSoup
+
+    read = {path.resolve(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    pages = {path: BeautifulSoup(text, "html.parser") for path, text in read.items()}
+    anchors = {path: {*_values(page, "id", "name")} for path, page in pages.items()}
     for path, page in pages.items():
         name = path.relative_to(site.resolve())
-        yield from (f"{name}: the picture {source!r} has no words in its place" for source in page.wordless)
-        for link in page.links:
+        for picture in page.find_all("img"):
+            if picture.get("alt", "") in ("", _NO_WORDS):
+                yield f"{name}: the picture {str(picture.get('src', ''))[:60]!r} has no words in its place"
+        for link in _values(page, "href", "src"):
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
             aim = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            known = pages.get(aim)
             if not aim.is_file():
                 yield f"{name}: {link!r} leads to no file"
-            elif parts.fragment and (known is None or not {parts.fragment, unquote(parts.fragment)} & known.anchors):
+            elif parts.fragment and not {parts.fragment, unquote(parts.fragment)} & anchors.get(aim, set()):
                 yield f"{name}: {link!r} leads to no heading"
