@@ -23,9 +23,7 @@ class _Part(NamedTuple):
     module: nn.Module
 
 
-def loss_without_layers(
-    model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None
-) -> pd.DataFrame:
+def loss_without_layers(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None) -> pd.DataFrame:
     """Return the loss of `model` without each of its blocks, and without its token embedding, one at a time.
 
     What a part adds to the residual stream at each position is replaced by a constant: by zero, or by the mean of what it
@@ -106,9 +104,9 @@ def _hooked(model: PreTrainedModel, part: _Part, then: Callable[[_Part, Tensor, 
     """Give `then` the stream (n, T, d) before and after `part` whenever it is run, and go on with what it returns, if any."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        after = output[0] if isinstance(output, tuple) and output else output
+        after: Any = output[0] if isinstance(output, tuple) and output else output
         before = args[0] if args else kwargs.get("hidden_states")
-        if part.component == "embedding":
+        if part.component == "embedding":  # the first to write to the stream
             before = torch.zeros_like(after)
         if not (isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape):
             raise _unlike(model, f"{part.component} {part.layer} returns no stream of the shape that it was given")
