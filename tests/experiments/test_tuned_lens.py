@@ -45,7 +45,7 @@ def test_two_lines_that_are_not_parallel():
 def test_what_differs_by_loss_alone_has_no_gap_at_equal_loss():
     curve = {2.0: 5.0, 3.0: 1.0, 4.0: 2.0, 6.0: 0.0}
     curves = {(TIED, 0): curve, (UNTIED, 0): {loss: bits for loss, bits in curve.items() if loss != 6}}
-    assert gap_at_equal_loss(*tables(curves))["gap"].item() == 0
+    assert (gap_at_equal_loss(*tables(curves))[["gap", "gap_at_low"]] == 0).all(axis=None)
 
 
 def test_nothing_is_extrapolated_and_seeds_are_apart():
@@ -65,7 +65,7 @@ def test_another_layer_can_be_asked_for():
     curves = {(TIED, 0): line([2, 3], 0, 9), (UNTIED, 0): line([2, 3], 0, 7)}
     lens, losses = tables(curves)
     lens.loc[(lens["layer"] == 1) & (lens["arm"] == TIED), "kl_bits"] += 1
-    assert [gap_at_equal_loss(lens, losses, layer)["gap"].item() for layer in (0, 1)] == pytest.approx([2, 3])
+    assert [gap_at_equal_loss(lens, losses, layer)["gap"].sum() for layer in (0, 1)] == pytest.approx([2, 3])
 
 
 def test_lengths_of_equal_loss_are_one_point():
@@ -109,6 +109,7 @@ def test_losses_that_do_not_belong_to_the_lenses_are_refused(change):
 @pytest.mark.parametrize(("name", "column"), [("lens", "kl_bits"), ("losses", "validation_loss"), ("losses", "seed")])
 def test_a_missing_column_is_named(name, column):
     lens, losses = tables({(TIED, 0): line([2, 3], 0, 9)})
-    bad = {"lens": lens, "losses": losses, name: {"lens": lens, "losses": losses}[name].drop(columns=column)}
+    pair = {"lens": lens, "losses": losses}
+    pair[name] = pair[name].drop(columns=column)
     with pytest.raises(ValueError, match=rf"^{name}: the columns \['{column}'\] are needed"):
-        gap_at_equal_loss(**bad)
+        gap_at_equal_loss(pair["lens"], pair["losses"])

@@ -168,12 +168,12 @@ def others() -> list[Any]:
 
     sizes: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 16}
-    experts: dict[str, Any] = {"intermediate_size": 32, "num_local_experts": 2, "num_key_value_heads": 2, "num_experts_per_tok": 1}
+    experts: dict[str, Any] = {"num_local_experts": 2, "num_key_value_heads": 2, "num_experts_per_tok": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return [
             OPTForCausalLM(OPTConfig(**sizes, **ids, ffn_dim=32, word_embed_proj_dim=16)),
-            MixtralForCausalLM(MixtralConfig(**sizes, **ids, **experts)),  # as many experts as blocks
+            MixtralForCausalLM(MixtralConfig(**sizes, **ids, **experts, intermediate_size=32)),  # as many experts as blocks
         ]
 
 

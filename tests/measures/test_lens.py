@@ -124,27 +124,25 @@ def test_trained_lens_beats_the_logit_lens_and_its_own_start(trained):
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"vocab_size": 128, "d_model": 32, "n_layers": 3, "context": 32, "steps": 200, "learning_rate": 1e-2},
+        {"vocab_size": 128, "d_model": 32, "n_layers": 2, "context": 16, "steps": 120, "learning_rate": 1e-2},
         pytest.param(
             {"vocab_size": 2048, "d_model": 128, "n_layers": 4, "context": 64, "steps": 200, "learning_rate": 3e-3},
-            marks=pytest.mark.slow,  # the size of which the docstring speaks
+            marks=pytest.mark.slow,  # the size that the docstring speaks of
         ),
     ],
     ids=["small", "as promised"],
 )
 def test_the_defaults_end_within_a_fiftieth_of_a_bit_of_a_converged_lens(tied, sizes, trained_once, tiny):
-    """Four times as many steps over the same 60,000 tokens change no layer by more than 0.02 bits, on other text."""
-    language = {"length": 70_000, "classes": 8}
-    changes = {"corpus": "two-role", "path": None, "language": language, "batch_size": 16, **sizes}
-    run = trained_once(tiny(**changes, tied=tied))
-    corpus, length = run.config.load_corpus(), run.config.context
-    model, (train, held_out) = run.model(), (corpus.windows(p, 60_000 // length, length) for p in ("train", "validation"))
-    usual, longer = (
-        kl_by_layer(model, train_lens(model, train, progress=False, **steps), held_out[:100]) for steps in ({}, {"steps": 1600})
+    """Four times as many steps over the same 60,000 tokens change no layer by 0.02 bits on other text; the start is further."""
+    language = {"corpus": "two-role", "path": None, "language": {"length": 70_000, "classes": 8}}
+    run = trained_once(tiny(**language, **sizes, batch_size=32, validation_every=500, tied=tied))
+    corpus, context, model = run.config.load_corpus(), run.config.context, run.model()
+    train, held_out = corpus.windows("train", 60_000 // context, context), corpus.windows("validation", 200, context)
+    start, usual, longer = (
+        kl_by_layer(model, train_lens(model, train, progress=False, **options), held_out)
+        for options in ({"steps": 1, "learning_rate": 1e-9}, {}, {"steps": 1600})
     )
-    assert kl_by_layer(model, logit_lens(model), held_out[:100])[0] > 0.5, "the model says something, and not at its input"
-    assert np.abs(usual - longer).max() < 0.02
-    assert (np.abs(usual - longer) < 0.1 * longer + 0.001).all(), "nor by much of a small KL"
+    assert np.abs(usual - longer).max() < 0.02 < np.abs(start - longer).max()
 
 
 def test_start_is_a_regression_on_the_last_state():

@@ -49,7 +49,7 @@ def gap_at_equal_loss(lens: pd.DataFrame, losses: pd.DataFrame, layer: int = 0) 
         if missing := {"arm", "seed", *needed} - {*table}:
             raise ValueError(f"{name}: the columns {sorted(missing)} are needed beside {[*table]}")
     lens = where(lens, layer=layer)
-    both = [column for column in lens if column in losses]
+    both = [str(column) for column in lens if column in losses]
     points = lens.merge(losses[[*both, "validation_loss"]], how="left", on=both)
     if len(points) > len(lens) or not np.isfinite(points[["validation_loss", "kl_bits"]]).all(axis=None):
         raise ValueError(f"losses: one finite validation_loss is needed for each {', '.join(both)} of lens, got more or none")
