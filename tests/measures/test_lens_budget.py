@@ -1,6 +1,7 @@
 """A lens from the identity: nearer to the prediction the longer it trains, and the logit lens where it has hardly begun."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -27,7 +28,7 @@ def tokens() -> torch.Tensor:
 
 def test_a_row_a_budget_and_layer_and_zero_at_the_output(model, tokens) -> None:
     table = kl_by_budget(model, tokens[:16], tokens[16:], budgets=(1, 5), progress=False)
-    assert list(table.columns) == ["steps", "layer", "kl_bits"]
+    assert list(table.columns) == ["steps", "text", "layer", "kl_bits"] and set(table["text"]) == {"held-out"}
     assert list(zip(table["steps"], table["layer"], strict=True)) == [(s, i) for s in (1, 5) for i in range(3)]
     assert (table.query("layer == 2")["kl_bits"] == 0).all()
 
@@ -38,6 +39,18 @@ def test_it_starts_at_the_logit_lens_and_comes_nearer(model, tokens) -> None:
     first, last = (table[table["steps"] == steps]["kl_bits"].to_numpy() for steps in (1, 150))
     np.testing.assert_allclose(first[0], logit[0], rtol=0.05)
     assert last[0] < 0.8 * first[0]
+
+
+def test_the_training_text_is_judged_beside_the_held_out_one(model, tokens) -> None:
+    options = {"budgets": (2, 300), "progress": False, "learning_rate": 3e-3}
+    alone = kl_by_budget(model, tokens[:4], tokens[16:], **options)
+    both = kl_by_budget(model, tokens[:4], tokens[16:], training=tokens[:4], **options)
+    assert list(both["text"]) == 2 * (3 * ["held-out"] + 3 * ["training"])
+    pd.testing.assert_frame_equal(both[both["text"] == "held-out"].reset_index(drop=True), alone)
+    swapped = kl_by_budget(model, tokens[:4], tokens[:4], **options)["kl_bits"]
+    np.testing.assert_array_equal(both[both["text"] == "training"]["kl_bits"], swapped)
+    last = both[both["steps"] == 300].set_index(["text", "layer"])["kl_bits"]
+    assert last["training", 0] < 0.8 * last["held-out", 0], "64 tokens are learnt by heart"
 
 
 def test_model_and_global_generator_are_left_alone(model, tokens) -> None:

@@ -15,6 +15,7 @@ from tiny_models import CONTEXT, VOCAB, shaken, tokens
 from torch import Tensor
 
 from tying_utils.measures import (
+    ablation,
     alignment,
     drift,
     frequency,
@@ -226,6 +227,7 @@ READERS: dict[str, Callable[[object, object], np.ndarray]] = {
     "logit lens": lambda model, ids: lens.kl_by_layer(model, lens.logit_lens(model), ids),  # type: ignore[arg-type]
     "perplexity": lambda model, ids: perplexity.perplexity(model, ids, progress=False).losses,  # type: ignore[arg-type]
     "contributions": lambda model, ids: residual.contributions(model, ids)[["norm", "attribution"]].to_numpy(),  # type: ignore[arg-type]
+    "ablation": lambda model, ids: ablation.loss_without_layers(model, ids)["loss"].to_numpy(),  # type: ignore[arg-type]
 }
 
 

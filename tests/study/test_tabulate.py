@@ -96,7 +96,9 @@ def test_spaced_steps_start_end_and_grow(steps: list[int]) -> None:
     assert len(kept) <= 3 + np.log(max(steps)) / np.log(1.25)
 
 
-@pytest.mark.parametrize("measure", ["of_models.lenses", "of_models.lens_budgets", "transfer.losses"])
+@pytest.mark.parametrize(
+    "measure", ["of_models.lenses", "of_models.lens_budgets", "of_models.lens_steps", "of_models.ablations", "transfer.losses"]
+)
 def test_threads_that_build_models_find_the_libraries_imported(measure: str) -> None:
     code = f"""
 import sys

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,6 +23,48 @@ def early_layers(residual: pd.DataFrame) -> pd.DataFrame:
     blocks = residual[residual["layer"] >= 0]
     early = blocks[blocks["layer"] < (blocks["layer"].max() + 1) / 2]
     return early.groupby(["arm", "seed"], as_index=False)["share"].sum()
+
+
+def gap_at_equal_loss(lens: pd.DataFrame, losses: pd.DataFrame, layer: int = 0) -> pd.DataFrame:
+    """Return by seed the lens KL of the tied arm minus that of the untied one where both have the same loss.
+
+    An arm that has learnt less is nearer to its own prediction or further from it for that alone. So each arm's KL is read as
+    a function of its loss over checkpoints or runs of several lengths, linear between neighbouring losses, and the two are
+    subtracted over the losses that both arms of a seed cover; beyond them nothing is extrapolated.
+
+    Args:
+        lens: columns arm, seed, layer and kl_bits, of one kind of lens, with what tells the lengths of an arm and seed apart.
+        losses: a row for each arm, seed and length, with the column validation_loss (nats per token). It is put to the rows
+            of `lens` by all columns that both tables have.
+        layer: where the lens reads, 0 the input.
+
+    Returns:
+        A row per seed: low, high (the losses that both arms cover, nats per token), gap (mean over them) and gap_at_low (at
+        the lowest), float64, bits per token. All four are nan where the arms have no loss in common.
+
+    Raises:
+        ValueError: `losses` that have not exactly one finite loss for each row of `lens`, or a table without these columns.
+    """
+    for name, table, needed in (("lens", lens, ("layer", "kl_bits")), ("losses", losses, ("validation_loss",))):
+        if missing := {"arm", "seed", *needed} - {*table}:
+            raise ValueError(f"{name}: the columns {sorted(missing)} are needed beside {[*table]}")
+    lens = where(lens, layer=layer)
+    both = [str(column) for column in lens if column in losses]
+    points = lens.merge(losses[[*both, "validation_loss"]], how="left", on=both)
+    if len(points) > len(lens) or not np.isfinite(points[["validation_loss", "kl_bits"]]).all(axis=None):
+        raise ValueError(f"losses: one finite validation_loss is needed for each {', '.join(both)} of lens, got more or none")
+    rows = []
+    for seed, own in points.groupby("seed"):
+        # Lengths of equal loss count as one point, their mean.
+        untied, tied = (where(own, arm=arm).groupby("validation_loss")["kl_bits"].mean() for arm in (UNTIED, TIED))
+        low, high = max(untied.index.min(), tied.index.min()), min(untied.index.max(), tied.index.max())
+        if not low <= high:  # nan where an arm is missing
+            rows.append((seed, *[np.nan] * 4))
+            continue
+        at = np.unique([low, high, *(loss for loss in (*untied.index, *tied.index) if low <= loss <= high)])
+        gap = np.interp(at, tied.index, tied) - np.interp(at, untied.index, untied)
+        rows.append((seed, low, high, np.trapezoid(gap, at) / (high - low) if high > low else gap[0], gap[0]))
+    return pd.DataFrame(rows, columns=["seed", "low", "high", "gap", "gap_at_low"])
 
 
 def evidence(tables: Tables) -> Evidence:

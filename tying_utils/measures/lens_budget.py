@@ -23,6 +23,7 @@ def kl_by_budget(
     tokens: ArrayLike | Tensor,
     held_out: ArrayLike | Tensor,
     *,
+    training: ArrayLike | Tensor | None = None,
     budgets: Sequence[int] = (25, 50, 100, 200, 400),
     tokens_per_step: int = 256,
     learning_rate: float = 1e-3,
@@ -38,11 +39,12 @@ def kl_by_budget(
     Args:
         model: a Hugging Face causal LM with L layers.
         tokens: integers (n, T) to train on, `held_out` (m, T) to judge on.
+        training: rows of `tokens` (k, T) to judge on, too: how much lower the KL is there is what the lens learnt by heart.
         budgets: numbers of optimizer steps, each at least 1.
         tokens_per_step: positions drawn at random for a step, with repetition.
 
     Returns:
-        Columns steps, layer (0 .. L), kl_bits (bits per token).
+        Columns steps, text ("held-out", and "training" where there is any), layer (0 .. L), kl_bits (bits per token).
 
     Raises:
         ValueError: for a budget below 1, for what `lens.unembed` and `lens.states` refuse, and, as `lens.kl_by_layer` does,
@@ -53,6 +55,7 @@ def kl_by_budget(
     for budget in budgets:
         positive("budgets", budget)
     positive("tokens_per_step", tokens_per_step)
+    texts = {"held-out": held_out} | ({} if training is None else {"training": training})
     frozen, pool = lens.unembed(model), lens.states(model, tokens)
     config = TunedLensConfig("", d_model=pool.shape[-1], num_hidden_layers=len(pool) - 1)
     with torch.random.fork_rng(devices=[]):
@@ -74,6 +77,7 @@ def kl_by_budget(
         loss.backward()  # type: ignore[union-attr]
         optimizer.step()
         if step in budgets:
-            curve = lens.kl_by_layer(model, tuned, held_out)
-            rows.append(pd.DataFrame({"steps": step, "layer": range(len(curve)), "kl_bits": curve}))
+            for text, ids in texts.items():
+                curve = lens.kl_by_layer(model, tuned, ids)
+                rows.append(pd.DataFrame({"steps": step, "text": text, "layer": range(len(curve)), "kl_bits": curve}))
     return pd.concat(rows, ignore_index=True)

@@ -10,7 +10,7 @@ from scipy.stats import trim_mean
 from tqdm.auto import tqdm
 
 from tying_utils.base.names import TIED
-from tying_utils.measures import lens, lens_budget, residual
+from tying_utils.measures import ablation, lens, lens_budget, residual
 from tying_utils.study import columns
 from tying_utils.study.columns import labelled
 from tying_utils.study.profile import Profile
@@ -36,12 +36,34 @@ def _lens_budgets(run: Trained, profile: Profile) -> pd.DataFrame:
     return labelled(run.labels, curves[["steps", "layer", "kl_bits"]])
 
 
+def _lens_steps(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return the same on held-out and on training text, as many windows of each, and below it what a lens converges to."""
+    model, held_out = run.model(), run.held_out(profile.evaluation_windows)
+    tokens = run.corpus.windows("train", profile.lens_windows, run.run.config.context)
+    texts = {"held-out": held_out, "training": tokens[:: max(1, len(tokens) // len(held_out))][: len(held_out)]}
+    options: dict[str, Any] = {"seed": run.seed, "progress": False}
+    stopped = lens_budget.kl_by_budget(
+        model, tokens, held_out, training=texts["training"], budgets=profile.lens_budgets, **options
+    )
+    own = {"steps": 400, **profile.lens}
+    tuned = lens.train_lens(model, tokens, **own, **options)
+    labels = {"lens": "converged", "steps": own["steps"]}
+    curves = [columns.curve(labels | {"text": text}, lens.kl_by_layer(model, tuned, ids)) for text, ids in texts.items()]
+    return labelled(run.labels, pd.concat([labelled({"lens": "stopped"}, stopped), *curves], ignore_index=True))
+
+
+def _ablation(run: Trained, profile: Profile) -> pd.DataFrame:
+    """Return what the held-out loss becomes without each layer, or without the token embedding."""
+    return labelled(run.labels, ablation.loss_without_layers(run.model(), run.held_out(profile.evaluation_windows)))
+
+
 def _residual_stream(run: Trained, profile: Profile) -> pd.DataFrame:
     """Return what each component adds to the residual stream, and to the logit of the right token."""
     return labelled(run.labels, residual.contributions(run.run.model(), run.held_out(profile.evaluation_windows)))
 
 
 lenses, lens_budgets = each(_lenses, models_side_by_side), each(_lens_budgets, models_side_by_side)
+lens_steps, ablations = each(_lens_steps, models_side_by_side), each(_ablation, models_side_by_side)
 residual_stream = each(_residual_stream)
 
 
