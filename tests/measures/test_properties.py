@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tying_utils.measures import (
     alignment,
+    displacement,
     drift,
     frequency,
     gradients,
@@ -100,6 +101,14 @@ MEASURES: dict[str, Measure] = {
         0,
         1,
         ("turn", "order"),
+        lambda s: 1 - s,
+        False,
+    ),
+    "share of the displacement": Measure(
+        lambda a, b: displacement.parts({"a": a, "b": b}, {"a": 1.0, "b": 1.0})["b"].share,
+        -math.inf,
+        math.inf,
+        ("turn together", "order"),
         lambda s: 1 - s,
         False,
     ),

@@ -1,4 +1,4 @@
-"""What moved a table over training: the share of each part of its updates in the whole way, and how far a part cancels itself."""
+"""What moved a table over training: each part's share of the way, and how far a part cancels itself."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -37,7 +37,8 @@ def parts(sums: Mapping[str, Tensor], lengths: Mapping[str, float | Tensor]) -> 
             f"sums and lengths: tables (V, d) of one shape and a length by the same names are needed, got {sorted(shapes)} for "
             f"{', '.join(sums) or 'no part'} and lengths of {', '.join(lengths) or 'no part'}"
         )
-    wide = {name: (table.cpu() if table.is_mps else table).double().flatten() for name, table in sums.items()}  # as alignment
+    on = {name: table.detach().cpu() if table.is_mps else table.detach() for name, table in sums.items()}  # no float64 there
+    wide = {name: table.double().flatten() for name, table in on.items()}
     way = torch.stack([*wide.values()]).sum(0)
     squared = torch.dot(way, way)
     found = {}

@@ -70,7 +70,7 @@ def _compared(runs: Sequence[Trained]) -> list[_Compared]:
     return [_Compared(run, found[run.place]) for run in runs if found[run.place] is not run]
 
 
-def _orthogonal(source: Tensor, target: Tensor, profile: Profile) -> dict[str, float]:
+def orthogonal(source: Tensor, target: Tensor, profile: Profile) -> dict[str, float]:
     """Return the orthogonal score alone, beside chance from few permutations."""
     value = alignment.align(source, target, "orthogonal")
     chance = alignment.chance(source, target, "orthogonal", permutations=max(2, profile.permutations // 10))
@@ -82,7 +82,7 @@ def _at_the_input(pair: _Compared, profile: Profile) -> pd.DataFrame:
     """Return how the table that embeds a run's input aligns with the untied pair."""
     name, own = next(iter(pair.run.tables().items()))
     rows = [
-        {**pair.run.labels, "source": source, "target": name, **_orthogonal(table, own, profile)}
+        {**pair.run.labels, "source": source, "target": name, **orthogonal(table, own, profile)}
         for source, table in pair.reference.tables().items()
     ]
     return pd.DataFrame(rows)
@@ -95,7 +95,7 @@ def _over_training(pair: _Compared, profile: Profile) -> pd.DataFrame:
         table = pair.run.tables(step)["tied"]
         for source, other in pair.reference.tables(step).items():
             labels = {**pair.run.labels, "step": step, "source": source, "target": "tied"}
-            rows.append({**labels, **_orthogonal(other, table, profile)})
+            rows.append({**labels, **orthogonal(other, table, profile)})
     return pd.DataFrame(rows)
 
 
