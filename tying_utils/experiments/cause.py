@@ -101,7 +101,7 @@ def cause(tables: Tables) -> Figure:
         ax.set_ylim(min(seen) - 0.05, max(seen) + 0.05)
     looks = [*(CORPORA[corpus] for corpus in remains), *(replace(LOOKS[arm], line="none") for arm in (TIED, UNTIED))]
     note = "a: dotted, the tied arm (1) and no bias (0); in the two-role language of the purity gap. Early: the first quarter, "
-    note += "which is the warmup; late: the rest. b, c: dotted, equal norms. "
+    note += "inside the warmup; late: the rest. b, c: dotted, equal norms. "
     fewer = {corpus: len(rows) for corpus, rows in remains.items() if len(rows) < gradients["seed"].nunique()}
     note += " ".join(f"{CORPORA[corpus].label} in a: n = {n}." for corpus, n in fewer.items())
     return style.finish(figure, gradients, looks, note)
