@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from tying_utils.base.names import TIED, TWO_ROLE, UNTIED, scaled
 from tying_utils.study import Study, of_tables, of_training
@@ -57,7 +57,8 @@ def test_a_replay_is_the_run_again(runs: list[Trained], arm: str) -> None:
 
 def test_rows_have_steps_tables_and_parts(runs: list[Trained], table: pd.DataFrame) -> None:
     assert list(table)[:4] == ["corpus", "arm", "input_scale", "seed"]
-    assert list(table)[4:] == ["step", "table", "part", "share", "norm", "coherence", "input_alignment", "output_alignment"]
+    assert list(table)[4:10] == ["step", "table", "part", "share", "norm", "coherence"]
+    assert list(table)[10:] == ["used_share", "input_alignment", "output_alignment"]
     assert list(table["arm"].unique()) == [arm for arm in ARMS if arm not in NONE]
     steps = named(runs, TIED).run.config.steps
     for (arm, name), own in table.groupby(["arm", "table"]):
@@ -76,6 +77,8 @@ def test_sums_are_aligned_with_the_untied_pair_at_the_end(runs: list[Trained], t
     columns = ["input_alignment", "output_alignment"]
     there = (table["step"] == table["step"].max()) & (table["arm"] != UNTIED)
     assert table.loc[there, columns].notna().all(axis=None) and table.loc[~there, columns].isna().all(axis=None)
+    last = table[table["step"] == table["step"].max()].groupby(["arm", "table"])["used_share"].sum()
+    assert last.to_numpy() == pytest.approx(1)
     own, reference = named(runs, TIED), named(runs, UNTIED)
     _, sums = of_training.replay(own.run.config, own.corpus)
     profile = Study("smoke", TWO_ROLE, progress=False).profile

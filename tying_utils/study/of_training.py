@@ -68,22 +68,26 @@ def _told_apart(run: Trained) -> bool:
 def _displacement(run: Trained, reference: Trained | None, profile: Profile, progress: bool) -> pd.DataFrame:
     rows, sums = replay(run.run.config, run.corpus, progress=progress)
     last = rows["step"] == run.run.config.steps
+    used = [{part: added.cpu()[run.used] for part, added in held.items()} for held in sums.values()]  # as the last rows stand
+    shares = [own.share for held in used for own in parts(held, dict.fromkeys(held, 1.0)).values()]
+    rows.loc[last, "used_share"] = shares
     for name in ("input", "output"):
         rows[f"{name}_alignment"] = np.nan
         if reference is not None:
             table = reference.tables()[name]
-            moved = (added.cpu()[run.used] for held in sums.values() for added in held.values())  # as the last rows stand
-            rows.loc[last, f"{name}_alignment"] = [orthogonal(table, own, profile)["corrected"] for own in moved]
+            scores = [orthogonal(table, added, profile)["corrected"] for held in used for added in held.values()]
+            rows.loc[last, f"{name}_alignment"] = scores
     return labelled(run.labels, rows)
 
 
 def displacement(runs: Sequence[Trained], profile: Profile, bar: "tqdm[Any]") -> pd.DataFrame:
     """Measure what share of a table's displacement each path supplied, and how far its steps agree, by training again.
 
-    Columns: the labels of the run, those of `replay`, and at the last step input_alignment and output_alignment: of the sum of
-    the part with the untied input and output table of its place, orthogonal, corrected for chance, tokens that occur; NaN
-    before, and for the untied run itself. Left out are runs that have no such parts (fine-tuned, tables made of other weights,
-    parted on the way): the first begin with another run's weights, in the others Adam's moments are not those of one path.
+    Columns: the labels of the run, those of `replay`, and of the tokens that occur, at the last step (before: NaN), used_share,
+    and input_alignment and output_alignment of the part's sum with the untied input and output table of its place, orthogonal,
+    corrected for chance (NaN where there is no untied run beside this one). Left out are runs that have no such parts:
+    fine-tuned ones, which begin with another run's weights, and those whose tables are made of other weights or parted on the
+    way, where Adam's moments are not those of one path.
     """
     found = references(runs)
 
