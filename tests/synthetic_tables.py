@@ -73,6 +73,10 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
                 for block, component, share in [*parts, (-1, "bias", 0.0)]:
                     values = {"share": near(share, 0.005), "attribution": near(block + 1, 0.1)}
                     add("residual", arm, seed, layer=block, component=component, label=component, norm=1.0, **values)
+                for block, component in [(-1, "embedding"), *((i, "block") for i in range(LAYERS))]:
+                    for how in ("zero", "mean"):
+                        lost = {"loss": 4.5, "increase": near(0.5 if arm == UNTIED else 0.4)}
+                        add("ablation", arm, seed, layer=block, component=component, how=how, **lost)
             step = np.arange(1, STEPS + 1)
             norms = {"input_norm": 0.3 * np.exp(rng.normal(0, 0.1, STEPS)) * (1 + step / STEPS)}
             norms |= {"output_norm": 0.6 * np.exp(rng.normal(0, 0.1, STEPS)), "published_input_norm": norms["input_norm"] / 3}

@@ -20,8 +20,7 @@ from tying_utils.experiments import figures, style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.tables import with_scaling
 from tying_utils.measures import statistics
-from tying_utils.study import profiles
-from tying_utils.study import axis
+from tying_utils.study import axis, profiles
 from tying_utils.study.profiles import SCALES
 
 matplotlib.use("Agg")

@@ -36,7 +36,10 @@ def lengths(seeds: dict[float, int] | None = None):
     of = seeds or dict.fromkeys(LENGTHS, SEEDS)
     plain, parts = synthetic(SEEDS), {}
     for tokens, count in of.items():
-        own = {name: where(plain[name], corpus=PYTHON) for name in ("alignment", "neighbors", "lens", "residual", "drift")}
+        own = {
+            name: where(plain[name], corpus=PYTHON)
+            for name in ("alignment", "neighbors", "lens", "residual", "ablation", "drift")
+        }
         own["share"] = pd.concat([plain["gradients"], plain["scaling_gradients"]])
         own["poles"] = poles(SEEDS, d_model=64)
         rows = []

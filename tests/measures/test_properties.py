@@ -17,6 +17,7 @@ from torch import Tensor
 from tying_utils.measures import (
     ablation,
     alignment,
+    displacement,
     drift,
     frequency,
     gradients,
@@ -80,6 +81,14 @@ MEASURES: dict[str, Measure] = {
     "cosine of gradients": Measure(lambda a, b: of_gradients("cosine", a, b), **COSINE),
     "output share": Measure(
         lambda a, b: of_gradients("output_share", a, b), 0, 1, ("turn", "order"), lambda s: 1 - s, widths=False
+    ),
+    "share of the displacement": Measure(
+        lambda a, b: displacement.parts({"a": a, "b": b}, {"a": 1.0, "b": 1.0})["b"].share,
+        -math.inf,
+        math.inf,
+        ("turn together", "order"),
+        lambda s: 1 - s,
+        False,
     ),
     "norm by frequency": Measure(lambda a, b: by_frequency(a), -1, 1, ("turn", "turn together", "scale")),
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from tying_utils.experiments import alignment, evolution, gradients, ground_truth, scaling, sizes, transfer, tuned_lens
+from tying_utils.experiments import alignment, cause, evolution, gradients, ground_truth, scaling, sizes, transfer, tuned_lens
 from tying_utils.experiments.judge import Evidence
 from tying_utils.experiments.tables import OfCorpus, Tables
 
@@ -12,6 +12,7 @@ from tying_utils.experiments.tables import OfCorpus, Tables
 _CLAIMS: dict[str, tuple[str, Callable[[Tables], Evidence]]] = {
     "C1": ("alignment", alignment.evidence),
     "C2": ("gradients", gradients.evidence),
+    "C2 cause": ("gradients", cause.evidence),
     "C3": ("lens", tuned_lens.evidence),
     "C4": ("scaling_alignment", scaling.evidence),
     "C4 sweep": ("sweep_alignment", scaling.sweep_evidence),

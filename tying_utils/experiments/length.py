@@ -24,7 +24,7 @@ HEADLINES = {
     "early_share": "C2: output share, early",
     "share_gap": "C2: the same, tied − untied",
     "lens_gap": "C3: lens KL at the input, tied − untied",
-    "early_blocks": "C3: early blocks, tied − untied",
+    "early_ablation": "C3: loss without an early block, tied − untied",
     "scaled_bias": "C4: bias, x5 − tied",
     "scaled_loss": "C4: loss, x5 − tied",
     "equal_shape": "C5: loss, tied − untied",

@@ -72,7 +72,7 @@ def _of_corpus(results: Tables, corpus: str) -> pd.DataFrame:
     losses = tables["remedy_losses"]
     losses = losses[losses["arm"] != UNTIED]
     frame = losses[["corpus", *key, "parameters"]].assign(loss=losses["validation_loss"] - losses["floor"].fillna(0.0))
-    frame = frame.merge(_biases(tables), on=key, how="left")
+    frame = frame.merge(biases(tables), on=key, how="left")
     lens = tuned(tables["remedy_lens"])
     early = lens[lens["layer"] < lens["layer"].max() / 2]
     frame = frame.merge(early.groupby(key)["kl_bits"].mean().rename("early_lens"), on=key, how="left")
@@ -90,7 +90,8 @@ def _of_corpus(results: Tables, corpus: str) -> pd.DataFrame:
     return pd.concat([frame, of_size], ignore_index=True)
 
 
-def _biases(tables: OfCorpus) -> pd.DataFrame:
+def biases(tables: Tables) -> pd.DataFrame:
+    """Return bias and purities of `outcomes`, of one corpus, a row for each arm (as its tables call it) and seed."""
     key = ["arm", "seed"]
     if "remedy_roles" in tables and len(roles := tables["remedy_roles"]):
         wide = roles[roles["table"] != "output"].pivot_table(index=key, columns="role", values="purity")

@@ -67,6 +67,13 @@ def gap_at_equal_loss(lens: pd.DataFrame, losses: pd.DataFrame, layer: int = 0) 
     return pd.DataFrame(rows, columns=["seed", "low", "high", "gap", "gap_at_low"])
 
 
+def early_losses(ablation: pd.DataFrame) -> pd.DataFrame:
+    """Return by arm and seed what a block of the first half of the layers adds to the loss when its mean takes its place."""
+    blocks = where(ablation, component="block", how="mean")
+    early = blocks[blocks["layer"] < (blocks["layer"].max() + 1) / 2]
+    return early.groupby(["arm", "seed"], as_index=False)["increase"].mean()
+
+
 def evidence(tables: Tables) -> Evidence:
     """Yield the statistics of C3, from the tables lens, lens_budget and residual."""
     lens, at_input = tables["lens"], "8.86 - 7.01 = 1.85"
@@ -82,6 +89,10 @@ def evidence(tables: Tables) -> Evidence:
         words = f"the same at the input, lens stopped after {steps} steps"
         stopped = Statistic("lens_gap_stopped", "C3 lens", words, "bits per token", published=at_input)
         yield stopped, tied_less_untied(where(budget, steps=steps), "kl_bits")
+    if "ablation" in tables:
+        words = "loss without a block of the first half, tied - untied"
+        lost = Statistic("early_ablation", "C3", words, "nats per token", claimed="below", smallest=0.02)
+        yield lost, tied_less_untied(early_losses(tables["ablation"]), "increase")
     words = "early blocks' share of the residual norm, tied - untied"
     blocks = Statistic("early_blocks", "C3", words, "fraction", claimed="below", smallest=0.02)
     yield blocks, tied_less_untied(early_layers(tables["residual"]), "share")

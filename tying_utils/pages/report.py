@@ -9,7 +9,7 @@ import pandas as pd
 
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
-from tying_utils.experiments import claims, length, places
+from tying_utils.experiments import claims, length, places, tuned_lens
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.remedies import changes, outcomes
@@ -98,6 +98,17 @@ def trends(results: Results) -> str:
         found = length.trend(part, of.null, of.smallest)
         rows.append((place, of.claim, of.words, found["trend"], span(found["slope"], found["low"], found["high"], "+.3f")))
     return table("Trained on | Claim | Statistic | Trend | Change per tenfold training", rows)
+
+
+def at_equal_loss(results: Results) -> str:
+    """Return the lens KL at the input, tied minus untied, where both arms of a seed have the same loss."""
+    lengths, rows = Lengths(), []
+    for axis in lengths.places:
+        lens, losses = tuned(axis["lens"], 0), axis["losses"]
+        gaps = tuned_lens.gap_at_equal_loss(lens[lens["arm"].isin([UNTIED, TIED])], losses).dropna()
+        if len(gaps):
+            rows.append((axis.profile.name, f"{gaps['low'].mean():.2f} to {gaps['high'].mean():.2f}", mean(gaps["gap"], ".3f")))
+    return table("Trained on | Losses that both arms cover, nats per token | Lens KL, tied − untied, bits", rows)
 
 
 def rates(results: Results) -> str:
@@ -246,6 +257,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
         every_length,
     ),
     ("Trends", "Slopes against log10 of tokens per weight, over the seeds that have every length.", trends),
+    (
+        "The lens at equal loss",
+        "Each arm's KL at the input as a function of its loss over the lengths; mean over the losses that both cover.",
+        at_equal_loss,
+    ),
     ("Learning rates", "Source of packages, d 64; validation loss, nats per token.", rates),
     ("Shared starts", "Python source; a tied model that starts from the untied model's input table.", shared_start),
     ("Alignment and chance", "Python source; W is the table called tied.", chance),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from functools import cached_property
@@ -38,17 +39,21 @@ TABLES: dict[str, Arms] = {
     "lean": ARMS,
     "share": ARMS,
     "lens": _SCALED,
+    "lens_steps": PAIR,
     "residual": PAIR,
+    "ablation": PAIR,
     "drift": (UNTIED,),
+    "displacement": _SCALED,
     "roles": ARMS,
     "probe": ARMS,
     "rates": lengths.RATED,
 }
+_REPLAYED = 4.0  # tokens per weight of the longest runs that are trained again, for which path moved their tables
 _OF_ROLES, _RATES = ("roles", "probe"), "rates"
 
 
 def _measure_of(name: str) -> Measure:
-    from tying_utils.study import of_language, of_lengths, of_models, of_poles, of_runs, of_tables, transfer
+    from tying_utils.study import of_language, of_lengths, of_models, of_poles, of_runs, of_tables, of_training, transfer
 
     return {
         "losses": of_runs.losses,
@@ -59,8 +64,11 @@ def _measure_of(name: str) -> Measure:
         "lean": of_lengths.lean,
         "share": of_runs.output_share_by_tenths,
         "lens": of_models.lenses,
+        "lens_steps": of_models.lens_steps,
         "residual": of_models.residual_stream,
+        "ablation": of_models.ablations,
         "drift": of_lengths.moved,
+        "displacement": of_training.displacement,
         "roles": of_language.all_roles,
         "probe": transfer.probes,
         _RATES: of_lengths.rated_losses,
@@ -118,7 +126,10 @@ class Axis(Recorded):
 
     def _groups(self, name: str) -> dict[Group, list[Long]]:
         groups = self._finished[name == _RATES]
-        return {group: [run for run in runs if run.arm in TABLES[name]] for group, runs in groups.items()}
+        longest = _REPLAYED if name == "displacement" else math.inf
+        return {
+            group: [run for run in runs if run.arm in TABLES[name]] for group, runs in groups.items() if group[0] <= longest
+        }
 
     def _runs_of(self, name: str) -> list[str]:
         return [run.run.key for runs in self._groups(name).values() for run in runs]

@@ -63,7 +63,7 @@ def _compared(runs: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
     return [(run, found[run.place]) for run in runs if found[run.place] is not run]
 
 
-def _orthogonal(source: Tensor, target: Tensor, profile: Profile) -> dict[str, float]:
+def orthogonal(source: Tensor, target: Tensor, profile: Profile) -> dict[str, float]:
     """Return the orthogonal score alone, beside chance from few permutations."""
     value = alignment.align(source, target, "orthogonal")
     chance = alignment.chance(source, target, "orthogonal", permutations=max(2, profile.permutations // 10))
@@ -76,7 +76,7 @@ def _at_the_input(compared: tuple[Trained, Trained], profile: Profile) -> pd.Dat
     run, reference = compared
     name, own = next(iter(run.tables().items()))
     rows = [
-        {**run.labels, "source": source, "target": name, **_orthogonal(table, own, profile)}
+        {**run.labels, "source": source, "target": name, **orthogonal(table, own, profile)}
         for source, table in reference.tables().items()
     ]
     return pd.DataFrame(rows)
@@ -89,7 +89,7 @@ def _over_training(compared: tuple[Trained, Trained], profile: Profile) -> pd.Da
         table = run.tables(step)["tied"]
         for source, other in reference.tables(step).items():
             labels = {**run.labels, "step": step, "source": source, "target": "tied"}
-            rows.append({**labels, **_orthogonal(other, table, profile)})
+            rows.append({**labels, **orthogonal(other, table, profile)})
     return pd.DataFrame(rows)
 
 

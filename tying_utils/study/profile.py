@@ -47,6 +47,7 @@ class Profile:
     remedies: Arms = ()
     remedies_enlarged: bool = False  # whether those that lack weights beside the untied model are trained with as many, too
     few: int | None = None  # seeds of the arms that only remedies need (None: all)
+    replayed: Arms = ()  # that are trained again, to learn which path moved their tables
     architectures: tuple[str, ...] = ()  # beside the profile's own, at its own shape
     widths: tuple[int, ...] = ()  # d_model of a grid with `vocabularies`, at the profile's own depth
     vocabularies: tuple[int, ...] = ()  # token counts of that grid

@@ -124,6 +124,7 @@ def _remedies(*kinds: str) -> tuple[Arm, ...]:
 _FEWER: dict[str, Any] = {"lens_windows": 480, "lens_budgets": (25, 50, 100), "permutations": 30}
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama", "qwen3")  # beside OLMo: rotary and learned positions, with and without biases
 # Untied, tied, and ways to a table that leans less, or to two tables in the end.
+_REPLAYED = (UNTIED, TIED, *_remedies("input x5", "norm-match"))
 _STARTS = (UNTIED, TIED, *_remedies("input x5", "norm-match", "untie"))
 # Fine-tuning: at half the peak rate of pretraining.
 _TUNING: dict[str, Any] = {"warmup_steps": 10, "table_snapshots": 2}
@@ -210,6 +211,7 @@ for _profile in (
         remedies=_REMEDIES,
         remedies_enlarged=True,
         few=3,
+        replayed=_REPLAYED,
         architectures=ARCHITECTURES,
         widths=(32, 48, 64, 96, 128),
         vocabularies=(512, 2048, 8192),

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tying_utils.study import of_language, of_models, of_poles, of_runs, of_tables, transfer
+from tying_utils.study import of_language, of_models, of_poles, of_runs, of_tables, of_training, transfer
 from tying_utils.study.profile import Profile
 from tying_utils.study.trained import PLACED, SWEPT, Measure, Trained
 
@@ -33,11 +33,13 @@ MEASURES: dict[str, Measure] = {
     "lens": of_models.lenses,
     "lens_budget": of_models.lens_budgets,
     "residual": of_models.residual_stream,
+    "ablation": of_models.ablations,
     "scaling_alignment": of_tables.align,
     "scaling_neighbors": of_tables.overlap_neighbors,
     "scaling_losses": of_runs.losses,
     "scaling_lens": of_models.lenses,
     "drift": of_tables.move,
+    "displacement": of_training.displacement,
     "frequency": of_tables.norms,
     "roles": of_language.all_roles,
     "sweep_alignment": _labelled(of_tables.align_over_training, SWEPT),

@@ -60,9 +60,12 @@ def train_all(configs: Sequence[TrainConfig], *, progress: bool = True, workers:
 
 def workers_for(configs: Sequence[TrainConfig]) -> int:
     """Return how many of `configs` the cores hold side by side, at least 1, by the threads of the one that has most."""
-    # A batch system or a container may grant fewer cores than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max((config.threads for config in configs), default=1))
+    return max(1, _cores() // max((config.threads for config in configs), default=1))
+
+
+def _cores() -> int:
+    """Return the cores of this process: a batch system or a container may grant it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool) -> None:

@@ -87,7 +87,8 @@ class Trainer:
         self.optimizer = optimizers.adamw(config, self.remedy, self.parameters, tables, fused=fused)
         # The output path's part of a tied table's first moment; the input path's is what is left.
         self.output_moment = torch.zeros_like(self.input_weight) if self.tie else None
-        # Large temporaries are slow to allocate anew at every step.
+        # Of Adam's last update the input and the output path's part, up to their common factor. Large temporaries are slow to
+        # allocate anew at every step.
         self.scratch = torch.empty_like(self.input_weight), torch.empty_like(self.input_weight)
         self._metrics = Metrics(config)
         windows = corpus.windows("validation", config.validation_sequences, config.context + 1)
@@ -212,6 +213,35 @@ class Trainer:
         held = self.optimizer.state[self.input_weight]
         self.optimizer.state[self.output_weight] = {key: value.clone() for key, value in held.items()}
 
+    def update_parts(self) -> dict[str, dict[str, Tensor]]:
+        """Return what the last step added to each table, by table and part, (V, d) float32, new tensors on the device.
+
+        The table "tied" has the parts "input path" and "output path", Adam's update with the first moment of that path and the
+        second that both share, and "decay", AdamW's weight decay; "input" and "output", an untied model's tables, have that of
+        their own path, and decay. Parts add up to the step, apart from rounding. They are read off what a step leaves behind,
+        so that a run that never asks pays nothing.
+
+        Raises ValueError where no path has a part of its own: where the tables are made of other weights, which is what Adam
+        moves, and where the tie is parted on the way, after which both tables go on with a first moment of both paths.
+        """
+        config = self.config
+        if self.folded or config.tied_after(config.steps) != config.tied:
+            what = "makes the tables of other weights" if self.folded else "parts the tie on the way"
+            raise ValueError(f"config: the remedy {self.remedy.name!r} {what}, so no path has its own update; use another")
+        paths = ("input path", self.scratch[0]), ("output path", self.scratch[1])
+        if self.tie:
+            return {"tied": self._added(self.input_weight, *paths)}
+        return {"input": self._added(self.input_weight, paths[0]), "output": self._added(self.output_weight, paths[1])}
+
+    def _added(self, table: torch.nn.Parameter, *paths: tuple[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the last step of the optimizer added to `table`, by the names of its paths' updates, and by decay."""
+        group = next(group for group in self.optimizer.param_groups if any(p is table for p in group["params"]))
+        rate, whole = group["lr"], 1 - self.config.beta1 ** self.optimizer.state[table]["step"]
+        added = {name: update * (-rate / whole) for name, update in paths}
+        kept = 1 - rate * group["weight_decay"]  # of the table before the step: W <- kept W + updates
+        before = (table.detach() - sum(added.values())) / kept
+        return added | {"decay": before * (kept - 1)}
+
     def _path_gradients(self) -> tuple[Any, Any]:
         """Return the accumulated gradients (V, d) of the input and the output path, before they are combined."""
         for split in (self.tie, self.folded):
@@ -224,24 +254,23 @@ class Trainer:
         if self.folded:
             return torch.full_like(clip, math.nan)
 
-        def norm_of_update(first: Tensor, second: Tensor) -> Tensor:
-            second = second.expand_as(first)  # where a remedy has all rows share one
-            scale = gradients.inverse_scale(second, step, config.beta2, config.adam_eps, out=self.scratch[0])
-            return torch.linalg.vector_norm(scale.mul_(first))
+        def scale(state: Any, out: Tensor) -> Tensor:
+            second = state["exp_avg_sq"].expand_as(out)  # where a remedy has all rows share one
+            return gradients.inverse_scale(second, step, config.beta2, config.adam_eps, out=out)
 
-        held = self.optimizer.state[self.input_weight]
+        held, (source, target) = self.optimizer.state[self.input_weight], self.scratch
         if self.tie is None or self.output_moment is None:
             other = self.optimizer.state[self.output_weight]
-            parts = [norm_of_update(state["exp_avg"], state["exp_avg_sq"]) for state in (held, other)]
+            scale(held, source).mul_(held["exp_avg"])
+            scale(other, target).mul_(other["exp_avg"])
         else:
             # m <- beta1 m + (1 - beta1) g is linear in g, so each path has a first moment of its own.
             weight = (1 - config.beta1) * self.tie.scales[1] * clip
             self.output_moment.mul_(config.beta1).addcmul_(output_gradient, weight)
-            second = held["exp_avg_sq"].expand_as(held["exp_avg"])
-            scale = gradients.inverse_scale(second, step, config.beta2, config.adam_eps, out=self.scratch[0])
-            update = torch.sub(held["exp_avg"], self.output_moment, out=self.scratch[1]).mul_(scale)
-            parts = [torch.linalg.vector_norm(update), torch.linalg.vector_norm(scale.mul_(self.output_moment))]
-        return gradients.output_share(*parts)
+            shared = scale(held, target)
+            torch.sub(held["exp_avg"], self.output_moment, out=source).mul_(shared)
+            shared.mul_(self.output_moment)
+        return gradients.output_share(torch.linalg.vector_norm(source), torch.linalg.vector_norm(target))
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """Return what the optimizer holds, by the names of `run_store.weight_names` and of `Folded.named`."""
