@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tying_utils.base.names import SHARED_START, TIED
-from tying_utils.experiments import published, style
+from tying_utils.experiments import position, published, style
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.style import BLACK, LOOKS, ONE_COLUMN, PAIRS, TWO_COLUMNS, W_WITH, Look
 from tying_utils.experiments.tables import Tables, where
@@ -33,7 +33,9 @@ def output_bias(alignment: pd.DataFrame, column: str = "corrected") -> pd.DataFr
 
 
 def evidence(tables: Tables) -> Evidence:
-    """Yield the statistics of C1, from the tables alignment and neighbors."""
+    """Yield the statistics of C1, from the tables poles, where there is one, alignment and neighbors."""
+    if "poles" in tables:
+        yield from position.evidence(tables)
     for kind, (name, uncorrected) in _FITS.items():
         rows, words = where(tables["alignment"], arm=TIED, kind=kind), f"output bias, {kind}"
         label, paper = f"{words}, chance-corrected", f"{uncorrected}, uncorrected"

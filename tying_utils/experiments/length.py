@@ -55,7 +55,6 @@ class _At:
 
 def evidence(tables: Tables) -> Evidence:
     """Yield every claim's statistics at one length."""
-    yield from position.evidence(tables)
     yield from alignment.evidence(tables)
     yield from gradients.evidence(tables)
     early = {arm: gradients.share_over(tables["gradients"], 0, 0.1, arm=arm) for arm in (TIED, UNTIED)}

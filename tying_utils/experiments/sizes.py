@@ -53,8 +53,6 @@ def evidence(tables: Tables) -> Evidence:
     yield Statistic("equal_parameters", "C5", f"{loss}, equal parameters, nats", unit), own["equal_parameters"]
     if gaps["parameters"].nunique() > 1:
         words = "the untied tables' share of all parameters, per decade of parameters"
-        share = Statistic("table_share_per_decade", "C5", words, "fraction per decade", claimed="below")
-        yield share, slopes(gaps, "share", gaps["parameters"])
         for column, words in (("equal_shape", "equal shape"), ("equal_parameters", "equal parameters")):
             words = f"loss gap at {words}, per decade of parameters"
             slope = Statistic(f"{column}_per_decade", "C5", words, "nats per token per decade")
