@@ -80,7 +80,7 @@ def perplexity(
         ValueError: tokens that the model cannot read or windows of one token, a batch size that is not positive, or a model
             whose loss is not finite.
     """
-    ids = _windows(model, tokens)
+    ids = checked_windows(model, tokens)
     at_once = max(1, _TOKENS_AT_ONCE // ids.shape[1]) if batch_size is None else positive("batch_size", batch_size)
     sums = []
     with (
@@ -134,7 +134,8 @@ def bits_per_byte(nats: float, size: int) -> float:
     return nats / math.log(2) / positive("size", size)
 
 
-def _windows(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
+def checked_windows(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
+    """Return `tokens` as windows (n, length), int64 on the CPU, that `model` can predict from their first on, or ValueError."""
     array = tokens if isinstance(tokens, Tensor) else np.asarray(tokens)
     if array.ndim != 2 or len(array) == 0 or array.shape[1] < 2:
         raise ValueError(f"tokens: windows (n, length) of at least 2 tokens are needed, got shape {tuple(array.shape)}")
