@@ -58,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep.set_defaults(run=_sweep)
     words = "train what is missing of laptop's axis of training length, for days: start it once for each core; it resumes"
     commands.add_parser("lengths", help=words).set_defaults(run=_lengths)
+    words = "measure SmolLM2, or another tied model, into data/results/real; needs the extra `real`"
+    measured = commands.add_parser("real", help=words)
+    measured.add_argument("--source", help="a hub id, a folder or a GGUF file in place of SmolLM2")
+    measured.add_argument("--fresh", action="store_true", help="measure again, even where a table is there")
+    measured.set_defaults(run=_real)
     words = "check a card: is everything right on it, how fast is it, and what do the claims say there"
     gpu = commands.add_parser("gpu", help=words)
     gpu.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: 8)")
@@ -199,6 +204,14 @@ def _lengths(options: argparse.Namespace) -> None:
         where = f"{condition.profile}, {condition.arm.name}"
         words = f"{where}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"
         print(f"{words}, rate x{condition.rate:g}: validation loss {loss:.4f}, {seconds:.0f} s, {run.folder.name}", flush=True)
+
+
+def _real(options: argparse.Namespace) -> None:
+    from tying_utils.study.real import Real
+
+    made = Real(options.source, fresh=options.fresh)
+    for name in made.names:
+        print(made[name].to_string(index=False), f"{made.folder / name}.csv: {made.origin[name]}", sep="\n", flush=True)
 
 
 def _gpu(options: argparse.Namespace) -> int:
