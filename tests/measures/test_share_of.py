@@ -105,8 +105,8 @@ def test_lower_precision_is_near(dtype):
     model = shaken("llama").to(dtype)
     windows = tokens(8, CONTEXT)
     found, exact = (share_of(m, windows.split(4), progress=False) for m in (model, copy.deepcopy(model).double()))
-    near = {"rel": 1e-4} if dtype == torch.float32 else {"rel": 0.03}
-    assert measured(found) == pytest.approx(measured(exact), abs=0.02, **near)
+    near = 1e-4 if dtype == torch.float32 else 0.03
+    assert measured(found) == pytest.approx(measured(exact), rel=near, abs=near)
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -59,7 +59,7 @@ class Real(Recorded):
     @cached_property
     def _model(self) -> tuple[Any, Any]:
         model, tokenizer = real.load(self.source, progress=self.progress)
-        model = model.to(choose_hardware().device)
+        model = model.to(choose_hardware().device)  # pyright: ignore[reportArgumentType]
         model.tie_weights()
         return model, tokenizer
 
