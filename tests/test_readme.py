@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from tying_utils import models
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import places, remedies
+from tying_utils.experiments import places, real, remedies
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -26,6 +26,7 @@ from tying_utils.experiments.tables import tuned, with_scaling
 from tying_utils.measures.statistics import Interval, mean_interval
 from tying_utils.models.balance import REMEDIES
 from tying_utils.study import Results
+from tying_utils.study.real import RANDOM, TEXT, Real
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -152,6 +153,14 @@ def numbers(results: Results) -> dict[str, Any]:
     made["purity"] = tied.groupby("role")["purity"].mean().to_dict()
     probe = results.studies[TWO_ROLE]["transfer_probe"].query("arm == @TIED and table == 'tied' and question == 'source role'")
     made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
+
+    smollm2 = Real(progress=False)
+    for (text, measure), row in real.by_text(smollm2["shares"]).to_dict("index").items():
+        on = {TEXT: "text", RANDOM: "random"}[text]
+        made[f"real_{measure}"][on] = Seeds(row["mean"], row["low"], row["high"], row["batches"])
+        along = real.by_position(smollm2["shares"])[text]
+        made["real_first"][on], made["real_last"][on] = along.iloc[0], along.iloc[-1]
+    made["real_norms"] = smollm2["norms"].iloc[0].to_dict()
     return made
 
 

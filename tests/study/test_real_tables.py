@@ -9,6 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from tying_utils import models
+from tying_utils.__main__ import main
 from tying_utils.models import real
 from tying_utils.study.real import RANDOM, TEXT, Real
 
@@ -45,6 +46,12 @@ def test_the_tables_are_measured_and_read_back(small, monkeypatch):
     monkeypatch.setattr(real, "load", None)
     again = Real(progress=False)
     assert again["shares"].equals(shares) and "read from shares.csv" in again.origin["shares"]
+
+
+def test_the_command_says_what_it_measured_and_where(small, capsys):
+    assert main(["real"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{name}.csv: measured on SmolLM2" in said for name in Real(progress=False).names)
 
 
 def test_without_the_extra_a_table_that_is_missing_is_named(home, monkeypatch):
