@@ -183,9 +183,9 @@ SENTENCES = {
         "({loss[coupled-adam].low:.3f} to {loss[coupled-adam].high:.3f})",
     ],
     "METHODS.md": [
-        "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} nats, "
-        "the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; on tokens "
-        "drawn at random, at {real_loss[random]:.2f} nats, where a model that says nothing has 10.80, the share is "
+        "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
+        "nats, the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; "
+        "on tokens drawn at random, at {real_loss[random]:.2f} nats, where a model that says nothing has 10.80, the share is "
         "{real_output_share[random]:.3f ci}",
         "the share goes from {real_first[text]:.3f} to {real_last[text]:.3f} on text and from {real_first[random]:.3f} to "
         "{real_last[random]:.3f} on random tokens",
