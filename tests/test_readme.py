@@ -155,9 +155,9 @@ def numbers(results: Results) -> dict[str, Any]:
     made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
 
     smollm2 = Real(progress=False)
-    for (text, measure), row in real.by_text(smollm2["shares"]).to_dict("index").items():
-        on = {TEXT: "text", RANDOM: "random"}[text]
-        made[f"real_{measure}"][on] = Seeds(row["mean"], row["low"], row["high"], row["batches"])
+    for row in real.by_text(smollm2["shares"]).reset_index().to_dict("records"):
+        text, on = row["text"], {TEXT: "text", RANDOM: "random"}[row["text"]]
+        made[f"real_{row['measure']}"][on] = Seeds(row["mean"], row["low"], row["high"], row["batches"])
         along = real.by_position(smollm2["shares"])[text]
         made["real_first"][on], made["real_last"][on] = along.iloc[0], along.iloc[-1]
     made["real_norms"] = smollm2["norms"].iloc[0].to_dict()
