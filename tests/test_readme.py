@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from tying_utils import models
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import places, remedies
+from tying_utils.experiments import places, real, remedies
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -26,6 +26,7 @@ from tying_utils.experiments.tables import tuned, with_scaling
 from tying_utils.measures.statistics import Interval, mean_interval
 from tying_utils.models.balance import REMEDIES
 from tying_utils.study import Results
+from tying_utils.study.real import RANDOM, TEXT, Real
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -151,6 +152,14 @@ def numbers(results: Results) -> dict[str, Any]:
     made["purity"] = tied.groupby("role")["purity"].mean().to_dict()
     probe = results.studies[TWO_ROLE]["transfer_probe"].query("arm == @TIED and table == 'tied' and question == 'source role'")
     made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
+
+    smollm2 = Real(progress=False)
+    for row in real.by_text(smollm2["shares"]).reset_index().to_dict("records"):
+        text, on = row["text"], {TEXT: "text", RANDOM: "random"}[row["text"]]
+        made[f"real_{row['measure']}"][on] = Seeds(row["mean"], row["low"], row["high"], row["batches"])
+        along = real.by_position(smollm2["shares"])[text]
+        made["real_first"][on], made["real_last"][on] = along.iloc[0], along.iloc[-1]
+    made["real_norms"] = smollm2["norms"].iloc[0].to_dict()
     return made
 
 
@@ -173,6 +182,13 @@ SENTENCES = {
         "({loss[coupled-adam].low:.3f} to {loss[coupled-adam].high:.3f})",
     ],
     "METHODS.md": [
+        "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
+        "nats, the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; "
+        "on tokens drawn at random, at {real_loss[random]:.2f} nats, where a model that says nothing has 10.80, the share is "
+        "{real_output_share[random]:.3f ci}",
+        "the share goes from {real_first[text]:.3f} to {real_last[text]:.3f} on text and from {real_first[random]:.3f} to "
+        "{real_last[random]:.3f} on random tokens",
+        "row norm and count in the text is {real_norms[spearman]:.3f} over the {real_norms[seen]:.0f} tokens that occur",
         "tied - untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
         "{share_gap[two-role]:.3f ci} in the two-role language",
         "one half: {first_ten[python]:.3f ci} and {first_ten[wikitext-2]:.3f ci}",

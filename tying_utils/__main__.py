@@ -62,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     longer = command("lengths", _lengths, words)
     words = "train nothing: measure every length and seed all of whose arms are finished, into data/results/lengths"
     longer.add_argument("--measure", action="store_true", help=words)
+    words = "measure SmolLM2, or another tied model, into data/results/real; needs the extra `real`"
+    measured = command("real", _real, words)
+    measured.add_argument("--source", help="a hub id, a folder or a GGUF file in place of SmolLM2")
+    measured.add_argument("--fresh", action="store_true", help="measure again, even where a table is there")
     words = "check a card: is everything right on it, how fast is it, and what do the claims say there"
     gpu = command("gpu", _gpu, words)
     gpu.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: 8)")
@@ -202,6 +206,14 @@ def _lengths(options: argparse.Namespace) -> None:
         where = f"{condition.profile}, {condition.arm.name}"
         words = f"{where}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"
         print(f"{words}, rate x{condition.rate:g}: validation loss {loss:.4f}, {seconds:.0f} s, {run.folder.name}", flush=True)
+
+
+def _real(options: argparse.Namespace) -> None:
+    from tying_utils.study.real import Real
+
+    made = Real(options.source, fresh=options.fresh)
+    for name in made.names:
+        print(made[name].to_string(index=False), f"{made.folder / name}.csv: {made.origin[name]}", sep="\n", flush=True)
 
 
 def _gpu(options: argparse.Namespace) -> int:

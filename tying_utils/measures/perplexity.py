@@ -81,7 +81,7 @@ def perplexity(
         ValueError: tokens that the model cannot read or windows of one token, a batch size that is not positive, or a model
             whose loss is not finite.
     """
-    ids, sums = _windows(model, tokens), []
+    ids, sums = checked_windows(model, tokens), []
     for losses in _token_losses(model, ids, batch_size, progress):
         sums.append(losses.double().sum())
     losses = torch.stack(sums).numpy() / (ids.shape[1] - 1)
@@ -100,7 +100,7 @@ def by_token(
     model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None, progress: bool = True
 ) -> NDArray[np.float32]:
     """Return the loss of every predicted token, nats, float32 (n, length - 1); arguments and errors as in `perplexity`."""
-    return torch.stack([*_token_losses(model, _windows(model, tokens), batch_size, progress)]).numpy()
+    return torch.stack([*_token_losses(model, checked_windows(model, tokens), batch_size, progress)]).numpy()
 
 
 def _token_losses(model: PreTrainedModel, ids: Tensor, batch_size: int | None, progress: bool) -> Iterator[Tensor]:
@@ -147,7 +147,8 @@ def bits_per_byte(nats: float, size: int) -> float:
     return nats / math.log(2) / positive("size", size)
 
 
-def _windows(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
+def checked_windows(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
+    """Return `tokens` as windows (n, length), int64 on the CPU, that `model` can predict from their first on, or ValueError."""
     array = tokens if isinstance(tokens, Tensor) else np.asarray(tokens)
     if array.ndim != 2 or len(array) == 0 or array.shape[1] < 2:
         raise ValueError(f"tokens: windows (n, length) of at least 2 tokens are needed, got shape {tuple(array.shape)}")

@@ -26,6 +26,7 @@ from tying_utils.base import files, hub
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.base.hub import Folder, Hub, Source
 from tying_utils.measures.integrity import same_bytes
+from tying_utils.models import gguf_file
 from tying_utils.models.architectures import Tables
 from tying_utils.models.families import Family, Model, families
 from tying_utils.models.layout import Layout, Stored, find
@@ -65,7 +66,8 @@ def read_tables(
     """Read the input and output tables of a causal language model, from the hub or a local folder, and nothing else of it.
 
     source: a hub id, or a folder as transformers saves it; float32, float16 or bfloat16 safetensors, single or sharded. A
-    checkpoint that has only PyTorch's .bin files is read whole (with weights_only=True, memory-mapped), with a warning.
+    checkpoint that has only PyTorch's .bin files is read whole (with weights_only=True, memory-mapped), with a warning. Or a
+    .gguf file, as `gguf_file.read` reads it, into memory.
     revision: branch, tag or commit on the hub; of a local folder a folder in it. names: of the two tensors, for a model whose
     tables are called otherwise than `INPUT_NAMES` and `OUTPUT_NAMES` of `models.layout` say.
 
@@ -77,6 +79,8 @@ def read_tables(
     model without an output table (an encoder), quantised tables, and a file whose header contradicts itself or its size;
     `hub.Unreachable`, a ValueError and an OSError, where the hub cannot be reached or read.
     """
+    if (path := Path(source).expanduser()).suffix == ".gguf":
+        return _from_gguf(path, names, source, revision)
     if (where := hub.local(source, revision)) is not None:
         return _from_folder(where, names, source, revision)
     cache = _Cache(hub.checked_id(source), revision or "main", names)
@@ -97,6 +101,19 @@ def steps(source: str | Path) -> dict[int, str]:
     if not found:
         raise ValueError(f"source: {source} has no revision called step0, step1000 or the like; its checkpoints are not public")
     return dict(sorted(found.items()))
+
+
+def _from_gguf(path: Path, names: tuple[str, str] | None, source: str | Path, revision: str | None) -> CheckpointTables:
+    if revision is not None or not path.is_file():
+        problem = (
+            f"revision: {path} has no revisions, got {revision!r}" if path.is_file() else f"source: there is no file {path}"
+        )
+        raise ValueError(f"{problem}; give the path of a GGUF file, and no revision")
+    held, called, size = gguf_file.read(path, names)
+    output = held.get("output", held["input"])
+    tied = same_bytes(held["input"], output)
+    of_both = called["input"], called.get("output", called["input"])
+    return CheckpointTables(held["input"], held["input"] if tied else output, tied, str(source), None, None, of_both, size)
 
 
 def _from_folder(where: Folder, names: tuple[str, str] | None, source: str | Path, revision: str | None) -> CheckpointTables:
