@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from tying_utils import models
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import places, real, remedies
+from tying_utils.experiments import length, places, real, remedies
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -26,6 +26,7 @@ from tying_utils.experiments.tables import tuned, with_scaling
 from tying_utils.measures.statistics import Interval, mean_interval
 from tying_utils.models.balance import REMEDIES
 from tying_utils.study import Results
+from tying_utils.study.axis import Lengths
 from tying_utils.study.real import RANDOM, TEXT, Real
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,6 +154,15 @@ def numbers(results: Results) -> dict[str, Any]:
     probe = results.studies[TWO_ROLE]["transfer_probe"].query("arm == @TIED and table == 'tied' and question == 'source role'")
     made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
 
+    lasting = length.values(Lengths())
+    for (place, name, tokens), part in lasting.groupby(["place", "id", "tokens_per_weight"]):
+        made[{"packages, d 64": "d64", "packages, d 128": "d128"}.get(str(place), "roles")].setdefault(name, {})[
+            f"at {tokens:g}"
+        ] = seeds(part["value"])
+    gaps = Lengths()["deciles"].query("place == 'packages, d 64' and decile == 1 and tokens_per_weight == 20")
+    rare = gaps.pivot_table(index="seed", columns="arm", values="loss")
+    made["rare"] = {"tied": seeds(rare[TIED] - rare[UNTIED]), "x5": seeds(rare["input x5"] - rare[UNTIED])}
+
     smollm2 = Real(progress=False)
     for row in real.by_text(smollm2["shares"]).reset_index().to_dict("records"):
         text, on = row["text"], {TEXT: "text", RANDOM: "random"}[row["text"]]
@@ -167,14 +177,32 @@ HOW_LONG = "saw {rate[python]:.2f} tokens per weight ({steps[python]} steps; two
 # Every sentence with numbers in it that someone has written by hand, by document; what stands in braces is computed.
 SENTENCES = {
     "README.md": [
-        "saw {rate[python]:.2f} tokens per weight (in the two-role language {rate[two-role]:.1f}, a fortieth)",
-        "they leave {left[norm-match]:.0f} % of the bias on Python source",
-        "On text {scales_that_add[python]} tried, up or down, has a higher mean loss",
-        "On text {scales_that_add[wikitext-2]} tried, up or down, has a higher mean loss",
-        "in the two-role language, of the input scales, only {worse} do measurably",
-        "so far {least:.2f} to {most:.2f} nats behind an untied one of equal shape",
-        "the larger tied model is the worse one, by {larger[python]:.3f} and {larger[wikitext-2]:.3f} nats",
-        "the two roles of a token agree, the gap is unresolved, {agreeing[1]:.3f ci}",
+        "The bias stays: a tied table lies {d64[position][at 20]:.2f ci} of the way from an input table to an "
+        "output table (source of packages, d 64; {d64[position_without_frequency][at 20]:.2f} with token frequency"
+        " taken out).",
+        "The rest fades or is unresolved: the output path's early share of the gradient goes from "
+        "{d64[early_share][at 0.4]:.2f} at 0.4 tokens per weight to {d64[early_share][at 20]:.2f} at 20, the tuned"
+        " lens shows no difference that can be told from none, and what a tied model lacks in loss, "
+        "{roles[equal_shape][at 0.13]:.2f} nats in the two-role language at 0.13 tokens per weight, is "
+        "{roles[equal_shape][at 4]:.3f ci} at 4.",
+        "At 1.3 tokens per weight it is {d64[equal_shape][at 1.3]:.3f ci} behind on the source of packages, at 20 "
+        "{d64[equal_shape][at 20]:.3f ci}, which is unresolved; in the two-role language nothing worth naming is "
+        "left at 4.",
+        '"The lens gap is refuted": at 20 tokens per weight it is {d64[lens_gap][at 20]:.2f ci} bits, unresolved.',
+        '"Output gradients dominate": early in a long training hardly, and late not ({d64[late_share][at 20]:.2f}).',
+        "The price of scaling the input path by 5 does the reverse, and grows: {d64[scaled_loss][at 1.3]:.2f} nats"
+        " at 1.3, {d64[scaled_loss][at 20]:.2f ci} at 20.",
+        "**Where tying hurts.** In the rarest tenth of the text a tied model is {rare[tied]:.2f ci} nats behind at"
+        " 20 tokens per weight, with the input path times 5 {rare[x5]:.2f}; elsewhere it is level "
+        "([figure](figures/laptop/00_deciles.png)).",
+        "Yet held at equal norm from the first step they leave {left[norm-match]:.0f} % of the bias on Python "
+        "source: unequal norms are not its main cause ([figure](figures/laptop/02_cause.png)).",
+        "On text {scales_that_add[python]} tried, up or down, has a higher mean loss; in the two-role language, of"
+        " the input scales, only {worse} do measurably.",
+        "On text a tied model is so far {least:.2f} to {most:.2f} nats behind an untied one of equal shape.",
+        "At equal parameters nothing can be said there: the larger tied model is the worse one, by "
+        "{larger[python]:.3f} and {larger[wikitext-2]:.3f} nats.",
+        "Where the two roles of a token agree, the gap is unresolved, {agreeing[1]:.3f ci}.",
         "the input path times 5, takes off {off[input x5]:.0f} % of the bias at a {loss_is[input x5]} loss; in the first "
         "quarter of training alone {off[early x5]:.0f} %, at a {loss_is[early x5]} loss, and in the rest alone "
         "{off[late x5]:.0f} %, at a {loss_is[late x5]}.",
@@ -211,10 +239,11 @@ SENTENCES = {
         "{grid[python][least]:.2f} to {grid[python][most]:.1f} from the largest to the smallest place of the grid",
         "whose purity is {purity[target]:.3f} in the target role and {purity[source]:.3f} in the source role, a linear probe "
         "reads the source role at {probe:.3f ci}, against a chance of {probe_chance:.3f}",
+        "**How long trained.** Apart from the axis of length, every result is of models that saw "
         "{rate[python]:.2f} tokens per weight of the untied model ({thousand_tokens[python]:.0f} thousand tokens, "
-        "{million_weights[python]:.2f} million weights; in the two-role language {thousand_tokens[two-role]:.0f} thousand and "
-        "{thousand_weights[two-role]:.0f} thousand, {rate[two-role]:.2f}), at other sizes with as many tokens "
-        "{grid[python][least]:.2f} to {grid[python][most]:.1f}",
+        "{million_weights[python]:.2f} million weights; in the two-role language {thousand_tokens[two-role]:.0f} "
+        "thousand and {thousand_weights[two-role]:.0f} thousand, {rate[two-role]:.2f}), at other sizes with as "
+        "many tokens {grid[python][least]:.2f} to {grid[python][most]:.1f}.",
     ],
     "00_overview": [HOW_LONG, "by {larger[python]:.3f} nats on Python source and by {larger[wikitext-2]:.3f} on WikiText-2"],
     "01_embedding_alignment": [HOW_LONG],

@@ -20,10 +20,6 @@ PLACE = "packages, d 64"
 class Axis(dict):
     profile = SimpleNamespace(name=PLACE)
 
-    @property
-    def names(self):
-        return [*self]
-
 
 class Lengths(dict):
     def __init__(self, tables, places):

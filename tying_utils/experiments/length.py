@@ -47,7 +47,7 @@ class _At:
         self.axis, self.tokens_per_weight = axis, tokens_per_weight
 
     def __contains__(self, name: object) -> bool:
-        return name in ("gradients", *self.axis.names)
+        return ("share" if name == "gradients" else name) in self.axis
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return where(self.axis["share" if name == "gradients" else name], tokens_per_weight=self.tokens_per_weight)

@@ -48,7 +48,7 @@ TABLES: dict[str, Arms] = {
     "probe": ARMS,
     "rates": lengths.RATED,
 }
-_REPLAYED = 4.0  # tokens per weight of the longest runs that are trained again, for which path moved their tables
+_REPLAYED = 1.3  # tokens per weight of the longest runs that are trained again, for which path moved their tables
 _OF_ROLES, _RATES = ("roles", "probe"), "rates"
 
 
@@ -97,6 +97,9 @@ class Axis(Recorded):
         """Return the names of the tables that there are."""
         absent = {name for name in _OF_ROLES if self.profile.corpus != TWO_ROLE}
         return [name for name in TABLES if name not in absent | ({_RATES} if self.profile is not lengths.D64 else set())]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names and (not self.only_read or name in (self.manifest or {}).get("tables", {}))
 
     def _command(self, name: str) -> str:
         return "tying-utils lengths --measure"
