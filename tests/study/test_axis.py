@@ -36,6 +36,7 @@ def small(home, tiny, monkeypatch) -> LongProfile:
     monkeypatch.setattr(lengths, "_ORDER", ((profile, 0), (profile, 1)))
     monkeypatch.setattr(lengths, "TOKENS_PER_WEIGHT", LENGTHS)
     monkeypatch.setattr(lengths, "tried", lambda: iter(()))
+    monkeypatch.setattr(lengths, "remedied", lambda: iter(()))
     monkeypatch.setattr(of_lengths, "_WINDOWS", 32)
     return profile
 
@@ -54,7 +55,7 @@ def test_every_table_has_every_length_and_seed_whose_arms_are_all_there(small):
     train(small.condition(lengths.TIED, 2.0, 0).config, progress=False)  # alone at its length: nothing to compare it with
     measured = Axis("two-role", fresh=True, progress=False)
     assert measured.finished == [(0.5, 0)]
-    assert measured.names == [name for name in TABLES if name != "rates"]
+    assert measured.names == [name for name in TABLES if name != "rates" and not name.startswith("remedy")]
     for name in measured.names:
         table = measured[name]
         assert list(table.columns[:6]) == ["corpus", "d_model", "tokens_per_weight", "arm", "input_scale", "seed"]
@@ -140,7 +141,9 @@ def test_a_short_run_is_measured_on_the_tokens_that_it_met(small):
 def test_places_that_are_none():
     with pytest.raises(ValueError, match="place: 'd32' is unknown; choose one of d64, two-role, d128"):
         Axis("d32")
-    assert "rates" in Axis("d64", only_read=True).names and "roles" not in Axis("d64", only_read=True).names
+    assert {"rates", "remedy_losses"} <= {*Axis("d64", only_read=True).names} and "roles" not in Axis(
+        "d64", only_read=True
+    ).names
     assert {*PLACES} == {"d64", "two-role", "d128"}
 
 
@@ -151,3 +154,21 @@ def test_tenths_of_the_text_go_from_rare_to_common():
     tenth = of_lengths.deciles(counts, held_out)
     assert tenth[[0, 2, 4, 1]].tolist() == [1, 2, 4, 8]  # the middles of 0 to 10, 10 to 20, 20 to 40 and 40 to 100 %
     assert tenth.min() == 1 and tenth.max() <= 10
+
+
+def test_remedies_are_measured_beside_the_untied_pair_of_their_length(small, monkeypatch):
+    remedied = [small.condition(arm, 0.5, 0) for arm in lengths.REMEDIED]
+    monkeypatch.setattr(axis, "PLACES", {"d64": small})
+    monkeypatch.setattr(lengths, "remedied", lambda: iter(remedied))
+    for condition in remedied:
+        train(condition.config, progress=False)
+    with pytest.raises(ValueError, match="no length of 'd64' has all its runs here"):
+        Axis("d64", fresh=True, progress=False)["remedy_losses"]
+    trained(small, 0, 0.5)
+    measured = Axis("d64", fresh=True, progress=False)
+    names = [arm.name for arm in lengths.REMEDIED]
+    assert measured["remedy_losses"]["arm"].tolist() == names
+    assert set(measured["remedy_deciles"]["arm"]) == {*names}
+    poles = measured["remedy_poles"]
+    assert set(poles["arm"]) == {*names, SECOND_START, LOG_COUNT}
+    assert set(poles.loc[poles["arm"] == "table-rates", "target"]) == {"input", "output"}

@@ -21,7 +21,8 @@ from tying_utils.training.config import TrainConfig
 
 ALL = list(lengths.conditions())
 TRIED = sum(3 * len(rates) * len(seeds) for rates, seeds in RATES.values())  # runs that choose a learning rate
-AXIS = ALL[TRIED:]
+REMEDIES = list(lengths.remedied())
+AXIS = [condition for condition in ALL[TRIED:] if condition not in REMEDIES]
 
 
 def key(config: TrainConfig) -> str:

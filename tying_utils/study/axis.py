@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from tying_utils.base.names import TWO_ROLE
 from tying_utils.study import lengths
-from tying_utils.study.arms import PAIR, UNTIED, scaled
+from tying_utils.study.arms import PAIR, SECOND_START, UNTIED, scaled
 from tying_utils.study.lengths import ARMS, Condition, LongProfile
 from tying_utils.study.profile import Arms
 from tying_utils.study.recorded import Manifest, Measured, Recorded
@@ -47,9 +47,12 @@ TABLES: dict[str, Arms] = {
     "roles": ARMS,
     "probe": ARMS,
     "rates": lengths.RATED,
+    "remedy_losses": lengths.REMEDIED,
+    "remedy_deciles": lengths.REMEDIED,
+    "remedy_poles": (UNTIED, SECOND_START, *lengths.REMEDIED),
 }
 _REPLAYED = 1.3  # tokens per weight of the longest runs that are trained again, for which path moved their tables
-_OF_ROLES, _RATES = ("roles", "probe"), "rates"
+_OF_ROLES, _RATES, _REMEDY = ("roles", "probe"), "rates", "remedy"
 
 
 def _measure_of(name: str) -> Measure:
@@ -72,6 +75,9 @@ def _measure_of(name: str) -> Measure:
         "roles": of_language.all_roles,
         "probe": transfer.probes,
         _RATES: of_lengths.rated_losses,
+        "remedy_losses": of_runs.losses,
+        "remedy_deciles": of_lengths.losses_by_decile,
+        "remedy_poles": of_poles.poles,
     }[name]
 
 
@@ -95,8 +101,9 @@ class Axis(Recorded):
     @property
     def names(self) -> list[str]:
         """Return the names of the tables that there are."""
-        absent = {name for name in _OF_ROLES if self.profile.corpus != TWO_ROLE}
-        return [name for name in TABLES if name not in absent | ({_RATES} if self.profile is not lengths.D64 else set())]
+        absent = {name for name in TABLES if name == _RATES or name.startswith(_REMEDY)} if self.place != "d64" else set()
+        absent |= {name for name in _OF_ROLES if self.profile.corpus != TWO_ROLE}
+        return [name for name in TABLES if name not in absent]
 
     def __contains__(self, name: object) -> bool:
         return name in self.names and (not self.only_read or name in (self.manifest or {}).get("tables", {}))
@@ -107,12 +114,14 @@ class Axis(Recorded):
     @property
     def finished(self) -> list[Group]:
         """Return the lengths, in tokens per weight, and seeds all of whose arms are trained."""
-        return [*self._finished[False]]
+        return [*self._finished["axis"]]
 
     @cached_property
-    def _finished(self) -> dict[bool, dict[Group, list[Long]]]:
-        """Return the runs by length and seed where all arms are finished; under True those that tried learning rates."""
-        return {True: self._whole(lengths.tried()), False: self._whole(lengths.axis())}
+    def _finished(self) -> dict[str, dict[Group, list[Long]]]:
+        """Return the runs by length and seed where all arms are finished: of the axis, of the rates tried, with remedies."""
+        axis, remedied = self._whole(lengths.axis()), self._whole(lengths.remedied())
+        beside = {group: [*axis[group], *runs] for group, runs in remedied.items() if group in axis}
+        return {"axis": axis, _RATES: self._whole(lengths.tried()), _REMEDY: beside}
 
     def _whole(self, conditions: Iterable[Condition]) -> dict[Group, list[Long]]:
         from tying_utils.study.of_lengths import Long
@@ -128,7 +137,8 @@ class Axis(Recorded):
         return {group: [run for run in runs if run] for group, runs in groups.items() if all(runs)}
 
     def _groups(self, name: str) -> dict[Group, list[Long]]:
-        groups = self._finished[name == _RATES]
+        kind = name.partition("_")[0]
+        groups = self._finished[kind if kind in (_RATES, _REMEDY) else "axis"]
         longest = _REPLAYED if name == "displacement" else math.inf
         return {
             group: [run for run in runs if run.arm in TABLES[name]] for group, runs in groups.items() if group[0] <= longest

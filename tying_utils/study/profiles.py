@@ -99,7 +99,7 @@ _LARGER: dict[str, Any] = {
 }
 # One parameter setting each, the paper's or the middle of the range; the schedules part the steps at the end of the first
 # quarter, where the warmup ends.
-_REMEDIES = (
+REMEDIES = (
     scaled(5.0),
     Arm(kind="early x5", remedy={"name": "schedule", "input": 5.0, "stop": 0.25}),
     Arm(kind="late x5", remedy={"name": "schedule", "input": 5.0, "start": 0.25}),
@@ -117,7 +117,7 @@ _REMEDIES = (
 
 
 def _remedies(*kinds: str) -> tuple[Arm, ...]:
-    return tuple(arm for kind in kinds for arm in _REMEDIES if arm.kind == kind)
+    return tuple(arm for kind in kinds for arm in REMEDIES if arm.kind == kind)
 
 
 # Where time is short: what a lens is trained on, and what chance is estimated from.
@@ -193,7 +193,7 @@ for _profile in (
         architectures=ARCHITECTURES,
         **_FEWER,
         lens={"steps": 200},  # its windows hold half as many tokens
-        remedies=_REMEDIES,
+        remedies=REMEDIES,
         few=3,
         starts=_STARTS,
         transfers=_TO_OTHER_ROLES,
@@ -208,7 +208,7 @@ for _profile in (
         swept=(0.1, 0.3, 1.0),
         equal=_EQUAL,
         sizes=(_size(32, 4, 8), _size(64, 4, 6), _size(128, 8, 9)),
-        remedies=_REMEDIES,
+        remedies=REMEDIES,
         remedies_enlarged=True,
         few=3,
         replayed=_REPLAYED,
@@ -231,7 +231,7 @@ for _profile in (
         name="laptop",
         purpose="the language whose right answer is known",
         swept=(0.03, 0.1, 0.3, 1.0, 3.0),
-        remedies=_REMEDIES,
+        remedies=REMEDIES,
         remedies_enlarged=True,
         architectures=ARCHITECTURES,
         starts=_STARTS,
