@@ -243,8 +243,8 @@ SENTENCES = {
     ],
     "01_embedding_alignment": [
         "at {long[position][0.13]:.3f} after 0.13 tokens per weight, at {long[position][1.3]:.3f} after 1.3, and at "
-        "{long[position][20]:.3f ci} after 20, where it is {long[position_without_frequency][20]:.3f} with frequency out and log "
-        "counts alone lie at {alone:.3f}",
+        "{long[position][20]:.3f ci} after 20, where it is {long[position_without_frequency][20]:.3f} with frequency out and "
+        "log counts alone lie at {alone:.3f}",
         HOW_LONG,
     ],
     "02_gradient_dominance": [
