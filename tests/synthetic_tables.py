@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pandas as pd
 from synthetic_places import synthetic_places
+from synthetic_poles import poles
 from synthetic_sweep import synthetic_sweep
 
 from tying_utils.base.names import AGAIN, EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
@@ -134,6 +135,7 @@ def synthetic(seeds: int = 3) -> dict[str, pd.DataFrame]:
         add("language", UNTIED, 0, corpus=TWO_ROLE, source=source, target=np.arange(4), log_ratio=rng.normal(size=4))
     rank = np.arange(1, 65)
     add("unigrams", UNTIED, 0, corpus=TWO_ROLE, rank=rank, weight=1 / rank, unigram=1 / rank)
+    rows["poles"] = [poles(seeds)]
     several = [synthetic_places(group, tuple(range(seeds)), spread=0.01) for group in GROUPS]
     for corpus in (PYTHON, TWO_ROLE):
         several.append(dict(synthetic_sweep(corpus, tuple(range(seeds))).tables))

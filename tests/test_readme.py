@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from tying_utils import models
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import length, places, real, remedies
+from tying_utils.experiments import length, places, position, real, remedies
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -154,14 +154,21 @@ def numbers(results: Results) -> dict[str, Any]:
     probe = results.studies[TWO_ROLE]["transfer_probe"].query("arm == @TIED and table == 'tied' and question == 'source role'")
     made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
 
-    lasting = length.values(Lengths())
-    for (place, name, tokens), part in lasting.groupby(["place", "id", "tokens_per_weight"]):
-        made[{"packages, d 64": "d64", "packages, d 128": "d128"}.get(str(place), "roles")].setdefault(name, {})[
-            f"at {tokens:g}"
-        ] = seeds(part["value"])
-    gaps = Lengths()["deciles"].query("place == 'packages, d 64' and decile == 1 and tokens_per_weight == 20")
-    rare = gaps.pivot_table(index="seed", columns="arm", values="loss")
-    made["rare"] = {"tied": seeds(rare[TIED] - rare[UNTIED]), "x5": seeds(rare["input x5"] - rare[UNTIED])}
+    long = Lengths()
+    for (place, name, tokens), part in length.values(long).groupby(["place", "id", "tokens_per_weight"]):
+        at = int(tokens) if tokens == int(tokens) else f"{tokens:g}"
+        made[{"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")].setdefault(name, {})[at] = seeds(
+            part["value"]
+        )
+    made["alone"] = position.positions(long["poles"]).query(
+        "corpus == 'packages' and d_model == 64 and arm == 'log count' and tokens_per_weight == 20"
+    )
+    made["alone"] = made["alone"]["position"].mean()
+    deciles = long["deciles"].query("place == 'packages, d 64' and tokens_per_weight == 20 and decile == 1")
+    rarest = deciles.pivot_table(index="seed", columns="arm", values="loss")
+    made["rarest"] = {arm: seeds(rarest[arm] - rarest[UNTIED]) for arm in rarest}
+    off = [-change.mean for change in made["long"]["scaled_bias"].values()]
+    made["off_long"] = {"least": min(off), "most": max(off)}
 
     smollm2 = Real(progress=False)
     for row in real.by_text(smollm2["shares"]).reset_index().to_dict("records"):
@@ -177,23 +184,23 @@ HOW_LONG = "saw {rate[python]:.2f} tokens per weight ({steps[python]} steps; two
 # Every sentence with numbers in it that someone has written by hand, by document; what stands in braces is computed.
 SENTENCES = {
     "README.md": [
-        "The bias stays: a tied table lies {d64[position][at 20]:.2f ci} of the way from an input table to an "
-        "output table (source of packages, d 64; {d64[position_without_frequency][at 20]:.2f} with token frequency"
+        "The bias stays: a tied table lies {long[position][20]:.2f ci} of the way from an input table to an "
+        "output table (source of packages, d 64; {long[position_without_frequency][20]:.2f} with token frequency"
         " taken out).",
         "The rest fades or is unresolved: the output path's early share of the gradient goes from "
-        "{d64[early_share][at 0.4]:.2f} at 0.4 tokens per weight to {d64[early_share][at 20]:.2f} at 20, the tuned"
+        "{long[early_share][0.4]:.2f} at 0.4 tokens per weight to {long[early_share][20]:.2f} at 20, the tuned"
         " lens shows no difference that can be told from none, and what a tied model lacks in loss, "
-        "{roles[equal_shape][at 0.13]:.2f} nats in the two-role language at 0.13 tokens per weight, is "
-        "{roles[equal_shape][at 4]:.3f ci} at 4.",
-        "At 1.3 tokens per weight it is {d64[equal_shape][at 1.3]:.3f ci} behind on the source of packages, at 20 "
-        "{d64[equal_shape][at 20]:.3f ci}, which is unresolved; in the two-role language nothing worth naming is "
+        "{long_roles[equal_shape][0.13]:.2f} nats in the two-role language at 0.13 tokens per weight, is "
+        "{long_roles[equal_shape][4]:.3f ci} at 4.",
+        "At 1.3 tokens per weight it is {long[equal_shape][1.3]:.3f ci} behind on the source of packages, at 20 "
+        "{long[equal_shape][20]:.3f ci}, which is unresolved; in the two-role language nothing worth naming is "
         "left at 4.",
-        '"The lens gap is refuted": at 20 tokens per weight it is {d64[lens_gap][at 20]:.2f ci} bits, unresolved.',
-        '"Output gradients dominate": early in a long training hardly, and late not ({d64[late_share][at 20]:.2f}).',
-        "The price of scaling the input path by 5 does the reverse, and grows: {d64[scaled_loss][at 1.3]:.2f} nats"
-        " at 1.3, {d64[scaled_loss][at 20]:.2f ci} at 20.",
-        "**Where tying hurts.** In the rarest tenth of the text a tied model is {rare[tied]:.2f ci} nats behind at"
-        " 20 tokens per weight, with the input path times 5 {rare[x5]:.2f}; elsewhere it is level "
+        '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
+        '"Output gradients dominate": early in a long training hardly, and late not ({long[late_share][20]:.2f}).',
+        "The price of scaling the input path by 5 does the reverse, and grows: {long[scaled_loss][1.3]:.2f} nats"
+        " at 1.3, {long[scaled_loss][20]:.2f ci} at 20.",
+        "**Where tying hurts.** In the rarest tenth of the text a tied model is {rarest[tied]:.2f ci} nats behind at"
+        " 20 tokens per weight, with the input path times 5 {rarest[input x5]:.2f}; elsewhere it is level "
         "([figure](figures/laptop/00_deciles.png)).",
         "Yet held at equal norm from the first step they leave {left[norm-match]:.0f} % of the bias on Python "
         "source: unequal norms are not its main cause ([figure](figures/laptop/02_cause.png)).",
@@ -245,26 +252,59 @@ SENTENCES = {
         "thousand and {thousand_weights[two-role]:.0f} thousand, {rate[two-role]:.2f}), at other sizes with as "
         "many tokens {grid[python][least]:.2f} to {grid[python][most]:.1f}.",
     ],
-    "00_overview": [HOW_LONG, "by {larger[python]:.3f} nats on Python source and by {larger[wikitext-2]:.3f} on WikiText-2"],
-    "01_embedding_alignment": [HOW_LONG],
+    "00_overview": [
+        "share (C2) falls to {long[early_share][20]:.3f ci}",
+        "grows to {long[scaled_loss][20]:.3f ci} nats",
+        "shape (C5) is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight, and unresolved at 20: "
+        "{long[equal_shape][20]:.3f ci}",
+        "the tied model is {rarest[tied]:.3f} nats behind on the rarest tenth",
+        "{rarest[input x5]:.3f} nats on the rarest tenth",
+        HOW_LONG,
+        "by {larger[python]:.3f} nats on Python source and by {larger[wikitext-2]:.3f} on WikiText-2",
+    ],
+    "01_embedding_alignment": [
+        "at {long[position][0.13]:.3f} after 0.13 tokens per weight, at {long[position][1.3]:.3f} after 1.3, and at "
+        "{long[position][20]:.3f ci} after 20, where it is {long[position_without_frequency][20]:.3f} with frequency out and "
+        "log counts alone lie at {alone:.3f}",
+        HOW_LONG,
+    ],
     "02_gradient_dominance": [
+        "with both at equal norm {left[norm-match]:.0f} % of it remains",
+        "On Python source {left[norm-match]:.0f} % of the bias remains at equal norm",
+        "in the first quarter alone takes off {part[early x5]:.2f} of what it takes off throughout",
+        "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
+        "share rises from {long[early_share][0.13]:.3f} to {long[early_share][0.4]:.3f} at 0.4 tokens per weight and falls to "
+        "{long[early_share][20]:.3f} at 20, where the late share is {long[late_share][20]:.3f}",
+        "from {long[share_gap][0.13]:.3f} to {long[share_gap][20]:.3f}",
         HOW_LONG,
         "tied minus untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
         "{share_gap[two-role]:.3f ci} in the two-role language",
     ],
-    "03_tuned_lens": [HOW_LONG],
+    "03_tuned_lens": [
+        "At 20 the gap is {long[lens_gap][20]:.3f ci} bits",
+        HOW_LONG,
+    ],
     "04_gradient_scaling": [
+        "it takes {off_long[least]:.3f} to {off_long[most]:.3f} off the bias at every length",
+        "{long[scaled_loss][0.13]:.3f ci} nats, {long[scaled_loss][1.3]:.3f ci} at 1.3 and "
+        "{long[scaled_loss][20]:.3f ci} at 20",
+        "comes down to {long_roles[scaled_loss][4]:.3f ci} at 4",
         HOW_LONG,
         "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
         "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
         "in the two-role language only {worse} can be distinguished from it",
     ],
     "06_ground_truth": [
+        "tied minus untied is {long_roles[equal_shape][0.13]:.3f ci} nats",
+        "no more than {long_roles[equal_shape][4].high:.3f}",
         "saw {rate[two-role]:.1f} tokens per weight here ({steps[two-role]} steps; {rate[python]:.2f} on text)",
         "the tied model is {agreeing[0]:.3f} nats behind; where they agree, {agreeing[1]:.3f ci}, which is unresolved",
         "reads it from the tied table at {probe:.3f ci}, where chance is {probe_chance:.3f}",
     ],
-    "07_scale_explorer": ["held at equal norm from the first step {left[norm-match]:.0f} % of it remains on Python source"],
+    "07_scale_explorer": [
+        "grows to {long[scaled_loss][20]:.3f ci} nats",
+        "held at equal norm from the first step {left[norm-match]:.0f} % of it remains on Python source",
+    ],
     "09_remedies": [
         HOW_LONG,
         "the input path times 5 takes off {off[input x5]:.0f} % of the bias",

@@ -56,7 +56,7 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     assert drawn.get_figwidth() in (style.ONE_COLUMN, style.TWO_COLUMNS)
     if name in ("00_verdicts", "09_changes"):  # a forest: the titles say what is across, the legend what is up
         assert all(ax.get_title() for ax in drawn.axes)
-    elif name in ("10_architectures", "10_grid"):  # forests whose rows are named at the left
+    elif name in ("01_position", "10_architectures", "10_grid"):  # forests whose rows are named at the left
         assert all(ax.get_title() and ax.get_xlabel() for ax in drawn.axes)
         assert all(label.get_text() for label in drawn.axes[0].get_yticklabels())
     else:

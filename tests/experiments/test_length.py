@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic_poles import poles
 from synthetic_tables import synthetic
-from test_position import poles
 
 from tying_utils.base.names import EQUAL, PYTHON, SECOND_START, TIED, UNTIED, scaled
 from tying_utils.experiments import figures, length

@@ -2,35 +2,20 @@
 
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
+from matplotlib.lines import Line2D
+from synthetic_poles import ARMS, poles
 
-from tying_utils.base.names import LOG_COUNT, PYTHON, SECOND_START, TIED, scaled
+from tying_utils.base.names import LOG_COUNT, TIED
+from tying_utils.experiments import figures
 from tying_utils.experiments.position import evidence, positions
-
-_ARMS = {(TIED, "tied"): 0.8, (scaled(5), "tied"): 0.4, (LOG_COUNT, LOG_COUNT): 0.6}
-
-
-def poles(seeds: int = 3, arms: dict[tuple[str, str], float] | None = None, **more: object) -> pd.DataFrame:
-    """Tables `poles` in which E' has a bias of -0.2, U' one of 0.6, and each of `arms` lies at its share of the way."""
-    biases = {(SECOND_START, "input"): -0.2, (SECOND_START, "output"): 0.6}
-    biases |= {key: -0.2 + 0.8 * way for key, way in (arms or _ARMS).items()}
-    rows = []
-    for seed in range(seeds):
-        for (arm, target), bias in biases.items():
-            for frequency_out in (False, True)[: 1 if arm == LOG_COUNT else 2]:
-                shift = 0.01 * seed + (0.05 if frequency_out else 0.0)
-                for source, value in (("input", 0.1 + shift), ("output", 0.1 + shift + bias)):
-                    labels = {"corpus": PYTHON, **more, "arm": arm, "input_scale": 1.0, "seed": seed}
-                    where = {"source": source, "target": target, "frequency_out": frequency_out, "corrected": value}
-                    rows.append({**labels, **where})
-    return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize("more", [{}, {"d_model": 64, "tokens_per_weight": 1.3}])
 def test_each_arm_lies_where_it_was_put(more: dict[str, Any]) -> None:
     found = positions(poles(**more))
-    for (arm, _), way in _ARMS.items():
+    for (arm, _), way in ARMS.items():
         own = found[found["arm"] == arm]
         assert own["position"].tolist() == pytest.approx([way] * (3 if arm == LOG_COUNT else 6))
     assert set(more) <= set(found.columns)
@@ -39,7 +24,7 @@ def test_each_arm_lies_where_it_was_put(more: dict[str, Any]) -> None:
 
 
 def test_the_poles_themselves_are_no_arms() -> None:
-    assert set(positions(poles())["arm"]) == {arm for arm, _ in _ARMS}
+    assert set(positions(poles())["arm"]) == {arm for arm, _ in ARMS}
 
 
 def test_the_statistic_is_of_the_tied_arm_and_judged_against_half_way() -> None:
@@ -50,3 +35,16 @@ def test_the_statistic_is_of_the_tied_arm_and_judged_against_half_way() -> None:
         statistic.id: statistic.row(values) for statistic, values in evidence({"poles": poles(arms={(TIED, "tied"): 0.55})})
     }
     assert nearer["position"]["verdict"] == "equivalent"
+
+
+def test_the_figure_shows_each_seed_and_their_mean_on_the_way_from_pole_to_pole() -> None:
+    arms = {(TIED, "tied"): 0.8, (LOG_COUNT, LOG_COUNT): 1.2}
+    (ax,) = figures.draw("01_position", {"poles": poles(arms=arms)}).axes
+    at = {label.get_text().replace("\n", " "): y for y, label in enumerate(ax.get_yticklabels())}
+    for name, way in {"W": 0.8, "W, token frequency out": 0.8, "log counts alone": 1.2}.items():
+        own = [line for line in ax.lines if isinstance(line, Line2D) and set(np.asarray(line.get_ydata())) == {at[name]}]
+        dots, mean, interval = own
+        assert np.asarray(dots.get_xdata()) == pytest.approx([way] * 3) and len(np.asarray(interval.get_xdata())) == 2
+        assert np.asarray(mean.get_xdata()) == pytest.approx([way])
+    low, high = ax.get_xlim()
+    assert low < 0 and high > 1.2

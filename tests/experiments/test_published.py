@@ -39,6 +39,19 @@ def test_alignment_table():
     assert one(frame, models="GPT-Neo/Pythia", **pair, kind="linear")["value"] == 0.518
 
 
+def test_the_published_bias_has_its_correction_beside_it():
+    frame = published.corrected_alignment()
+    for kind, plain, corrected in (("identity", None, None), ("orthogonal", 0.249, 0.300), ("linear", 0.194, 0.243)):
+        output, source = (
+            one(frame, models="OLMo", source=f"untied {n}", target="tied", kind=kind) for n in ("output", "input")
+        )
+        if plain is None:
+            assert output["corrected"] == output["value"]
+        else:
+            assert output["value"] - source["value"] == pytest.approx(plain)
+            assert output["corrected"] - source["corrected"] == pytest.approx(corrected, abs=5e-4)
+
+
 @pytest.mark.parametrize(("frame", "value"), [(published.knn, 0.71), (published.spectral, 0.809454)])
 def test_pair_tables(frame, value):
     assert list(frame().columns) == ["models", "a", "b", "value"]

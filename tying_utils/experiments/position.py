@@ -4,12 +4,28 @@ A raw output bias has no unit: two untied models share little of E and much of U
 table would not reach a bias of 1. The second model is trained alike from another start; the first is the reference for both.
 """
 
+from dataclasses import replace
+
 import pandas as pd
+from matplotlib.figure import Figure
 
 from tying_utils.base.names import LOG_COUNT, SECOND_START, TIED
+from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.style import BLACK, GREY, LOOKS, ONE_COLUMN, PURPLE, Look
 from tying_utils.experiments.tables import Tables, where
 
+FIGURES = style.Gallery()
+_POLES = {
+    "input": replace(LOOKS["input"], label="input table E′", line="none"),
+    "output": replace(LOOKS["output"], label="output table U′", line="none"),
+}
+# The rows of the figure from above: the arm, whether what token counts predict is taken out, and what the row is called.
+_ROWS = {
+    (TIED, False): Look("W", BLACK, "D"),
+    (TIED, True): Look("W, token\nfrequency out", PURPLE, "v"),
+    (LOG_COUNT, False): Look("log counts\nalone", GREY, "P"),
+}
 _KEYS = ("corpus", "d_model", "tokens_per_weight", "seed", "frequency_out")
 
 
@@ -42,3 +58,24 @@ def evidence(tables: Tables) -> Evidence:
     ):
         statistic = Statistic(name, "C1", words, unit, null=0.5, smallest=0.1)
         yield statistic, where(found, frequency_out=frequency_out).set_index("seed")["position"]
+
+
+@FIGURES.reads("01_position", "poles")
+def number_line(tables: Tables) -> Figure:
+    """Draw where W lies between the tables of a second untied model, and how far token counts alone would take it."""
+    found = positions(tables["poles"])
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.3, "Position between the poles")
+    for y, ((arm, frequency_out), look) in enumerate(_ROWS.items()):
+        own = where(found, arm=arm, frequency_out=frequency_out)
+        style.row(ax, y, own["position"], look)
+    for x, look in enumerate(_POLES.values()):
+        ax.axvline(x, color=look.colour, linewidth=1)
+        ax.plot(x, -0.6, color=look.colour, marker=look.marker, clip_on=False)
+    ax.axvline(0.5, color=GREY, linewidth=1, linestyle=style.DOTTED)
+    ax.set_yticks(range(len(_ROWS)), [look.label for look in _ROWS.values()])
+    low, high = min(0, found["position"].min()), max(1, found["position"].max())  # dots set no limits
+    ax.set(xlabel="way from E′ (0) to U′ (1)", xlim=(low - 0.08, high + 0.08), ylim=(len(_ROWS) - 0.4, -0.6))
+    ax.grid(visible=False, axis="y")
+    poles = where(found, arm=TIED, frequency_out=False)[["input_pole", "output_pole"]].mean()
+    note = f"Output bias of E′: {poles['input_pole']:.2f}, of U′: {poles['output_pole']:.2f}. Dotted: half way."
+    return style.finish(figure, found, _POLES.values(), note.replace("-", "−"))

@@ -55,6 +55,21 @@ def alignment() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["models", "source", "target", "kind", "value"])
 
 
+def corrected_alignment() -> pd.DataFrame:
+    """Return Table 1 with the columns chance, that of unrelated Gaussian tables of its size (`gaussian_chance`), and corrected.
+
+    corrected = (value - chance) / (1 - chance). Where row norms are uneven, as in trained tables, this chance is too high.
+    """
+    from tying_utils.measures.alignment import corrected, gaussian_chance
+
+    table = alignment()
+    table["chance"] = [
+        gaussian_chance(*SIZES[models], kind) for models, kind in zip(table["models"], table["kind"], strict=True)
+    ]
+    table["corrected"] = [corrected(value, chance) for value, chance in zip(table["value"], table["chance"], strict=True)]
+    return table
+
+
 def knn() -> pd.DataFrame:
     """Return Table 5. Columns: models, a, b, value (mean overlap of 10 cosine neighbours, 0 to 1)."""
     return _pairs(load()["table_5_knn10_overlap"])
