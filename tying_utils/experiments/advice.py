@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 from tying_utils.base import checks
 from tying_utils.base.names import EQUAL, PACKAGES, TIED, UNTIED
@@ -133,7 +135,7 @@ class Advice:
     """What is known for one model. Made by `advise`.
 
     counted: the weights of the untied model. tokens_per_weight: of that model. memory: whether the sentence is about models of
-    equal parameters, or of equal shape. nearest: the nearest row of `measured` for each budget, with the columns of `distances`.
+    equal parameters, or of equal shape. nearest: the nearest row of `measured` for each budget, and the columns of `distances`.
     """
 
     counted: Parameters
@@ -213,8 +215,8 @@ def advise(
 
     Its weights are counted as those of the models trained here: n_layers times 16 d² and two tables of V d. A row is *near*
     where its distance (see `distances`) is at most that between 4 and 20 tokens per weight, a factor of five in all. Among rows
-    equally far the one with the most seeds is taken. `memory` chooses what the sentence is about: models of equal parameters, or
-    of equal shape.
+    equally far the one with the most seeds is taken. `memory` chooses what the sentence is about: models of equal parameters,
+    or of equal shape.
 
     Raises ValueError for a size or a number of tokens that is no integer of at least 1.
     """
@@ -309,16 +311,18 @@ def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     """Draw every measured gap with its interval against tokens per weight, a panel per budget; the figure and its panels."""
     figure, panels = style.panels(TWO_COLUMNS, 2.9, "At equal shape", "At equal parameters")
     for ax, budget in zip(panels, (SHAPE, SIZE), strict=True):
-        rows = where(measured, budget=budget)
-        for corpus, look in LOOKS.items():
-            own = where(rows, corpus=corpus)
+        for at, (corpus, look) in enumerate(LOOKS.items()):
+            own = where(measured, budget=budget, corpus=corpus)
             error = [own["estimate"] - own["low"], own["high"] - own["estimate"]]
-            bars = {"color": look.colour, "fmt": look.marker, "markersize": 3.5, "elinewidth": 0.8, "capsize": 1.5}
-            ax.errorbar(own["tokens_per_weight"], own["estimate"], error, **bars)
+            bars: dict[str, Any] = {"color": look.colour, "fmt": look.marker, "elinewidth": 0.8, "capsize": 1.5}
+            beside = own["tokens_per_weight"] * 1.06 ** (at - 1)  # so that the bars stand apart
+            ax.errorbar(beside, own["estimate"], error, markersize=3.5, **bars)
         style.level(ax, 0)
         ax.set(xscale="log", xlabel="tokens per weight", ylabel="loss, tied − untied (nats per token)")
-        sure = rows[rows["seeds"] > 2]  # an interval of two seeds is too wide to set limits
-        low, high = min(0, sure["low"].min()), max(0, sure["high"].max())
+        ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    sure = measured[measured["seeds"] > 2]  # an interval of two seeds is too wide to set limits
+    low, high = sure["low"].min(), sure["high"].max()
+    for ax in panels:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     shown = [look for corpus, look in LOOKS.items() if (measured["corpus"] == corpus).any()]
     style.legend(figure, shown)
