@@ -59,8 +59,8 @@ def _of_table(table: pd.DataFrame) -> pd.DataFrame:
 def _of_lengths(lengths: Tables) -> Iterator[pd.DataFrame]:
     if "losses" in lengths:
         losses = lengths["losses"]
-        for (_, length), part in losses[losses["arm"].isin([UNTIED, TIED, EQUAL])].groupby(["place", "tokens_per_weight"]):
-            yield _of_table(part).assign(tokens_per_weight=length)
+        for _, part in losses[losses["arm"].isin([UNTIED, TIED, EQUAL])].groupby(["place", "tokens_per_weight"]):
+            yield _of_table(part).assign(tokens_per_weight=part["tokens_per_weight"].iloc[0])
 
 
 def _of_results(results: Results) -> Iterator[pd.DataFrame]:
@@ -144,6 +144,11 @@ class Advice:
     nearest: pd.DataFrame = field(repr=False)
 
     @property
+    def parameters(self) -> int:
+        """Return how many weights the untied model has."""
+        return self.counted.parameters
+
+    @property
     def share_tied(self) -> float:
         """Return the fraction of the tied model's weights in its one table."""
         return self.counted.table_fraction(tied=True)
@@ -173,7 +178,7 @@ class Advice:
 
     def table(self) -> pd.DataFrame:
         """Return the facts in words: a row each, columns "of this model" and "is"."""
-        total = self.counted.parameters
+        total = self.parameters
         facts = {
             "weights, untied": f"{total:,}, {100 * self.share_untied:.3g} % of them in two tables",
             "weights, tied": f"{total - self.added:,}, {100 * self.share_tied:.3g} % of them in one table",
@@ -236,7 +241,7 @@ def peers(public: pd.DataFrame, parameters: int, count: int = 3) -> pd.DataFrame
 
     public: as `shares.table` gives it. Columns: model, is ("tied" or "untied"), parameters, share (of its tables, as it is).
     """
-    far = np.log(public["parameters"] / parameters).abs().sort_values(kind="stable")
+    far = (public["parameters"] / parameters).map(lambda ratio: abs(math.log(ratio))).sort_values(kind="stable")
     rows = public.loc[far[far <= math.log(3)].index[:count]].sort_values("parameters")
     tied = rows["tied"].astype(bool)
     share = rows["share_tied"].where(tied, rows["share_untied"])
@@ -264,7 +269,7 @@ def of_cases(measured: pd.DataFrame, public: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, sizes in cases().items():
         shape, size = (advise(measured, **sizes, memory=memory) for memory in (False, True))
-        near = peers(public, shape.counted.parameters)
+        near = peers(public, shape.parameters)
         rows.append(
             {
                 "model": name,
@@ -295,7 +300,7 @@ def verdict(measured: pd.DataFrame, rare: pd.DataFrame, profile: str) -> str:
     places = ["budget", "corpus", "vocab_size", "d_model", "n_layers", "larger"]
     for (budget, corpus, _, width, *_), part in measured.groupby(places, sort=False):
         if len(part) > 2:
-            lines.append(f"- **{budget}**, {LOOKS[corpus].label}, d {width}, {_by_length(part, profile)}")
+            lines.append(f"- **{budget}**, {LOOKS[str(corpus)].label}, d {width}, {_by_length(part, profile)}")
     for place, part in rare.groupby("place", sort=False):
         lines.append(f"- **rarest tenth of the text, equal shape**, {place}, {_by_length(part, profile)}")
     return "\n".join(lines)
@@ -307,16 +312,20 @@ def _by_length(part: pd.DataFrame, profile: str) -> str:
     return f"at {profile} scale: {said} tokens per weight; at the longest {_interval(ordered.iloc[-1])}"
 
 
+def across(measured: pd.DataFrame) -> pd.Series:
+    """Return where each row stands on the axis of tokens per weight: a little beside those of another corpus."""
+    return measured["tokens_per_weight"] * 1.06 ** (measured["corpus"].map([*LOOKS].index) - 1)
+
+
 def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     """Draw every measured gap with its interval against tokens per weight, a panel per budget; the figure and its panels."""
     figure, panels = style.panels(TWO_COLUMNS, 2.9, "At equal shape", "At equal parameters")
     for ax, budget in zip(panels, (SHAPE, SIZE), strict=True):
-        for at, (corpus, look) in enumerate(LOOKS.items()):
+        for corpus, look in LOOKS.items():
             own = where(measured, budget=budget, corpus=corpus)
             error = [own["estimate"] - own["low"], own["high"] - own["estimate"]]
             bars: dict[str, Any] = {"color": look.colour, "fmt": look.marker, "elinewidth": 0.8, "capsize": 1.5}
-            beside = own["tokens_per_weight"] * 1.06 ** (at - 1)  # so that the bars stand apart
-            ax.errorbar(beside, own["estimate"], error, markersize=3.5, **bars)
+            ax.errorbar(across(own), own["estimate"], error, markersize=3.5, **bars)
         style.level(ax, 0)
         ax.set(xscale="log", xlabel="tokens per weight", ylabel="loss, tied − untied (nats per token)")
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
