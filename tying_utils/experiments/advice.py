@@ -241,7 +241,7 @@ def peers(public: pd.DataFrame, parameters: int, count: int = 3) -> pd.DataFrame
 
     public: as `shares.table` gives it. Columns: model, is ("tied" or "untied"), parameters, share (of its tables, as it is).
     """
-    far = (public["parameters"] / parameters).map(lambda ratio: abs(math.log(ratio))).sort_values(kind="stable")
+    far = pd.Series(np.abs(np.log(public["parameters"].to_numpy(float) / parameters)), public.index).sort_values(kind="stable")
     rows = public.loc[far[far <= math.log(3)].index[:count]].sort_values("parameters")
     tied = rows["tied"].astype(bool)
     share = rows["share_tied"].where(tied, rows["share_untied"])
@@ -312,9 +312,10 @@ def _by_length(part: pd.DataFrame, profile: str) -> str:
     return f"at {profile} scale: {said} tokens per weight; at the longest {_interval(ordered.iloc[-1])}"
 
 
-def across(measured: pd.DataFrame) -> pd.Series:
+def across(measured: pd.DataFrame) -> np.ndarray:
     """Return where each row stands on the axis of tokens per weight: a little beside those of another corpus."""
-    return measured["tokens_per_weight"] * 1.06 ** (measured["corpus"].map([*LOOKS].index) - 1)
+    beside = np.array([[*LOOKS].index(corpus) - 1 for corpus in measured["corpus"]])
+    return measured["tokens_per_weight"].to_numpy(float) * 1.06**beside
 
 
 def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:

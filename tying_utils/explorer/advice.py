@@ -7,7 +7,7 @@ import pandas as pd
 
 from tying_utils.experiments import advice, style
 from tying_utils.experiments.advice import Advice
-from tying_utils.experiments.style import GREY, ORANGE
+from tying_utils.experiments.style import GREY, PURPLE
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.explorer.panels import Stage
 from tying_utils.explorer.sliders import WIDE, Shown, said
@@ -29,7 +29,7 @@ class GapsView:
         with style.styled():
             figure, axes = advice.draw(measured)
             self.bars = [ax.axvline(1, color=GREY, linewidth=5, alpha=0.3) for ax in axes]
-            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5, "color": ORANGE}
+            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5, "color": PURPLE}
             self.rings = [ax.plot([], [], linestyle="none", **ring)[0] for ax in axes]
             for ax in axes:
                 ax.set_xlim(*_LIMITS)
