@@ -40,8 +40,8 @@ def executed(smoke_home: Path, trained: list[Path]) -> Any:
     What `reproduce` was not to run has run on the committed profile.
     """
     home = smoke_home
-    for name in ("real", "lengths"):
-        shutil.copytree(ROOT / "data" / "results" / name, home / "data" / "results" / name)
+    for always in ("real", "lengths"):
+        shutil.copytree(ROOT / "data" / "results" / always, home / "data" / "results" / always)
     for profile in profiles.COMMITTED:
         shutil.copytree(ROOT / "data" / "results" / profile, home / "data" / "results" / profile)
         shutil.copytree(ROOT / "figures" / profile, home / "figures" / profile)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from tying_utils.base import files, paths
 from tying_utils.experiments import (
+    advice,
     alignment,
     cause,
     evolution,
@@ -31,7 +32,7 @@ from tying_utils.experiments.tables import Tables
 from tying_utils.study import profiles
 
 _EXPERIMENTS = (overview, sizes, alignment, gradients, tuned_lens, scaling, evolution, ground_truth)
-_EXPERIMENTS += (position, cause, public_figures, remedies, places, transfer, length)
+_EXPERIMENTS += (position, cause, public_figures, remedies, places, transfer, length, advice)
 _GALLERIES = [experiment.FIGURES for experiment in _EXPERIMENTS]
 FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERIES for name, figure in gallery.items()))
 

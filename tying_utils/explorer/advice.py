@@ -1,0 +1,98 @@
+"""Sliders for who must decide whether to tie: a sentence, a table, and the measured gaps with the reader's own length."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from tying_utils.experiments import advice, style
+from tying_utils.experiments.advice import Advice
+from tying_utils.experiments.style import GREY, PURPLE
+from tying_utils.experiments.tables import Tables, where
+from tying_utils.explorer.panels import Stage
+from tying_utils.explorer.sliders import WIDE, Shown, said
+from tying_utils.study.study import Results
+
+SIZES = {
+    "vocab_size": (512, 2048, 8192, 32_000, 49_152, 50_304, 65_536, 100_352, 128_256, 151_936, 256_000),
+    "d_model": (32, 48, 64, 96, 128, 256, 512, 576, 768, 1024, 1536, 2048, 2560, 3072, 4096, 5120, 8192),
+    "n_layers": (1, 2, 3, 4, 6, 8, 12, 16, 24, 28, 30, 32, 36, 40, 48, 64, 80, 96),
+}
+LABELS = {"vocab_size": "vocabulary V", "d_model": "width d", "n_layers": "layers"}
+_LIMITS = (0.03, 3000.0)  # tokens per weight: what lies beyond is marked at the edge
+
+
+class GapsView:
+    """The measured gaps, with a bar at the reader's tokens per weight and a ring round the nearest gap of each budget."""
+
+    def __init__(self, measured: pd.DataFrame) -> None:
+        with style.styled():
+            figure, axes = advice.draw(measured)
+            self.bars = [ax.axvline(1, color=GREY, linewidth=5, alpha=0.3) for ax in axes]
+            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5, "color": PURPLE}
+            self.rings = [ax.plot([], [], linestyle="none", **ring)[0] for ax in axes]
+            for ax in axes:
+                ax.set_xlim(*_LIMITS)
+            self._stage = Stage(figure, [*self.bars, *self.rings])
+
+    def show(self, advised: Advice) -> bytes:
+        """Return a PNG with the length and the nearest gaps of `advised` marked."""
+        low, high = _LIMITS
+        for bar in self.bars:
+            bar.set_xdata([min(max(low, advised.tokens_per_weight), high)] * 2)
+        for ring, budget in zip(self.rings, (advice.SHAPE, advice.SIZE), strict=True):
+            row = where(advised.nearest, budget=budget)
+            ring.set_data(advice.across(row), row["estimate"])
+        return self._stage.png()
+
+
+class Decide(Shown):
+    """Sliders for one model's shape, its tokens, and whether memory counts. Made by `decide`."""
+
+    alt = "Measured loss gaps, tied minus untied, by tokens per weight, and what they say of a few typical models"
+
+    def __init__(self, results: Results, lengths: Tables, public: pd.DataFrame, start: Mapping[str, Any]) -> None:
+        self.measured, self.public = advice.measured(results, lengths), public
+        self.start, self.view = start, GapsView(self.measured)
+        advice.advise(self.measured, **start)
+
+    def still(self) -> bytes:
+        """Return a PNG of the gaps, with where it opens marked."""
+        return self.view.show(advice.advise(self.measured, **self.start))
+
+    def _build(self) -> Any:
+        import ipywidgets as widgets
+
+        self.sizes = {}
+        for name, sizes in SIZES.items():
+            options = sorted({*sizes, self.start[name]})
+            found = {"options": options, "value": self.start[name], "description": LABELS[name], "style": WIDE}
+            self.sizes[name] = widgets.SelectionSlider(**found)
+        tokens = {"value": float(self.start["tokens"]), "base": 10, "min": 4, "max": 14, "step": 0.05, "readout_format": ".2e"}
+        self.tokens = widgets.FloatLogSlider(description="tokens planned", style=WIDE, **tokens)
+        self.memory = widgets.Checkbox(description="memory matters: compare at equal parameters", style=WIDE, indent=False)
+        self.words, self.facts = widgets.HTML(), widgets.HTML()
+        self.screen = widgets.Image(format="png", layout=widgets.Layout(max_width="900px"))
+        for control in (*self.sizes.values(), self.tokens, self.memory):
+            control.observe(lambda _: self._draw(), names="value")
+        self._draw()
+        rows = [widgets.HBox([*self.sizes.values()]), widgets.HBox([self.tokens, self.memory])]
+        return widgets.VBox([*rows, self.words, self.facts, self.screen])
+
+    def _draw(self) -> None:
+        sizes: dict[str, Any] = {name: slider.value for name, slider in self.sizes.items()}
+        advised = advice.advise(self.measured, **sizes, tokens=round(self.tokens.value), memory=self.memory.value)
+        facts = advised.table()
+        facts.loc[len(facts)] = ["public models of its size", advice.described(advice.peers(self.public, advised.parameters))]
+        self.words.value = f'<div style="font-size:1.4em;line-height:1.4">{said(advised.sentence)}</div>'
+        self.facts.value = facts.to_html(index=False, header=False, border=0)
+        self.screen.value = self.view.show(advised)
+
+
+def decide(results: Results, lengths: Tables, public: pd.DataFrame, **start: int) -> Decide:
+    """Return sliders over `advice.measured(results, lengths)`; nothing is trained, and a move takes a blink.
+
+    public: of public models, as `shares.table` gives it. `start` is where it opens, vocab_size, d_model, n_layers and tokens;
+    by default the models trained here, at the longest. Raises ValueError for one that is no integer of at least 1.
+    """
+    return Decide(results, lengths, public, [*advice.cases().values()][1] | start)
