@@ -156,7 +156,8 @@ def numbers(results: Results) -> dict[str, Any]:
 
     long = Lengths()
     for (place, name, tokens), part in length.values(long).groupby(["place", "id", "tokens_per_weight"]):
-        at = int(tokens) if tokens == int(tokens) else f"{tokens:g}"
+        at = f"{tokens:g}"
+        at = int(at) if at.isdecimal() else at
         made[{"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")].setdefault(name, {})[at] = seeds(
             part["value"]
         )
