@@ -187,7 +187,7 @@ SENTENCES = {
     "README.md": [
         "The bias stays: a tied table lies {long[position][20]:.2f ci} of the way from an input table to an "
         "output table (source of packages, d 64; {long[position_without_frequency][20]:.2f} with token frequency"
-        " taken out).",
+        " taken out; a table of log counts alone lies at {alone:.2f}).",
         "The rest fades or is unresolved: the output path's early share of the gradient goes from "
         "{long[early_share][0.4]:.2f} at 0.4 tokens per weight to {long[early_share][20]:.2f} at 20, the tuned"
         " lens shows no difference that can be told from none, and what a tied model lacks in loss, "

@@ -45,7 +45,7 @@ def test_every_page_is_there_and_nothing_is_broken(rendered: Path) -> None:
 
 def test_pages_show_verdicts_outputs_and_both_schemes(rendered: Path) -> None:
     index = (rendered / "index.html").read_text(encoding="utf-8")
-    assert "<table>" in index and "supported" in index and "figures/laptop/00_verdicts.png" in index
+    assert "<table>" in index and "supported" in index and "figures/laptop/00_lengths.png" in index
     page = (rendered / "notebooks" / "07_scale_explorer.html").read_text(encoding="utf-8")
     assert 'alt="panels in place of sliders"' in page and "a line that was printed" in page
     assert "a progress bar" not in page and "a warning" not in page
