@@ -156,7 +156,8 @@ def numbers(results: Results) -> dict[str, Any]:
 
     long = Lengths()
     for (place, name, tokens), part in length.values(long).groupby(["place", "id", "tokens_per_weight"]):
-        at = int(tokens) if tokens == int(tokens) else f"{tokens:g}"
+        words = f"{tokens:g}"
+        at = int(words) if words.isdigit() else words  # as a format's index is read
         made["long_roles" if place == TWO_ROLE else "long"].setdefault(name, {})[at] = seeds(part["value"])
     made["alone"] = position.positions(long["poles"]).query(
         "corpus == 'packages' and arm == 'log count' and tokens_per_weight == 20"
