@@ -25,7 +25,7 @@ VIEW, PNG = "application/vnd.jupyter.widget-view+json", "image/png"
 def tables() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TYING_HOME", str(ROOT))
-        yield places.results("laptop", only_read=True), Lengths(), PUBLIC
+        yield advice.measured(places.results("laptop", only_read=True), Lengths()), PUBLIC
 
 
 @pytest.fixture
