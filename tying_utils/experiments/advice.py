@@ -249,7 +249,7 @@ def peers(public: pd.DataFrame, parameters: int, count: int = 3) -> pd.DataFrame
     return pd.DataFrame({"model": rows["model"], "is": kinds, "parameters": rows["parameters"], "share": share})
 
 
-def cases() -> dict[str, dict[str, int]]:
+def cases() -> dict[str, dict[str, Any]]:
     """Return a few typical models by name, as arguments of `advise`: sizes as published, tokens as published or rounded."""
     ours = {"vocab_size": 2048, "d_model": 64, "n_layers": 4}
     weights = 2 * 2048 * 64 + LAYER * 4 * 64**2
@@ -337,7 +337,7 @@ def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     shown = [look for corpus, look in LOOKS.items() if (measured["corpus"] == corpus).any()]
     style.legend(figure, shown)
     seeds = f"n = {measured['seeds'].min()} to {measured['seeds'].max()} seeds, mean with 95 % t interval"
-    style.small_print(figure, f"{seeds}. Above the dotted line the tied model is worse.")
+    style.small_print(figure, f"{seeds}. Corpora stand side by side. Above the dotted line the tied model is worse.")
     return figure, panels
 
 

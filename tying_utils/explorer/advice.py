@@ -8,10 +8,9 @@ import pandas as pd
 from tying_utils.experiments import advice, style
 from tying_utils.experiments.advice import Advice
 from tying_utils.experiments.style import GREY, PURPLE
-from tying_utils.experiments.tables import Tables, where
+from tying_utils.experiments.tables import where
 from tying_utils.explorer.panels import Stage
 from tying_utils.explorer.sliders import WIDE, Shown, said
-from tying_utils.study.study import Results
 
 SIZES = {
     "vocab_size": (512, 2048, 8192, 32_000, 49_152, 50_304, 65_536, 100_352, 128_256, 151_936, 256_000),
@@ -51,8 +50,8 @@ class Decide(Shown):
 
     alt = "Measured loss gaps, tied minus untied, by tokens per weight, and what they say of a few typical models"
 
-    def __init__(self, results: Results, lengths: Tables, public: pd.DataFrame, start: Mapping[str, Any]) -> None:
-        self.measured, self.public = advice.measured(results, lengths), public
+    def __init__(self, measured: pd.DataFrame, public: pd.DataFrame, start: Mapping[str, Any]) -> None:
+        self.measured, self.public = measured, public
         self.start, self.view = start, GapsView(self.measured)
         advice.advise(self.measured, **start)
 
@@ -89,10 +88,10 @@ class Decide(Shown):
         self.screen.value = self.view.show(advised)
 
 
-def decide(results: Results, lengths: Tables, public: pd.DataFrame, **start: int) -> Decide:
-    """Return sliders over `advice.measured(results, lengths)`; nothing is trained, and a move takes a blink.
+def decide(measured: pd.DataFrame, public: pd.DataFrame, **start: int) -> Decide:
+    """Return sliders over the gaps of `advice.measured`; nothing is trained, and a move takes a blink.
 
     public: of public models, as `shares.table` gives it. `start` is where it opens, vocab_size, d_model, n_layers and tokens;
     by default the models trained here, at the longest. Raises ValueError for one that is no integer of at least 1.
     """
-    return Decide(results, lengths, public, [*advice.cases().values()][1] | start)
+    return Decide(measured, public, [*advice.cases().values()][1] | start)
