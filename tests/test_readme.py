@@ -158,7 +158,7 @@ def numbers(results: Results) -> dict[str, Any]:
     for (place, name, tokens), part in length.values(long).groupby(["place", "id", "tokens_per_weight"]):
         words = f"{tokens:g}"
         at = int(words) if words.isdigit() else words  # as a format's index is read
-        group = {"packages, d 64": "long", "two-role language": "long_roles"}.get(str(place), "wide")
+        group = {"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")
         made[group].setdefault(name, {})[at] = seeds(part["value"])
     made["alone"] = position.positions(long["poles"]).query(
         "corpus == 'packages' and d_model == 64 and arm == 'log count' and tokens_per_weight == 20"
