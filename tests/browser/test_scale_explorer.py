@@ -41,6 +41,7 @@ def settings(folder: Path, plugin: str, **values: object) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a JupyterLab over a copy of the notebook, with the committed results in a home of its own."""
     home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "data" / "results" / "lengths", home / "data" / "results" / "lengths")
     for profile in profiles.COMMITTED:
         shutil.copytree(ROOT / "data" / "results" / profile, home / "data" / "results" / profile)
         shutil.copytree(ROOT / "figures" / profile, home / "figures" / profile)

@@ -125,3 +125,8 @@ def test_figures_are_drawn(name):
 def test_values_keep_the_seeds():
     found = values(lengths())  # type: ignore[arg-type]
     assert {tuple(part["seed"]) for _, part in found.groupby(["id", "tokens_per_weight"])} == {(0, 1, 2)}
+
+
+def test_no_tables_at_all_are_named():
+    with pytest.raises(ValueError, match="lengths: no tables of the axis of length are here"):
+        headlines(Lengths({}, []))  # type: ignore[arg-type]

@@ -78,6 +78,11 @@ def evidence(tables: Tables) -> Evidence:
 
 def values(lengths: Lengths) -> pd.DataFrame:
     """Return each statistic's value by place, tokens_per_weight and seed, with its id and the `Statistic` itself."""
+    if not lengths.places:
+        raise ValueError(
+            "lengths: no tables of the axis of length are here; they are committed under data/results/lengths, and "
+            "`tying-utils lengths --measure` makes them of finished runs"
+        )
     rows = []
     for axis in lengths.places:
         for length in sorted(axis["losses"]["tokens_per_weight"].unique()):
@@ -203,7 +208,7 @@ def by_frequency(lengths: Lengths) -> Figure:
             own = where(wide, tokens_per_weight=length)
             style.curve(ax, own.assign(gap=own[arm] - own[UNTIED]), "decile", "gap", look)
         style.level(ax, 0)
-        ax.set(xlabel="tenth of the text, rare to common", ylabel="loss gap (nats per token)", xticks=(1, 4, 7, 10))
+        ax.set(xlabel="tenth of text, rare to common", ylabel="loss gap (nats per token)", xticks=(1, 4, 7, 10))
     limits = [ax.get_ylim() for ax in axes]
     for ax in axes:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
