@@ -191,7 +191,7 @@ SENTENCES = {
         "{long[early_share][0.4]:.2f} at 0.4 tokens per weight to {long[early_share][20]:.2f} at 20, the tuned"
         " lens shows no difference that can be told from none, and what a tied model lacks in loss, "
         "{long_roles[equal_shape][0.13]:.2f} nats in the two-role language at 0.13 tokens per weight, is "
-        "{long_roles[equal_shape][4]:.3f ci} at 4.",
+        "{long_roles[equal_shape][20]:.3f ci} at 20.",
         "At 1.3 tokens per weight it is {long[equal_shape][1.3]:.3f ci} behind on the source of packages, at 20 "
         "{long[equal_shape][20]:.3f ci}, which is unresolved; in the two-role language nothing worth naming is "
         "left at 4.",
