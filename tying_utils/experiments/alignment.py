@@ -10,7 +10,7 @@ from tying_utils.base.names import SHARED_START, TIED
 from tying_utils.experiments import position, published, style
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.style import BLACK, LOOKS, ONE_COLUMN, PAIRS, TWO_COLUMNS, W_WITH, Look
-from tying_utils.experiments.tables import Tables, where
+from tying_utils.experiments.tables import Tables, output_minus_input, where
 
 FIGURES = style.Gallery()
 # Fits with the start of their statistics' ids, and what the paper found without the correction for chance, and with it.
@@ -28,8 +28,7 @@ def output_bias(alignment: pd.DataFrame, column: str = "corrected") -> pd.DataFr
     """
     tied = where(alignment, target="tied")
     keys = [key for key in ("corpus", "family", "arm", "input_scale", "output_scale", "seed", "kind") if key in tied.columns]
-    wide = tied.pivot_table(index=keys, columns="source", values=column)
-    return (wide["output"] - wide["input"]).rename("output_bias").reset_index()
+    return output_minus_input(tied, keys, column, "output_bias")
 
 
 def evidence(tables: Tables) -> Evidence:

@@ -94,8 +94,12 @@ def values(lengths: Lengths) -> pd.DataFrame:
 
 def verdicts(lengths: Lengths) -> pd.DataFrame:
     """Judge every statistic at every place and length: place, tokens_per_weight and the columns of `Statistic.row`."""
+    return _judged(values(lengths))
+
+
+def _judged(values: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for (place, length, _), part in values(lengths).groupby(["place", "tokens_per_weight", "id"], sort=False):
+    for (place, length, _), part in values.groupby(["place", "tokens_per_weight", "id"], sort=False):
         judged = part["statistic"].iloc[0].row(part["value"])
         rows.append({"place": place, "tokens_per_weight": length, **judged})
     return pd.DataFrame(rows)
@@ -131,8 +135,8 @@ def headlines(lengths: Lengths) -> pd.DataFrame:
     adjusted over all rows, see `statistics.holm`), earliest (tokens per weight), early_estimate, early_low, early_high,
     early_verdict (at that length) and trend. A row that is "supported" or "refuted" alone but not with the others is "open".
     """
-    judged, of = verdicts(lengths), values(lengths)
-    rows = []
+    of = values(lengths)
+    judged, rows = _judged(of), []
     for (place, name), part in judged[judged["id"].isin(HEADLINES)].groupby(["place", "id"], sort=False):
         enough = part[part["seeds"] >= _ENOUGH]
         if enough.empty:

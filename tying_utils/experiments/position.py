@@ -13,7 +13,7 @@ from tying_utils.base.names import LOG_COUNT, SECOND_START, TIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.style import BLACK, GREY, LOOKS, ONE_COLUMN, PURPLE, Look
-from tying_utils.experiments.tables import Tables, where
+from tying_utils.experiments.tables import Tables, output_minus_input, where
 
 FIGURES = style.Gallery()
 _POLES = {
@@ -38,10 +38,8 @@ def positions(poles: pd.DataFrame) -> pd.DataFrame:
     The arm "log count" is a table that knows nothing but how often its tokens occur.
     """
     keys = [key for key in _KEYS if key in poles]
-    wide = poles.pivot_table(index=[*keys, "arm", "input_scale", "target"], columns="source", values="corrected")
-    bias = (wide["output"] - wide["input"]).rename("bias").reset_index()
-    second = where(bias, arm=SECOND_START)
-    found = where(bias, target="tied") if LOG_COUNT not in set(bias["arm"]) else bias[bias["target"].isin(["tied", LOG_COUNT])]
+    bias = output_minus_input(poles, [*keys, "arm", "input_scale", "target"], "corrected", "bias")
+    second, found = where(bias, arm=SECOND_START), bias[bias["target"].isin(["tied", LOG_COUNT])]
     for table in ("input", "output"):
         pole = where(second, target=table)[[*keys, "bias"]].rename(columns={"bias": f"{table}_pole"})
         found = found.merge(pole, on=keys)

@@ -18,7 +18,7 @@ from tying_utils.base.names import AGAIN, TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.style import BLUE, CORPORA, GREY, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
-from tying_utils.experiments.tables import OfCorpus, Tables, tuned, where
+from tying_utils.experiments.tables import OfCorpus, Tables, output_minus_input, tuned, where
 from tying_utils.study.profiles import described
 
 FIGURES = style.Gallery()
@@ -98,8 +98,7 @@ def biases(tables: Tables) -> pd.DataFrame:
         columns = {"source_purity": wide["source"], "target_purity": wide["target"]}
         return wide.assign(**columns, bias=wide["target"] - wide["source"]).reset_index()[[*key, "bias", *columns]]
     # Of the table that embeds the input, tied or not: more than `alignment.output_bias` is of.
-    wide = tables["remedy_alignment"].pivot_table(index=key, columns="source", values="corrected")
-    bias = (wide["output"] - wide["input"]).rename("bias").reset_index()
+    bias = output_minus_input(tables["remedy_alignment"], key, "corrected", "bias")
     return bias.assign(source_purity=np.nan, target_purity=np.nan)
 
 

@@ -1,5 +1,6 @@
 """The tidy tables that experiments read, and the rows of them that several experiments ask for."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,6 +56,12 @@ def tied_less_untied(table: pd.DataFrame, column: str) -> pd.Series:
     """Return by seed the mean of `column` over the tied arm's rows minus that over the untied arm's."""
     means = table.groupby(["arm", "seed"])[column].mean()
     return means[TIED] - means[UNTIED]
+
+
+def output_minus_input(table: pd.DataFrame, keys: Sequence[str], column: str, name: str) -> pd.DataFrame:
+    """Return `column` of the rows whose source is the output table minus that of the input table, by `keys`, called `name`."""
+    wide = table.pivot_table(index=[*keys], columns="source", values=column)
+    return (wide["output"] - wide["input"]).rename(name).reset_index()
 
 
 def slopes(table: pd.DataFrame, column: str, across: pd.Series) -> pd.Series:

@@ -17,10 +17,9 @@ from tying_utils.study import lengths
 from tying_utils.study.arms import PAIR, SECOND_START, UNTIED, scaled
 from tying_utils.study.lengths import ARMS, Condition, LongProfile
 from tying_utils.study.profile import Arms
-from tying_utils.study.recorded import Manifest, Measured, Recorded
+from tying_utils.study.recorded import Manifest, Measured, OfRuns
 
 if TYPE_CHECKING:  # reading tables loads neither the trainer nor what measures
-    from tying_utils.corpora.corpus import Corpus
     from tying_utils.study.of_lengths import Long
     from tying_utils.study.trained import Measure
 
@@ -52,7 +51,10 @@ TABLES: dict[str, Arms] = {
     "remedy_poles": (UNTIED, SECOND_START, *lengths.REMEDIED),
 }
 _REPLAYED = 1.3  # tokens per weight of the longest runs that are trained again, for which path moved their tables
-_OF_ROLES, _RATES, _REMEDY = ("roles", "probe"), "rates", "remedy"
+_AXIS, _RATES, _REMEDIES = "axis", "rates", "remedies"
+# Of which runs those tables are that are not of the axis itself; they are of d 64 alone.
+_BESIDE = {"rates": _RATES} | dict.fromkeys(("remedy_losses", "remedy_deciles", "remedy_poles"), _REMEDIES)
+_OF_ROLES = ("roles", "probe")
 
 
 def _measure_of(name: str) -> Measure:
@@ -74,14 +76,14 @@ def _measure_of(name: str) -> Measure:
         "displacement": of_training.displacement,
         "roles": of_language.all_roles,
         "probe": transfer.probes,
-        _RATES: of_lengths.rated_losses,
+        "rates": of_lengths.rated_losses,
         "remedy_losses": of_runs.losses,
         "remedy_deciles": of_lengths.losses_by_decile,
         "remedy_poles": of_poles.poles,
     }[name]
 
 
-class Axis(Recorded):
+class Axis(OfRuns):
     """The tables of one place of the axis of length, "d64", "d128" or "two-role"; each has the column tokens_per_weight.
 
     A table is read as it is. With `fresh` it grows by the lengths and seeds all of whose arms have been trained since; what was
@@ -94,15 +96,13 @@ class Axis(Recorded):
         if place not in PLACES:
             raise ValueError(f"place: {place!r} is unknown; choose one of {', '.join(PLACES)}")
         self.place, self.profile = place, PLACES[place]
-        self._corpora: dict[Any, Corpus] = {}
         super().__init__(NAME, place, fresh=fresh, only_read=only_read, progress=progress)
         self._committed = True
 
     @property
     def names(self) -> list[str]:
         """Return the names of the tables that there are."""
-        absent = {name for name in TABLES if name == _RATES or name.startswith(_REMEDY)} if self.place != "d64" else set()
-        absent |= {name for name in _OF_ROLES if self.profile.corpus != TWO_ROLE}
+        absent = {*(_BESIDE if self.place != "d64" else ()), *(_OF_ROLES if self.profile.corpus != TWO_ROLE else ())}
         return [name for name in TABLES if name not in absent]
 
     def __contains__(self, name: object) -> bool:
@@ -114,14 +114,14 @@ class Axis(Recorded):
     @property
     def finished(self) -> list[Group]:
         """Return the lengths, in tokens per weight, and seeds all of whose arms are trained."""
-        return [*self._finished["axis"]]
+        return [*self._finished[_AXIS]]
 
     @cached_property
     def _finished(self) -> dict[str, dict[Group, list[Long]]]:
         """Return the runs by length and seed where all arms are finished: of the axis, of the rates tried, with remedies."""
         axis, remedied = self._whole(lengths.axis()), self._whole(lengths.remedied())
         beside = {group: [*axis[group], *runs] for group, runs in remedied.items() if group in axis}
-        return {"axis": axis, _RATES: self._whole(lengths.tried()), _REMEDY: beside}
+        return {_AXIS: axis, _RATES: self._whole(lengths.tried()), _REMEDIES: beside}
 
     def _whole(self, conditions: Iterable[Condition]) -> dict[Group, list[Long]]:
         from tying_utils.study.of_lengths import Long
@@ -130,15 +130,13 @@ class Axis(Recorded):
         groups: dict[Group, list[Long | None]] = {}
         for one in conditions:
             if one.profile == self.profile.name:
-                corpus = self._corpora.get(one.config.text) or one.config.load_corpus()
-                self._corpora[one.config.text] = corpus
+                corpus = self._corpus(one.config)
                 run = run_store.find(one.config, corpus.fingerprint)
                 groups.setdefault((one.tokens_per_weight, one.seed), []).append(run and Long.of(one, run, corpus))
         return {group: [run for run in runs if run] for group, runs in groups.items() if all(runs)}
 
     def _groups(self, name: str) -> dict[Group, list[Long]]:
-        kind = name.partition("_")[0]
-        groups = self._finished[kind if kind in (_RATES, _REMEDY) else "axis"]
+        groups = self._finished[_BESIDE.get(name, _AXIS)]
         longest = _REPLAYED if name == "displacement" else math.inf
         return {
             group: [run for run in runs if run.arm in TABLES[name]] for group, runs in groups.items() if group[0] <= longest
@@ -185,19 +183,10 @@ class Axis(Recorded):
 
     def _describe(self, manifest: Manifest) -> None:
         """Add the runs and their text to the manifest."""
-        runs, corpora = manifest.setdefault("runs", {}), manifest.setdefault("corpora", {})
         for groups in self._finished.values():
             for one in (run for group in groups.values() for run in group):
-                fingerprint = one.run.fingerprint
-                text = f"{fingerprint['sha256']}-{fingerprint['vocab_size']}"
-                corpora[text] = fingerprint
-                labels = {"arm": one.arm.name, "seed": one.seed, "tokens_per_weight": one.tokens_per_weight, "rate": one.rate}
-                runs[one.run.key] = {
-                    **labels,
-                    "corpus": text,
-                    "config": one.run.config.as_dict(),
-                    "made": one.run.record["made"],
-                }
+                length, rate = one.tokens_per_weight, one.rate
+                self._enter(manifest, one.run, arm=one.arm.name, seed=one.seed, tokens_per_weight=length, rate=rate)
 
 
 class Lengths:

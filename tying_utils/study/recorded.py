@@ -3,13 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
 from tying_utils.base import paths
 from tying_utils.base.table_store import TableStore
 from tying_utils.study import profiles
+
+if TYPE_CHECKING:  # reading tables loads no trainer
+    from tying_utils.corpora.corpus import Corpus
+    from tying_utils.training.config import TrainConfig
+    from tying_utils.training.run_store import Run
 
 Manifest = dict[str, Any]
 
@@ -119,3 +125,25 @@ class Recorded(ABC):
         self.origin[name] = made.origin
         entry = {"format": self.format, **self._always, "runs": self._runs_of(name)}
         return self.store.write(name, made.table, entry, device=made.device, seconds=made.seconds, update=made.update)
+
+
+class OfRuns(Recorded):
+    """Tables that are measured of runs: a text is opened once, and the manifest says what runs and texts there were."""
+
+    @cached_property
+    def _corpora(self) -> dict[Any, "Corpus"]:
+        return {}
+
+    def _corpus(self, config: "TrainConfig") -> "Corpus":
+        if config.text not in self._corpora:
+            self._corpora[config.text] = config.load_corpus()
+        return self._corpora[config.text]
+
+    @staticmethod
+    def _enter(manifest: Manifest, run: "Run", **labels: Any) -> None:
+        """Add a run to the manifest, with what tells it from others, and the text that it was trained on."""
+        fingerprint = run.fingerprint
+        text = f"{fingerprint['sha256']}-{fingerprint['vocab_size']}"  # one text is in several vocabularies' tokens
+        manifest.setdefault("corpora", {})[text] = fingerprint
+        own = {"corpus": text, "config": run.config.as_dict(), "made": run.record["made"]}
+        manifest.setdefault("runs", {})[run.key] = labels | own

@@ -6,16 +6,15 @@ import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tying_utils.corpora.corpus import Corpus
 from tying_utils.study import profiles
 from tying_utils.study.arms import UNTIED, Arm
 from tying_utils.study.profile import Arms
-from tying_utils.study.recorded import Manifest, Measured, Recorded
+from tying_utils.study.recorded import Manifest, Measured, OfRuns
 from tying_utils.study.study_tables import SWEEP, TABLES
 from tying_utils.training.config import TrainConfig
 
@@ -49,7 +48,7 @@ class Shard:
         return [*items[self.index - 1 :: self.count]]
 
 
-class Study(Recorded):
+class Study(OfRuns):
     """The tidy tables of one profile on one of its corpora, by name (see `TABLES`). Every table has the column "corpus".
 
     What is read and what is measured, and what the options do, `Recorded` says; a table that is measured has its runs trained
@@ -64,7 +63,6 @@ class Study(Recorded):
         self.profile = profiles.get(profile, corpus)
         super().__init__(profile, self.profile.corpus, fresh=fresh, only_read=only_read, progress=progress)
         self._trained: dict[tuple[Arm, int], Run] = {}
-        self._corpora: dict[Any, Corpus] = {}
 
     @property
     def names(self) -> list[str]:
@@ -124,11 +122,6 @@ class Study(Recorded):
         pairs = dict.fromkeys((arm, seed) for arms in tables for seed in self.profile.seeds_of(*arms) for arm in arms)
         return sorted(pairs, key=lambda pair: self.profile.seeds.index(pair[1]))
 
-    def _corpus(self, config: TrainConfig) -> Corpus:
-        if config.text not in self._corpora:
-            self._corpora[config.text] = config.load_corpus()
-        return self._corpora[config.text]
-
     def _check(self, name: str) -> None:
         if name not in TABLES:
             raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(TABLES)}")
@@ -165,23 +158,13 @@ class Study(Recorded):
 
     def _describe(self, manifest: Manifest, trained: Sequence[Trained]) -> None:
         """Add the profile, the runs and their corpora to the manifest, and drop the runs that no table is made from."""
-        runs, corpora = manifest.setdefault("runs", {}), manifest.setdefault("corpora", {})
         manifest["profile"] = dataclasses.asdict(self.profile)
         for one in trained:
-            fingerprint = one.run.fingerprint
-            text = f"{fingerprint['sha256']}-{fingerprint['vocab_size']}"  # one text is in several vocabularies' tokens
-            corpora[text] = fingerprint
-            runs[one.run.key] = {
-                "arm": one.arm.name,
-                "seed": one.seed,
-                "corpus": text,
-                "config": one.run.config.as_dict(),
-                "made": one.run.record["made"],
-            }
+            self._enter(manifest, one.run, arm=one.arm.name, seed=one.seed)
         in_use = {key for entry in manifest["tables"].values() for key in entry["runs"]}
-        manifest["runs"] = {key: value for key, value in runs.items() if key in in_use}
+        manifest["runs"] = {key: value for key, value in manifest["runs"].items() if key in in_use}
         trained_on = {run["corpus"] for run in manifest["runs"].values()}
-        manifest["corpora"] = {key: value for key, value in corpora.items() if key in trained_on}
+        manifest["corpora"] = {key: value for key, value in manifest["corpora"].items() if key in trained_on}
 
 
 class Results:
