@@ -5,6 +5,7 @@ the documents lead somewhere, and the house is as CONTRIBUTING draws it.
 """
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -65,8 +66,16 @@ def test_the_recipe_runs_as_it_stands(tmp_path):
 
 def value(expression: str, V: int, d: int, w: int) -> int:
     """A cell of the table of remedies in numbers."""
-    plain = expression.replace("²", "**2").replace("−", "-").replace(" (", "*(").replace("V d", "V*d").replace(" / ", "//")
-    return eval(plain, {"V": V, "d": d, "w": w})
+    plain = (
+        expression.replace("²", "**2")
+        .replace("−", "-")
+        .replace(" (", "*(")
+        .replace("V d", "V*d")
+        .replace("2 d b", "2*d*b")
+        .replace("4 d", "4*d")
+        .replace(" / ", "//")
+    )
+    return eval(plain, {"V": V, "d": d, "w": w, "b": math.ceil(math.sqrt(V))})
 
 
 @pytest.mark.parametrize(("V", "d"), [(300, 32), (97, 20)])

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from tying_utils import models
 from tying_utils.models.balance import REMEDIES, Remedy, get
-from tying_utils.models.reparameterise import PREFIX, FactorisedInput, Folded, ProjectedTable, SPDTable
+from tying_utils.models.reparameterise import PREFIX, CompactInput, FactorisedInput, Folded, ProjectedTable, SPDTable
 
 V, D = 60, 8
 draw = torch.Generator().manual_seed(0)
 PART = torch.randint(0, V, (4, 17), generator=draw)
-KINDS = ("projection", "spd-map", "factorised")
+KINDS = ("projection", "spd-map", "factorised", "compact")
 
 
 def build(tied: bool) -> Any:
@@ -150,6 +150,31 @@ def test_a_factorised_table_starts_as_large_as_an_ordinary_one_and_by_its_seed()
     table = 0.02 * torch.randn(4000, 64, generator=draw)
     one, again, other = (FactorisedInput(table, 16, seed) for seed in (1, 1, 2))
     assert 0.017 < float(one()[0].std()) < 0.023
+    assert torch.equal(one()[0], again()[0]) and not torch.equal(one()[0], other()[0])
+    assert torch.equal(one()[1], table)
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(4, 400), d=st.integers(2, 24), digits=st.integers(1, 4))
+def test_a_compact_table_tells_every_token_apart_with_as_few_codes_as_will_do(rows, d, digits):
+    module = CompactInput(0.02 * torch.randn(rows, d, generator=draw), digits, seed=1)
+    assert len({*map(tuple, module.digits.tolist())}) == rows
+    base = len(module.codes) // digits
+    assert (base - 1) ** digits < rows <= base**digits
+    assert [p.shape for p in module()] == [(rows, d)] * 2
+
+
+def test_a_compact_table_is_the_network_of_its_digits():
+    module = CompactInput(torch.randn(9, 4, generator=draw), 2, seed=1)
+    assert module.digits[7].tolist() == [1, 3 + 2]  # 7 is 21 in base 3; the codes of the second digit follow those of the first
+    x = (module.codes[1] + module.codes[5]) @ module.hidden
+    torch.testing.assert_close(module()[0][7], (x * torch.sigmoid(x)) @ module.up)
+
+
+def test_a_compact_table_starts_as_large_as_an_ordinary_one_and_by_its_seed():
+    table = 0.02 * torch.randn(4000, 64, generator=draw)
+    one, again, other = (CompactInput(table, 2, seed) for seed in (1, 1, 2))
+    assert float(one()[0].std()) == pytest.approx(float(table.std()), rel=1e-4)
     assert torch.equal(one()[0], again()[0]) and not torch.equal(one()[0], other()[0])
     assert torch.equal(one()[1], table)
 

@@ -19,7 +19,7 @@ from tying_utils.training import trainer as training
 from tying_utils.training.metrics import SCALARS
 from tying_utils.training.run_store import Run
 
-FOLDED = ("projection", "spd-map", "factorised")
+FOLDED = ("projection", "spd-map", "factorised", "compact")
 remedies = pytest.mark.parametrize("name", REMEDIES)
 
 
@@ -58,7 +58,7 @@ def test_a_remedy_is_plain_in_a_configuration_and_in_its_key(remedied, name):
     for field in dataclasses.fields(REMEDIES[name]):
         value = getattr(config.remedy, field.name)
         halved = value / 2 + 0.01 if isinstance(value, float) else value
-        other = {"by": "table", "memory": 7, "width": 2}.get(field.name, halved)
+        other = {"by": "table", "memory": 7, "width": 2, "digits": 3}.get(field.name, halved)
         changed = config.replace(remedy=dataclasses.replace(config.remedy, **{field.name: other}))
         keys.add(run_store.run_key(changed, {}))
     assert len(keys) == 1 + len(dataclasses.fields(REMEDIES[name]))
@@ -99,7 +99,7 @@ def test_it_changes_the_run_and_says_so(uninterrupted, name):
     assert not torch.equal(run.tables().input, plain.tables().input)
     assert run.metrics["loss"].iloc[-1] < run.metrics["loss"].iloc[0] + 0.05
     # From the tied model's start, whose first loss is the same to the bit; but where there are other weights.
-    assert (run.metrics["loss"][0] == plain.metrics["loss"][0]) == (name != "factorised")
+    assert (run.metrics["loss"][0] == plain.metrics["loss"][0]) == (name not in ("factorised", "compact"))
     extra = run.config.remedy.added_parameters(120, 16)  # type: ignore[union-attr]
     assert run.record["made"]["parameters"] == plain.record["made"]["parameters"] + extra == budget.parameters(run.config)
 
@@ -232,11 +232,12 @@ def test_disk_is_little_more_than_what_is_held(remedied, held_by, name):
 
 
 def test_a_plan_knows_a_remedy(home, remedied):
-    for name in ("factorised", "untie"):
+    for name in ("factorised", "compact", "untie"):
         made = plan.plan(remedied(name), probe_steps=1)
         run = train(remedied(name), progress=False)
         assert made.parameters == run.record["made"]["parameters"] and f", {name}, " in str(made)
-        trunk = made.parameters - (2 * 120 * 16 if name == "untie" else 4 * (120 + 16) + 120 * 16)
+        tables = {"factorised": 4 * (120 + 16), "compact": 16 * (2 * 11 + 4 * 16), "untie": 120 * 16}[name] + 120 * 16
+        trunk = made.parameters - tables
         assert made.table_share == pytest.approx(1 - trunk / made.parameters)
 
 

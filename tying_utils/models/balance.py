@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tying_utils.base import checks
-from tying_utils.models.reparameterise import Factorised, Projection, SPDMap
+from tying_utils.models.reparameterise import Compact, Factorised, Projection, SPDMap
 from tying_utils.models.rules import NormMatch, PathRule, PCGrad, RareGate, Remedy, Scale, Schedule, Shrink, share
 
 
@@ -67,7 +67,7 @@ class Untie(Remedy):
 
 
 _WEIGHING: tuple[type[PathRule], ...] = (Scale, Schedule, NormMatch, PCGrad, Shrink, RareGate)
-_OTHERS: tuple[type[Remedy], ...] = (CoupledAdam, TableRates, Projection, SPDMap, Factorised, Untie)
+_OTHERS: tuple[type[Remedy], ...] = (CoupledAdam, TableRates, Projection, SPDMap, Factorised, Compact, Untie)
 REMEDIES: dict[str, type[Remedy]] = {kind.name: kind for kind in (*_WEIGHING, *_OTHERS)}
 
 

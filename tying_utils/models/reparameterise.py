@@ -87,6 +87,46 @@ class FactorisedInput(nn.Module):
         return self.rows @ self.up, self.output.view_as(self.output)
 
 
+class CompactInput(nn.Module):
+    """E made from each token's number by a small network, and U (V, d) of its own.
+
+    The number is written in `digits` digits of base b, the smallest that will do for V. Each digit chooses one of b learned
+    codes (d,), and their sum goes through a layer of 2 d SiLU units to the row. The start depends on `seed` alone; the entries
+    of E are as large as those of `table`.
+    """
+
+    digits: Tensor
+
+    def __init__(self, table: Tensor, digits: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        V, d = table.shape
+        base = _base(V, digits)
+        places = torch.arange(V)[:, None] // base ** torch.arange(digits) % base + base * torch.arange(digits)
+        self.register_buffer("digits", places.to(table.device), persistent=False)  # (V, digits): rows of `codes`
+        for name, shape, scale in (("codes", (base * digits, d), digits**-0.5), ("hidden", (d, 2 * d), d**-0.5)):
+            self.register_parameter(name, nn.Parameter((torch.randn(shape, generator=generator) * scale).to(table)))
+        up = torch.randn(2 * d, d, generator=generator).to(table)
+        with torch.no_grad():
+            self.up = nn.Parameter(up * table.std() / (self._units() @ up).std())
+        self.output = nn.Parameter(table.detach().clone())
+
+    def _units(self) -> Tensor:
+        return nn.functional.silu(self.codes[self.digits].sum(1) @ self.hidden)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return the input and output table, each (V, d)."""
+        return self._units() @ self.up, self.output.view_as(self.output)
+
+
+def _base(vocab_size: int, digits: int) -> int:
+    """Return the smallest base in which `digits` digits number that many tokens."""
+    base = max(1, int(vocab_size ** (1 / digits)) - 1)  # a root in floating point may come out above
+    while base**digits < vocab_size:
+        base += 1
+    return base
+
+
 class Folded:
     """`model`, untied, with its two tables made by `tables`, a module whose forward gives (input, output), each (V, d).
 
@@ -196,3 +236,26 @@ class Factorised(_Folded):
 
     def tables(self, table: Tensor, seed: int) -> nn.Module:
         return FactorisedInput(table, self.width, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compact(_Folded):
+    """An untied model whose input table is a learned map of the token's number, with few weights; U is its own.
+
+    In the manner of Leviathan (arXiv 2601.22040): a compact map in place of the input table, an untied head. The map itself is
+    ours, two layers on the sum of learned codes for the number's digits (`CompactInput`).
+    """
+
+    name: ClassVar[str] = "compact"
+    line: ClassVar[str] = "an untied model whose input table is a small learned map of the token's number (after Leviathan)"
+    fits: ClassVar[tuple[bool, ...]] = (False,)
+    digits: int = 2
+
+    def __post_init__(self) -> None:
+        self._set(digits=positive("digits", self.digits))
+
+    def added_parameters(self, vocab_size: int, d_model: int) -> int:
+        return d_model * (self.digits * _base(vocab_size, self.digits) + 4 * d_model - vocab_size)
+
+    def tables(self, table: Tensor, seed: int) -> nn.Module:
+        return CompactInput(table, self.digits, seed)
