@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from small_runs import ROLES
 
-from tying_utils.base.names import LOG_COUNT, SECOND_START, TIED, UNTIED
+from tying_utils.base.names import LOG_COUNT, SECOND_START, TIED, UNTIED, scaled
 from tying_utils.corpora.two_role import Settings
 from tying_utils.study import axis, lengths, of_lengths
 from tying_utils.study.axis import PLACES, TABLES, Axis, Lengths
@@ -55,7 +55,7 @@ def test_every_table_has_every_length_and_seed_whose_arms_are_all_there(small):
     train(small.condition(lengths.TIED, 2.0, 0).config, progress=False)  # alone at its length: nothing to compare it with
     measured = Axis("two-role", fresh=True, progress=False)
     assert measured.finished == [(0.5, 0)]
-    assert measured.names == [name for name in TABLES if name != "rates" and not name.startswith("remedy")]
+    assert measured.names == [name for name in TABLES if name not in axis._BESIDE]
     for name in measured.names:
         table = measured[name]
         assert list(table.columns[:6]) == ["corpus", "d_model", "tokens_per_weight", "arm", "input_scale", "seed"]
@@ -170,5 +170,10 @@ def test_remedies_are_measured_beside_the_untied_pair_of_their_length(small, mon
     assert measured["remedy_losses"]["arm"].tolist() == names
     assert set(measured["remedy_deciles"]["arm"]) == {*names}
     poles = measured["remedy_poles"]
-    assert set(poles["arm"]) == {*names, SECOND_START, LOG_COUNT}
+    assert set(poles["arm"]) == {*names, SECOND_START, scaled(5), LOG_COUNT}
     assert set(poles.loc[poles["arm"] == "table-rates", "target"]) == {"input", "output"}
+    tuned = measured["tuned_poles"]
+    assert set(tuned["arm"]) == {UNTIED, TIED}, "the reference itself is compared with nothing"
+    assert set(tuned.loc[tuned["arm"] == UNTIED, "target"]) == {"input", "output"}
+    own = tuned.loc[tuned["arm"] == TIED, "value"]
+    assert not set(own) & set(measured["poles"].query("arm == @TIED")["value"]), "compared with the ordinary reference"

@@ -1,5 +1,6 @@
 """Notebook 00: every claim again at each length of training, and whether it grows, holds, fades or turns."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -160,9 +161,10 @@ def headlines(lengths: Lengths) -> pd.DataFrame:
     return frame.sort_values("id", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
-def _over_lengths(ax: Axes, ylabel: str) -> None:
+def over_tokens(ax: Axes, ylabel: str, lengths: Iterable[float] = TOKENS_PER_WEIGHT) -> None:
+    """Give `ax` the lengths of training as its x axis, one tick each."""
     ax.set_xscale("log")
-    ax.set_xticks(TOKENS_PER_WEIGHT, [f"{length:g}" for length in TOKENS_PER_WEIGHT])
+    ax.set_xticks([*lengths], [f"{length:g}" for length in lengths])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="tokens per weight", ylabel=ylabel)
 
@@ -190,7 +192,7 @@ def over_lengths(lengths: Lengths) -> Figure:
             if (rows["place"] == place).any():
                 style.curve(ax, where(rows, place=place), "tokens_per_weight", "value", look, bars=True)
         style.level(ax, rows["statistic"].iloc[0].null)
-        _over_lengths(ax, unit)
+        over_tokens(ax, unit)
     shown = [PLACES[place] for place in PLACES if (frame["place"] == place).any()]
     note = "Each point is trained to its end. Dotted: no effect. b: first tenth of training. e, f: tied − untied."
     return style.finish(figure, frame, shown, note)

@@ -29,19 +29,21 @@ _ROWS = {
 _KEYS = ("corpus", "d_model", "tokens_per_weight", "seed", "frequency_out")
 
 
-def positions(poles: pd.DataFrame) -> pd.DataFrame:
-    """Return where each arm's tied table lies, a row per arm and seed, as it is and without what token counts predict.
+def positions(poles: pd.DataFrame, second: str = SECOND_START) -> pd.DataFrame:
+    """Return where each arm's input-use table lies, a row per arm and seed, as it is and without what token counts predict.
 
-    poles: a table called so, of a study or of the axis of length. Columns: corpus (and d_model, tokens_per_weight where the
-    table has them), seed, frequency_out, arm, input_scale, bias (corrected alignment with U minus that with E), input_pole and
-    output_pole (the same of the second untied model's tables), position ((bias - input_pole) / (output_pole - input_pole)).
+    poles: a table called so, of a study or of the axis of length; second: the arm whose two tables are the poles. Columns:
+    corpus (and d_model, tokens_per_weight where the table has them), seed, frequency_out, arm, input_scale, bias (corrected
+    alignment with U minus that with E), input_pole and output_pole (the same of the second untied model's tables), position
+    ((bias - input_pole) / (output_pole - input_pole)).
     The arm "log count" is a table that knows nothing but how often its tokens occur.
     """
     keys = [key for key in _KEYS if key in poles]
     bias = output_minus_input(poles, [*keys, "arm", "input_scale", "target"], "corrected", "bias")
-    second, found = where(bias, arm=SECOND_START), bias[bias["target"].isin(["tied", LOG_COUNT])]
+    of_poles, others = where(bias, arm=second), bias[bias["arm"] != second]
+    found = others[others["target"].isin(["tied", "input", LOG_COUNT])]
     for table in ("input", "output"):
-        pole = where(second, target=table)[[*keys, "bias"]].rename(columns={"bias": f"{table}_pole"})
+        pole = where(of_poles, target=table)[[*keys, "bias"]].rename(columns={"bias": f"{table}_pole"})
         found = found.merge(pole, on=keys)
     return found.assign(position=(found["bias"] - found["input_pole"]) / (found["output_pole"] - found["input_pole"]))
 

@@ -3,21 +3,19 @@
 import re
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
 from tying_utils.base import files, paths
-from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
-from tying_utils.experiments import claims, length, places, tuned_lens
+from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE
+from tying_utils.experiments import claims, places
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.remedies import changes, outcomes
 from tying_utils.experiments.sizes import loss_gaps
 from tying_utils.experiments.tables import tied_less_untied, tuned
-from tying_utils.pages import costs
+from tying_utils.pages import by_length, costs
 from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
-from tying_utils.study.axis import Lengths
 from tying_utils.study.study import Results
 from tying_utils.study.sweep import Sweep
 
@@ -59,66 +57,6 @@ def verdicts(results: Results, only: Collection[str] = (*claims.HEADLINES, "outp
     rows = zip(spread(frame, ["claim", "statistic"], "corpus", judged), published, strict=True)
     header = f"Claim | Statistic | {' | '.join(frame['corpus'].unique())} | Published"
     return table(header, ((*row, words) for row, words in rows))
-
-
-def by_length(results: Results) -> str:
-    """Return the headlines at the longest length that has three seeds, beside what the first hundredth of training said."""
-    long, short = length.headlines(Lengths()), claims.verdicts(results)
-    early = {(row["id"], row["corpus"]): row for row in short.to_dict("records")}
-    corpora, places, rows = [PYTHON, WIKITEXT], list(long["place"].unique()), []
-    for name, part in long.groupby("id", sort=False):
-        cells = {row["place"]: _with_early(row) for row in part.to_dict("records")}
-        first = [judged(early[name, corpus]) if (name, corpus) in early else "" for corpus in corpora]
-        rows.append((part["claim"].iloc[0], part["statistic"].iloc[0], *(cells.get(place, "") for place in places), *first))
-    titles = [f"{length.PLACES[place].label}" for place in places] + [f"{NAMES[corpus]}, 0.13 alone" for corpus in corpora]
-    return table(f"Claim | Statistic | {' | '.join(titles)}", rows)
-
-
-def _with_early(row: Any) -> str:
-    """Return a headline, what it was at the shortest length, and the trend between them."""
-    late = f"at {row['tokens_per_weight']:g}: {judged(row)}"
-    first = f"at {row['earliest']:g}: {row['early_verdict']} {row['early_estimate']:.3f}"
-    return "; ".join(filter(None, (late, first, row["trend"] and f"*{row['trend']}*")))
-
-
-def every_length(results: Results) -> str:
-    """Return every statistic at every length of the axis."""
-    frame = length.verdicts(Lengths())
-    frame = frame.assign(column=frame["tokens_per_weight"].map("{:g}".format))
-    lengths = [f"{tokens} tokens per weight" for tokens in frame["column"].unique()]
-    rows = spread(frame, ["place", "claim", "statistic"], "column", lambda row: f"{judged(row)}, n = {row['seeds']}")
-    return table(f"Trained on | Claim | Statistic | {' | '.join(lengths)}", rows)
-
-
-def trends(results: Results) -> str:
-    """Return by headline and place how it changes per tenfold training."""
-    values, rows = length.values(Lengths()), []
-    for (place, _), part in values[values["id"].isin(length.HEADLINES)].groupby(["place", "id"], sort=False):
-        of = part["statistic"].iloc[0]
-        found = length.trend(part, of.null, of.smallest)
-        rows.append((place, of.claim, of.words, found["trend"], span(found["slope"], found["low"], found["high"], "+.3f")))
-    return table("Trained on | Claim | Statistic | Trend | Change per tenfold training", rows)
-
-
-def at_equal_loss(results: Results) -> str:
-    """Return the lens KL at the input, tied minus untied, where both arms of a seed have the same loss."""
-    lengths, rows = Lengths(), []
-    for axis in lengths.places:
-        lens, losses = tuned(axis["lens"], 0), axis["losses"]
-        gaps = tuned_lens.gap_at_equal_loss(lens[lens["arm"].isin([UNTIED, TIED])], losses).dropna()
-        if len(gaps):
-            rows.append((axis.profile.name, f"{gaps['low'].mean():.2f} to {gaps['high'].mean():.2f}", mean(gaps["gap"], ".3f")))
-    return table("Trained on | Losses that both arms cover, nats per token | Lens KL, tied − untied, bits", rows)
-
-
-def rates(results: Results) -> str:
-    """Return the loss of each arm by learning rate, at each length where rates were tried."""
-    tried, rows = Lengths()["rates"], []
-    for (tokens, rate), part in tried.groupby(["tokens_per_weight", "learning_rate"]):
-        losses = part.groupby("arm")["validation_loss"]
-        cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
-        rows.append((f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
-    return table("Tokens per weight | Learning rate | Seeds | Untied | Tied | Input x5", rows)
 
 
 def shared_start(results: Results) -> str:
@@ -254,15 +192,25 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     (
         "Every statistic by length of training",
         "Each cell is of models trained to their end; n is how many seeds are finished.",
-        every_length,
+        by_length.every_length,
     ),
-    ("Trends", "Slopes against log10 of tokens per weight, over the seeds that have every length.", trends),
+    ("Trends", "Slopes against log10 of tokens per weight, over the seeds that have every length.", by_length.trends),
     (
         "The lens at equal loss",
         "Each arm's KL at the input as a function of its loss over the lengths; mean over the losses that both cover.",
-        at_equal_loss,
+        by_length.at_equal_loss,
     ),
-    ("Learning rates", "Source of packages, d 64; validation loss, nats per token.", rates),
+    ("Learning rates", "Source of packages, d 64; validation loss, nats per token.", by_length.rates),
+    (
+        "Each arm at its best rate",
+        "Of those tried above, by mean loss; the best of few is a lucky one, so a gap here leans to neither side.",
+        by_length.best_rates,
+    ),
+    (
+        "A faster input table",
+        "Untied from one start, its input table at three times the learning rate; as a reference it is independent of W.",
+        by_length.faster_input_table,
+    ),
     ("Shared starts", "Python source; a tied model that starts from the untied model's input table.", shared_start),
     ("Alignment and chance", "Python source; W is the table called tied.", chance),
     ("Output share by convention", "Python source, tied arm.", conventions),
@@ -270,6 +218,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     ("Lens stopped early", "Python source; the same models, by how the lens was started and trained.", lens_budget),
     ("Scales of equal ratio", "Means over seeds, from the lowest to the highest pair of scales with that ratio.", equal_ratios),
     ("Remedies", "Differences from the tied arm of the same corpus and shape; one setting for each remedy.", remedies),
+    (
+        "Remedies by length of training",
+        "Source of packages, d 64. *Both*: less loss than untied and than the larger tied model, adjusted over the remedies.",
+        by_length.remedies_at_length,
+    ),
     ("What the tables cost by size", "Losses in nats per token.", sizes),
     ("Architectures", "At one shape, three seeds.", architectures),
     ("Widths and vocabularies", "OLMo on Python source, three seeds; trends are slopes in log2 d and log2 V.", grid),
@@ -285,7 +238,7 @@ def results_page(results: Results) -> str:
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "conditions": conditions,
-    "verdicts": by_length,
+    "verdicts": by_length.verdicts,
     "benchmarks": lambda _: costs.benchmarks(),
     "card": lambda _: costs.card(),
 }

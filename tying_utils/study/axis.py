@@ -48,12 +48,14 @@ TABLES: dict[str, Arms] = {
     "rates": lengths.RATED,
     "remedy_losses": lengths.REMEDIED,
     "remedy_deciles": lengths.REMEDIED,
-    "remedy_poles": (UNTIED, SECOND_START, *lengths.REMEDIED),
+    "remedy_poles": (UNTIED, SECOND_START, scaled(5), *lengths.REMEDIED),
+    # Compared with a reference whose input table has a rate of its own.
+    "tuned_poles": (*PAIR, *(arm for arm in lengths.REMEDIED if arm.kind == "table-rates")),
 }
 _REPLAYED = 1.3  # tokens per weight of the longest runs that are trained again, for which path moved their tables
 _AXIS, _RATES, _REMEDIES = "axis", "rates", "remedies"
 # Of which runs those tables are that are not of the axis itself; they are of d 64 alone.
-_BESIDE = {"rates": _RATES} | dict.fromkeys(("remedy_losses", "remedy_deciles", "remedy_poles"), _REMEDIES)
+_BESIDE = {"rates": _RATES} | dict.fromkeys(("remedy_losses", "remedy_deciles", "remedy_poles", "tuned_poles"), _REMEDIES)
 _OF_ROLES = ("roles", "probe")
 
 
@@ -80,6 +82,7 @@ def _measure_of(name: str) -> Measure:
         "remedy_losses": of_runs.losses,
         "remedy_deciles": of_lengths.losses_by_decile,
         "remedy_poles": of_poles.poles,
+        "tuned_poles": of_poles.poles_at_tuned_rate,
     }[name]
 
 

@@ -61,4 +61,10 @@ def _poles(pair: _Compared, profile: Profile) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-poles = each(_poles, side_by_side, _compared)
+def _with_tuned_rate(runs: Sequence[Trained]) -> list[_Compared]:
+    """Return the tables of the others beside the pair of the run that is among them for its tables' own learning rates."""
+    (reference,) = (run for run in runs if run.arm.kind == "table-rates")
+    return [_Compared(run.labels, run.tables(), reference) for run in runs if run is not reference]
+
+
+poles, poles_at_tuned_rate = each(_poles, side_by_side, _compared), each(_poles, side_by_side, _with_tuned_rate)

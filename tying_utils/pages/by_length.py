@@ -1,0 +1,115 @@
+"""What the axis of length shows, as Markdown: tables of RESULTS.md and the verdicts of README.md."""
+
+from typing import Any
+
+from tying_utils.base.names import EQUAL, PYTHON, SECOND_START, TIED, UNTIED, WIKITEXT, scaled
+from tying_utils.experiments import claims, length, position, remedies_by_length, tuned_lens
+from tying_utils.experiments.tables import tuned, where
+from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
+from tying_utils.study.axis import Lengths
+from tying_utils.study.study import Results
+
+
+def verdicts(results: Results) -> str:
+    """Return the headlines at the longest length that has three seeds, beside what the first hundredth of training said."""
+    long, short = length.headlines(Lengths()), claims.verdicts(results)
+    early = {(row["id"], row["corpus"]): row for row in short.to_dict("records")}
+    corpora, places, rows = [PYTHON, WIKITEXT], list(long["place"].unique()), []
+    for name, part in long.groupby("id", sort=False):
+        cells = {row["place"]: _with_early(row) for row in part.to_dict("records")}
+        first = [judged(early[name, corpus]) if (name, corpus) in early else "" for corpus in corpora]
+        rows.append((part["claim"].iloc[0], part["statistic"].iloc[0], *(cells.get(place, "") for place in places), *first))
+    titles = [f"{length.PLACES[place].label}" for place in places] + [f"{NAMES[corpus]}, 0.13 alone" for corpus in corpora]
+    return table(f"Claim | Statistic | {' | '.join(titles)}", rows)
+
+
+def _with_early(row: Any) -> str:
+    """Return a headline, what it was at the shortest length, and the trend between them."""
+    late = f"at {row['tokens_per_weight']:g}: {judged(row)}"
+    first = f"at {row['earliest']:g}: {row['early_verdict']} {row['early_estimate']:.3f}"
+    return "; ".join(filter(None, (late, first, row["trend"] and f"*{row['trend']}*")))
+
+
+def every_length(results: Results) -> str:
+    """Return every statistic at every length of the axis."""
+    frame = length.verdicts(Lengths())
+    frame = frame.assign(column=frame["tokens_per_weight"].map("{:g}".format))
+    lengths = [f"{tokens} tokens per weight" for tokens in frame["column"].unique()]
+    rows = spread(frame, ["place", "claim", "statistic"], "column", lambda row: f"{judged(row)}, n = {row['seeds']}")
+    return table(f"Trained on | Claim | Statistic | {' | '.join(lengths)}", rows)
+
+
+def trends(results: Results) -> str:
+    """Return by headline and place how it changes per tenfold training."""
+    values, rows = length.values(Lengths()), []
+    for (place, _), part in values[values["id"].isin(length.HEADLINES)].groupby(["place", "id"], sort=False):
+        of = part["statistic"].iloc[0]
+        found = length.trend(part, of.null, of.smallest)
+        rows.append((place, of.claim, of.words, found["trend"], span(found["slope"], found["low"], found["high"], "+.3f")))
+    return table("Trained on | Claim | Statistic | Trend | Change per tenfold training", rows)
+
+
+def at_equal_loss(results: Results) -> str:
+    """Return the lens KL at the input, tied minus untied, where both arms of a seed have the same loss."""
+    lengths, rows = Lengths(), []
+    for axis in lengths.places:
+        lens, losses = tuned(axis["lens"], 0), axis["losses"]
+        gaps = tuned_lens.gap_at_equal_loss(lens[lens["arm"].isin([UNTIED, TIED])], losses).dropna()
+        if len(gaps):
+            rows.append((axis.profile.name, f"{gaps['low'].mean():.2f} to {gaps['high'].mean():.2f}", mean(gaps["gap"], ".3f")))
+    return table("Trained on | Losses that both arms cover, nats per token | Lens KL, tied − untied, bits", rows)
+
+
+def rates(results: Results) -> str:
+    """Return the loss of each arm by learning rate, at each length where rates were tried."""
+    tried, rows = Lengths()["rates"], []
+    for (tokens, rate), part in tried.groupby(["tokens_per_weight", "learning_rate"]):
+        losses = part.groupby("arm")["validation_loss"]
+        cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
+        rows.append((f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
+    return table("Tokens per weight | Learning rate | Seeds | Untied | Tied | Input x5", rows)
+
+
+def best_rates(results: Results) -> str:
+    """Return tied minus untied where each arm has its best rate of those tried, beside the rate that was chosen for all."""
+    tried, rows = Lengths()["rates"], []
+    means = tried.groupby(["tokens_per_weight", "arm", "rate"])["validation_loss"].mean()
+    seeded = tried.set_index(["tokens_per_weight", "arm", "rate", "seed"])["validation_loss"]
+    for tokens, of_length in means.groupby(level=0):
+        best = {arm: of_length[tokens, arm].idxmin() for arm in (UNTIED, TIED)}
+        gaps = [seeded[tokens, TIED, best[TIED]] - seeded[tokens, UNTIED, best[UNTIED]]]
+        gaps.append(seeded[tokens, TIED, 1.0] - seeded[tokens, UNTIED, 1.0])
+        rows.append((f"{tokens:g}", *(f"×{best[arm]:g}" for arm in best), *(mean(gap, "+.3f") for gap in gaps)))
+    return table("Tokens per weight | Best, untied | Best, tied | Tied − untied, each at its best | At the rate chosen", rows)
+
+
+def remedies_at_length(results: Results) -> str:
+    """Return what each remedy loses or gains beside untied models and tied ones of equal size, and where its table lies."""
+    lengths = Lengths()
+    found, where_they_lie = remedies_by_length.judged(lengths), remedies_by_length.positions(lengths)
+    wins = remedies_by_length.winners(found).set_index(["tokens_per_weight", "arm"])["wins"]
+    weights = remedies_by_length.losses(lengths).groupby("arm")["parameters"].first()
+    rows = []
+    for (tokens, arm), part in found.groupby(["tokens_per_weight", "arm"], sort=False):
+        cells = part.set_index("beside").apply(lambda row: judged(row), axis=1)
+        way = where(where_they_lie, arm=arm, tokens_per_weight=tokens)["position"]
+        gaps = [cells[beside] for beside in (UNTIED, EQUAL, TIED)]
+        beaten = "both" if wins[tokens, arm] else ""
+        rows.append((f"{tokens:g}", arm, f"{weights[arm]:,}", *gaps, mean(way, ".2f"), beaten))
+    titles = "Tokens per weight | Remedy | Weights | Loss − untied | Loss − tied, equal parameters | Loss − tied"
+    return table(f"{titles} | Position of its input-use table | Beats", rows)
+
+
+def faster_input_table(results: Results) -> str:
+    """Return what three times the untied input table's rate is worth from one start, and where W lies beside that model."""
+    lengths, rows = Lengths(), []
+    found = where(remedies_by_length.judged(lengths), arm="table-rates", beside=SECOND_START)
+    beside = where(remedies_by_length.tuned_positions(lengths), arm=TIED)
+    own = where(position.positions(where(lengths["poles"], place=remedies_by_length.PLACE)), arm=TIED)
+    for row in found.to_dict("records"):
+        at = {"tokens_per_weight": row["tokens_per_weight"]}
+        same = own[own["seed"].isin(beside["seed"])]
+        ways = [where(one, frequency_out=out, **at) for one in (same, beside) for out in (False, True)]
+        rows.append((f"{row['tokens_per_weight']:g}", judged(row), *(mean(way["position"], ".2f") for way in ways)))
+    titles = "Tokens per weight | Loss, input rate x3 - x1 | Position of W | The same, frequency out"
+    return table(f"{titles} | Position beside the faster reference | The same, frequency out", rows)
