@@ -13,7 +13,7 @@ import argparse
 import os
 import time
 
-PARTS = ("step", "run", "alignment", "neighbors", "checkpoints", "lens", "growth")
+PARTS = ("step", "run", "alignment", "neighbors", "checkpoints", "share", "lens", "growth")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import alignment, checkpoints, figures, growth, lens, neighbors, training, turns
+from benchmarks import alignment, checkpoints, figures, growth, lens, neighbors, share, training, turns
 from tying_utils.pages import report
 
 # Part of every table's record: raise it when a part would measure something else.
@@ -49,7 +49,7 @@ def rows(part: str, quick: bool) -> pd.DataFrame:
     if part in ("checkpoints", "lens"):
         measured = {"checkpoints": checkpoints, "lens": lens}[part].rows(quick)
     else:
-        module = {"alignment": alignment, "neighbors": neighbors}.get(part, training)
+        module = {"alignment": alignment, "neighbors": neighbors, "share": share}.get(part, training)
         contests = [contest for contest in module.contests(quick) if contest.part == part]
         measured = [row for contest in contests for row in turns.held(contest)]
     return pd.DataFrame(measured, columns=list(turns.COLUMNS))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import alignment, checkpoints, growth, lens, neighbors, suite, training, turns
+from benchmarks import alignment, checkpoints, growth, lens, neighbors, share, suite, training, turns
 from benchmarks import figures as pictures
 from tying_utils.base import paths
 from tying_utils.corpora import two_role
@@ -24,7 +24,7 @@ from tying_utils.training.config import TrainConfig
 
 ROOT = Path(costs.__file__).parents[2]
 TOY = {"V": 320, "d": 16, "layers": 1, "tokens": 128}
-CONTESTS = [contest for module in (training, alignment, neighbors) for contest in module.contests(True)]
+CONTESTS = [contest for module in (training, alignment, neighbors, share) for contest in module.contests(True)]
 
 
 def toy(contest: turns.Contest, **changes: Any) -> turns.Contest:
@@ -52,7 +52,7 @@ def test_the_published_hooks_recompute_the_gradient_of_the_output_path():
 
 
 def test_full_sizes_are_those_of_the_paper():
-    full = [contest for module in (training, alignment, neighbors) for contest in module.contests(False)]
+    full = [contest for module in (training, alignment, neighbors, share) for contest in module.contests(False)]
     sizes = {(contest.part, contest.size["V"], contest.size["d"]) for contest in full}
     assert {("step", 50_304, 128), ("alignment", 50_304, 2_048), ("neighbors", 50_304, 2_048)} <= sizes
 
