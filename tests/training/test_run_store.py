@@ -1,5 +1,6 @@
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_there_is_no_run_before_it_is_made(home, tiny, text, recwarn):
     assert run_store.find(tiny(), fingerprint) is None
     assert not [warning for warning in recwarn.list if issubclass(warning.category, UserWarning)]
     assert not (home / "data" / "runs").exists()
+
+
+def test_a_run_in_training_is_not_waited_for(home, tiny, interrupted):
+    config = tiny()
+    fingerprint = config.load_corpus().fingerprint
+    interrupted(config, 7)
+    with run_store.writing(config, fingerprint):  # as the process that trains it does, in another thread's way
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(run_store.find, config, fingerprint).result(timeout=30) is None
 
 
 def test_a_run_is_found_by_its_content(finished, tiny, tmp_path):

@@ -187,8 +187,12 @@ def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:
 
     A damaged file is named in a warning and set aside, after which the run counts as unfinished: training makes it again.
     """
-    if not (run_folder(config, fingerprint) / "run.json").exists():
+    verified = _verified(run_folder(config, fingerprint))
+    if not verified.record.exists():
         return None
+    record = verified.read()
+    if record is not None and not record["finished"]:
+        return None  # the lock of a run in training is held to its end, which nobody here has to wait for
     with writing(config, fingerprint) as writer:
         return writer.finished()
 
