@@ -76,9 +76,8 @@ def test_a_run_in_training_is_not_waited_for(home, tiny, interrupted):
     config = tiny()
     fingerprint = config.load_corpus().fingerprint
     interrupted(config, 7)
-    with run_store.writing(config, fingerprint):  # as the process that trains it does, in another thread's way
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(run_store.find, config, fingerprint).result(timeout=30) is None
+    with run_store.writing(config, fingerprint), ThreadPoolExecutor(1) as pool:  # held as by the process that trains it
+        assert pool.submit(run_store.find, config, fingerprint).result(timeout=30) is None
 
 
 def test_a_run_is_found_by_its_content(finished, tiny, tmp_path):
