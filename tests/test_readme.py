@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 
 from tying_utils import models
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import length, places, position, real, remedies
+from tying_utils.experiments import length, places, position, real, remedies, remedies_by_length
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -176,6 +176,16 @@ def numbers(results: Results) -> dict[str, Any]:
     deciles = long["deciles"].query("place == 'packages, d 64' and tokens_per_weight == 20 and decile == 1")
     rarest = deciles.pivot_table(index="seed", columns="arm", values="loss")
     made["rarest"] = {arm: seeds(rarest[arm] - rarest[UNTIED]) for arm in rarest}
+    for axis in long.places:
+        made["at_equal_loss"][axis.profile.name.replace(", ", " ")] = seeds(length.at_equal_loss(axis)["gap"])
+    for row in remedies_by_length.judged(long).to_dict("records"):  # type: ignore[arg-type]
+        words = f"{row['tokens_per_weight']:g}"
+        at = int(words) if words.isdigit() else words
+        gap = Seeds(row["estimate"], row["low"], row["high"], row["seeds"])
+        made[f"remedied_{row['beside'].split(', ')[-1].replace(' ', '_')}"].setdefault(row["arm"], {})[at] = gap
+    tenths = remedies_by_length.losses(long, "deciles").query("tokens_per_weight == 4 and decile == 1")  # type: ignore[arg-type]
+    rarest = tenths.pivot_table(index="seed", columns="arm", values="loss")
+    made["rarest_remedied"] = {arm: seeds(rarest[arm] - rarest[UNTIED]) for arm in rarest}
     off = [-change.mean for change in made["long"]["scaled_bias"].values()]
     made["off_long"] = {"least": min(off), "most": max(off)}
 
@@ -211,6 +221,9 @@ SENTENCES = {
         "**Where tying hurts.** In the rarest tenth of the text a tied model is {rarest[tied]:.2f ci} nats behind at"
         " 20 tokens per weight, with the input path times 5 {rarest[input x5]:.2f}; elsewhere it is level "
         "([figure](figures/laptop/00_deciles.png)).",
+        "Coupled Adam mends that: {rarest_remedied[coupled-adam]:.2f ci} nats beside the untied model there at 4 tokens per weight",
+        "a faster input table is worth {remedied_second_start[table-rates][0.13]:.2f} nats at 0.13 tokens per weight and "
+        "{remedied_second_start[table-rates][4]:.3f ci} at 4",
         "Yet held at equal norm from the first step they leave {left[norm-match]:.0f} % of the bias on Python "
         "source: unequal norms are not its main cause ([figure](figures/laptop/02_cause.png)).",
         "On text {scales_that_add[python]} tried, up or down, has a higher mean loss; in the two-role language, of"
@@ -284,18 +297,19 @@ SENTENCES = {
         "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
         "share rises from {long[early_share][0.13]:.3f} to {long[early_share][0.4]:.3f} at 0.4 tokens per weight and falls to "
         "{long[early_share][20]:.3f} at 20, where the late share is {long[late_share][20]:.3f}",
-        "from {long[share_gap][0.13]:.3f} to {long[share_gap][20]:.3f}",
+        "grows from {long[share_gap][0.13]:.3f} to {long[share_gap][20]:.3f}",
         HOW_LONG,
         "tied minus untied is {share_gap[python]:.3f ci} on Python source, {share_gap[wikitext-2]:.3f ci} on WikiText-2 and "
         "{share_gap[two-role]:.3f ci} in the two-role language",
     ],
     "03_tuned_lens": [
         "At 20 the gap is {long[lens_gap][20]:.3f ci} bits",
+        "{at_equal_loss[packages d 64]:.3f ci} bits in source code, {at_equal_loss[two-role]:.3f ci} in the two-role language",
         HOW_LONG,
     ],
     "04_gradient_scaling": [
         "it takes {off_long[least]:.3f} to {off_long[most]:.3f} off the bias at every length",
-        "{long[scaled_loss][0.13]:.3f ci} nats, {long[scaled_loss][1.3]:.3f ci} at 1.3 and "
+        "{long[scaled_loss][0.13]:.3f ci} nats; it is {long[scaled_loss][1.3]:.3f ci} at 1.3 and "
         "{long[scaled_loss][20]:.3f ci} at 20",
         "comes down to {long_roles[scaled_loss][4]:.3f ci} at 4",
         HOW_LONG,
@@ -321,6 +335,11 @@ SENTENCES = {
         "in the rest alone {off[late x5]:.0f} %",
         "(*norm-match*) leaves {left[norm-match]:.0f} % of the bias",
         "on Python source the interval is {loss[coupled-adam].low:.3f} to {loss[coupled-adam].high:.3f} nats",
+        "A faster input table is worth {remedied_second_start[table-rates][0.13]:.3f ci} nats at 0.13 tokens per weight, "
+        "{remedied_second_start[table-rates][1.3]:.3f ci} at 1.3 and {remedied_second_start[table-rates][4]:.3f ci} at 4",
+        "(beside the untied model {remedied_untied[coupled-adam][4]:.3f ci} nats), and on the rarest tenth of the text it is "
+        "{rarest_remedied[coupled-adam]:.2f ci} nats beside the untied model",
+        "{remedied_untied[compact][4]:.3f ci} nats beside the untied model at 4",
     ],
     "10_architectures_and_size": [
         "saw {rate[python]:.2f} tokens per weight at d 128 and V 2048 ({steps[python]} steps; over the grid "

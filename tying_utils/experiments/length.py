@@ -13,7 +13,7 @@ from tying_utils.base.names import EQUAL, TIED, UNTIED, scaled
 from tying_utils.experiments import alignment, evolution, gradients, position, style, tuned_lens
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.style import BLACK, BLUE, DASHED, DOTTED, GREEN, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
-from tying_utils.experiments.tables import Tables, where
+from tying_utils.experiments.tables import Tables, tuned, where
 from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME, Axis, Lengths
 from tying_utils.study.lengths import TOKENS_PER_WEIGHT
@@ -106,6 +106,18 @@ def _judged(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def whole(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds that have every length, of a table of one place."""
+    lengths = table.groupby("seed")["tokens_per_weight"].transform("nunique")
+    return table[lengths == lengths.max()]
+
+
+def at_equal_loss(axis: Tables) -> pd.DataFrame:
+    """Return `tuned_lens.gap_at_equal_loss` at the input, of the seeds of one place that have every length."""
+    lens = whole(tuned(axis["lens"], 0))
+    return tuned_lens.gap_at_equal_loss(lens[lens["arm"].isin([UNTIED, TIED])], axis["losses"]).dropna()
+
+
 def trend(part: pd.DataFrame, null: float, smallest: float = 0.0) -> dict[str, Any]:
     """Return how one statistic changes with the length of training: part has tokens_per_weight, seed and value.
 
@@ -195,7 +207,7 @@ def over_lengths(lengths: Lengths) -> Figure:
         over_tokens(ax, unit)
     shown = [PLACES[place] for place in PLACES if (frame["place"] == place).any()]
     note = "Each point is trained to its end. Dotted: no effect. b: first tenth of training. e, f: tied − untied."
-    return style.finish(figure, frame, shown, note)
+    return style.finish(figure, frame, shown, note, every=["place", "tokens_per_weight"])
 
 
 @FIGURES.reads("00_deciles", "deciles", corpus=NAME)

@@ -121,11 +121,15 @@ def panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[Pi
     return figure, panels
 
 
-def finish(figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str = "", columns: int = 0) -> Figure:
-    """Put the legend above the panels and small print below them, which says how many seeds there are."""
+def finish(
+    figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str = "", columns: int = 0, every: Sequence[str] = ()
+) -> Figure:
+    """Put the legend above the panels and small print below them, which says how many seeds there are in `every` group."""
     legend(figure, looks, columns)
-    n = frame["seed"].nunique()
-    seeds = f"n = {n} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
+    counts = frame.groupby([*every])["seed"].nunique() if every else [frame["seed"].nunique()]
+    n, least = max(counts), min(counts)
+    words = f"{n}" if n == least else f"{least} to {n}"
+    seeds = f"n = {words} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
     seeds += {1: "", 2: "; 95 % t interval at points only"}.get(n, " with 95 % t interval")
     return small_print(figure, f"{seeds}. {note}")
 

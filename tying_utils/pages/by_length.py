@@ -3,8 +3,8 @@
 from typing import Any
 
 from tying_utils.base.names import EQUAL, PYTHON, SECOND_START, TIED, UNTIED, WIKITEXT, scaled
-from tying_utils.experiments import claims, length, position, remedies_by_length, tuned_lens
-from tying_utils.experiments.tables import tuned, where
+from tying_utils.experiments import claims, length, position, remedies_by_length
+from tying_utils.experiments.tables import where
 from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
 from tying_utils.study.axis import Lengths
 from tying_utils.study.study import Results
@@ -53,8 +53,7 @@ def at_equal_loss(results: Results) -> str:
     """Return the lens KL at the input, tied minus untied, where both arms of a seed have the same loss."""
     lengths, rows = Lengths(), []
     for axis in lengths.places:
-        lens, losses = tuned(axis["lens"], 0), axis["losses"]
-        gaps = tuned_lens.gap_at_equal_loss(lens[lens["arm"].isin([UNTIED, TIED])], losses).dropna()
+        gaps = length.at_equal_loss(axis)
         if len(gaps):
             rows.append((axis.profile.name, f"{gaps['low'].mean():.2f} to {gaps['high'].mean():.2f}", mean(gaps["gap"], ".3f")))
     return table("Trained on | Losses that both arms cover, nats per token | Lens KL, tied − untied, bits", rows)
@@ -74,7 +73,7 @@ def best_rates(results: Results) -> str:
     """Return tied minus untied where each arm has its best rate of those tried, beside the rate that was chosen for all."""
     tried, rows = Lengths()["rates"], []
     means = tried.groupby(["tokens_per_weight", "arm", "rate"])["validation_loss"].mean()
-    seeded = tried.set_index(["tokens_per_weight", "arm", "rate", "seed"])["validation_loss"]
+    seeded = tried.set_index(["tokens_per_weight", "arm", "rate", "seed"]).sort_index()["validation_loss"]
     for tokens, of_length in means.groupby(level=0):
         best = {arm: of_length[tokens, arm].idxmin() for arm in (UNTIED, TIED)}
         gaps = [seeded[tokens, TIED, best[TIED]] - seeded[tokens, UNTIED, best[UNTIED]]]
