@@ -221,7 +221,8 @@ SENTENCES = {
         "**Where tying hurts.** In the rarest tenth of the text a tied model is {rarest[tied]:.2f ci} nats behind at"
         " 20 tokens per weight, with the input path times 5 {rarest[input x5]:.2f}; elsewhere it is level "
         "([figure](figures/laptop/00_deciles.png)).",
-        "Coupled Adam mends that: {rarest_remedied[coupled-adam]:.2f ci} nats beside the untied model there at 4 tokens per weight",
+        "Coupled Adam mends that: {rarest_remedied[coupled-adam]:.2f ci} nats beside the untied model there at 4 tokens per "
+        "weight",
         "a faster input table is worth {remedied_second_start[table-rates][0.13]:.2f} nats at 0.13 tokens per weight and "
         "{remedied_second_start[table-rates][4]:.3f ci} at 4",
         "Yet held at equal norm from the first step they leave {left[norm-match]:.0f} % of the bias on Python "
