@@ -209,8 +209,8 @@ def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
     parted = None not in ends and embedding.weight.data_ptr() != head.weight.data_ptr()
     if parted and wrapper and getattr(model.config, "tie_word_embeddings", True):
         raise ValueError(
-            f"model: a tied model is needed, in this one a {wrapper} keeps a copy of the table at one end; leave the tables out "
-            "of it (in PEFT: out of modules_to_save, or give ensure_weight_tying=True, which copies both as one)"
+            f"model: a tied model is needed, in this one a {wrapper} keeps a copy of the table at one end; leave the tables "
+            "out of it (in PEFT: out of modules_to_save, or give ensure_weight_tying=True, which copies both as one)"
         )
     if not tables(model).tied:
         raise ValueError("model: a tied model is needed, this one is untied; build it with tied=True")
