@@ -106,6 +106,8 @@ def configured(
     check_sizes(arch, vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, context=context)
     import transformers
 
+    # transformers takes no integer of numpy's.
+    vocab_size, d_model, n_layers, n_heads, context = map(int, (vocab_size, d_model, n_layers, n_heads, context))
     name, dropouts = _FAMILIES[arch]
     # GPT-2 and GPT-Neo take the common names for their own, by their attribute_map.
     values: dict[str, Any] = {
