@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tying_utils.base.checks import integer, positive
+from tying_utils.base.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,11 +105,12 @@ def logit_lens(model: PreTrainedModel) -> LogitLens:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch dropout off; every module's training mode is put back."""
+    """Switch dropout off, and hear nothing of missing kernels; every module's training mode is put back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with quiet():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
