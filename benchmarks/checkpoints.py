@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import turns
 from benchmarks.turns import Contest
+from tying_utils.base.quiet import quiet
 from tying_utils.models import architectures
 
 TABLES, WHOLE = "read_tables", "from_pretrained"
@@ -25,7 +26,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
 
 def read(V: int, d: int, layers: int, *, rounds: int, shard: str = "50GB") -> list[dict[str, Any]]:
     """The rows of one checkpoint; AssertionError if the two ways do not read the same tables."""
-    with tempfile.TemporaryDirectory() as temporary, architectures.without_bars():
+    with tempfile.TemporaryDirectory() as temporary, quiet():
         folder = Path(temporary)
         model = architectures.build("olmo", tied=False, vocab_size=V, d_model=d, n_layers=layers, n_heads=d // 64 or 1)
         model.save_pretrained(folder, max_shard_size=shard)
@@ -59,7 +60,7 @@ def _reading(way: str, folder: Path) -> dict[str, Any]:
         tables = read_tables(folder)
         pair, read = (tables.input, tables.output), tables.bytes_read
     else:
-        with architectures.without_bars():
+        with quiet():
             weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         pair = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
         read = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -22,8 +22,8 @@ from transformers import OlmoForCausalLM
 
 from benchmarks import turns
 from benchmarks.turns import Contest, Turn, device
+from tying_utils.base.quiet import quiet
 from tying_utils.corpora import Corpus
-from tying_utils.models import architectures
 from tying_utils.training import Hardware, TrainConfig, Trainer, budget, choose_hardware, run_store, train_all
 from tying_utils.training.batches import Batches
 from tying_utils.training.hardware import blocks
@@ -278,7 +278,7 @@ def _nowhere() -> Iterator[str]:
 
 
 def _ours(config: TrainConfig, corpus: Corpus, hardware: Hardware) -> float:
-    with architectures.without_bars(), _nowhere(), run_store.writing(config, corpus.fingerprint) as writer:
+    with quiet(), _nowhere(), run_store.writing(config, corpus.fingerprint) as writer:
         run = Trainer(config, corpus, hardware, writer).run()
         assert run is not None
         return float(run.metrics["loss"].mean())

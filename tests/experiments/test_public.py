@@ -12,13 +12,14 @@ from local_hub import LocalHub, pointing_at
 from scipy import stats
 
 from tying_utils.base import paths
+from tying_utils.base.quiet import quiet
 from tying_utils.corpora import corpus, vocabulary
 from tying_utils.experiments import claims, figures, public, public_models, public_tables, published
 from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.public_tables import TABLES, rows
 from tying_utils.experiments.tables import where
 from tying_utils.measures import alignment, integrity, neighbors
-from tying_utils.models import architectures, checkpoints
+from tying_utils.models import checkpoints
 from tying_utils.models.families import MODELS, families
 from tying_utils.study import miniatures
 
@@ -258,7 +259,7 @@ def test_the_same_comparisons_read_the_hub(measured: Public, tmp_path: Path, mon
 
 
 def test_models_loaded_run_no_code_and_show_no_bars(measured: Public, capfd: pytest.CaptureFixture):
-    with architectures.without_bars():
+    with quiet():
         loaded = public_tables.load_model(measured.source(MODELS["OLMo-1B"]), dtype=torch.bfloat16)
     assert loaded.dtype == torch.bfloat16 and not loaded.training
     assert "Loading weights" not in capfd.readouterr().err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from numbers import Integral, Real  # numpy's scalars are of these kinds, too, and it need not be loaded to say so
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,21 +41,22 @@ def table_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, same_width: bo
     return a, b
 
 
-def integer(name: str, value: int, least: int) -> int:
-    """Return `value` if it is an integer of at least `least`, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def integer(name: str, value: int, least: int, below: float = math.inf) -> int:
+    """Return `value` as an int if it is an integer (numpy's too) of at least `least` and below `below`, else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < below:
         raise ValueError(f"{name}: an integer of at least {least} is needed, got {value!r}")
-    return value
+    return int(value)
 
 
 def positive(name: str, value: int) -> int:
-    """Return `value` if it is an integer of at least 1, else raise ValueError."""
+    """Return `value` as an int if it is an integer of at least 1, else raise ValueError."""
     return integer(name, value, 1)
 
 
 def scale(name: str, value: float) -> float:
     """Return `value` as a float if it is finite and at least 0, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, int) else value  # 10^400 fits no float
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= number <= sys.float_info.max:
         raise ValueError(f"{name}: a finite number of at least 0 is needed, got {value!r}")
     return float(value)
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tying_utils.base.quiet import quiet
 from tying_utils.card.plan import LeftOut, Task
 from tying_utils.card.setting import Setting
 from tying_utils.measures import alignment, neighbors, spectral
@@ -173,7 +174,7 @@ def saved(setting: Setting, arch: str) -> Found:
     model = built(arch, setting.device).eval()
     tie = SplitTie(model)
     folder = setting.scratch / f"saved-{arch}"
-    with architectures.without_bars(), torch.no_grad():
+    with quiet(), torch.no_grad():
         model.save_pretrained(folder)
         again = type(model).from_pretrained(folder).to(setting.device).eval()
         again.tie_weights()
@@ -187,7 +188,7 @@ def saved(setting: Setting, arch: str) -> Found:
 def tables_read(setting: Setting) -> Found:
     """Read the tables of a saved model, and compare them on the device with those that it has there."""
     model = built("olmo", setting.device, seed=1)
-    with architectures.without_bars():
+    with quiet():
         model.save_pretrained(setting.scratch / "tables")
     read = checkpoints.read_tables(str(setting.scratch / "tables"))
     return held(apart(read.input.to(setting.device), architectures.tables(model).input) if read.tied else math.inf, EXACT)

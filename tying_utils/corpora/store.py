@@ -6,6 +6,7 @@ The two-role language (see `two_role`) comes as tokens already, and so does what
 import hashlib
 import json
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def load(
     is text, a vocabulary of another size or of no text, or a cache or shards whose files lie elsewhere.
     """
     check(name, vocab_size, path, language)
+    vocab_size = int(vocab_size)  # numpy's has the same key
     if vocabulary is not None and ("two-role" in (name, vocabulary.name) or vocabulary.vocab_size != vocab_size):
         got = f"{vocabulary.vocab_size} tokens of {vocabulary.name!r} for {name!r}"
         raise ValueError(f"vocabulary: that of a text of {vocab_size} tokens is needed, for a text, got {got}")
@@ -89,7 +91,7 @@ def check(
         return
     if language is not None:
         raise ValueError(f"language: {name!r} is text and takes none, got {language!r}; use 'two-role' or leave it None")
-    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or not 257 <= vocab_size < 2**32:
+    if isinstance(vocab_size, bool) or not isinstance(vocab_size, Integral) or not 257 <= vocab_size < 2**32:
         raise ValueError(f"vocab_size: an integer of at least 257 (the bytes and a separator) is needed, got {vocab_size!r}")
     if name == "python" and path is not None:
         raise ValueError("path: 'python' is the running interpreter's own library; use name='text' for a folder")

@@ -69,9 +69,9 @@ def prepare(
     `out` that was begun with other arguments or another text.
     """
     store.check("shards", vocab_size, out)
+    vocab_size, tokens = int(vocab_size), None if tokens is None else positive("tokens", tokens)
+    shard_tokens, validation_tokens = positive("shard_tokens", shard_tokens), positive("validation_tokens", validation_tokens)
     wanted = {"tokens": tokens or math.inf, "shard_tokens": shard_tokens, "validation_tokens": validation_tokens}
-    for name, count in (wanted | {"tokens": 1 if tokens is None else tokens}).items():
-        positive(name, count)  # type: ignore[arg-type]
     texts = [text] if isinstance(text, str) else list(text)
     stream = TextStream(texts, column=column, split=split, subset=subset)
     options = {"column": column, "split": split, "subset": subset, "vocab_size": vocab_size, "tokenizer": tokenizer}

@@ -11,6 +11,7 @@ from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("classes", 2), ("length", 1000), ("seed", 0)):
-            integer(name, getattr(self, name), least)
+            object.__setattr__(self, name, integer(name, getattr(self, name), least))
         # A lower temperature or a larger exponent would round probabilities to 0.
         for name, low, high in (("temperature", 0.05, 1e6), ("zipf", 0.0, 10.0), ("agreement", 0.0, 1.0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore
                 raise ValueError(f"{name}: a number from {low:g} to {high:g} is needed, got {value!r}")
             object.__setattr__(self, name, float(value))  # 1 and 1.0 are one language and must be one key
         if self.permuted not in (None, *ROLES):
@@ -77,6 +78,7 @@ class Language:
 
     def __post_init__(self) -> None:
         V, classes = integer("vocab_size", self.vocab_size, 4), self.settings.classes
+        object.__setattr__(self, "vocab_size", V)
         if V % classes or 2 * classes > V:
             fitting = max(2, V // classes) * classes
             raise ValueError(

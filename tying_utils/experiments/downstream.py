@@ -90,9 +90,9 @@ def evaluate(
         raise ValueError(
             f"tasks: at least one is needed, got {tasks!r}; choose from {', '.join(TABLE_7.values())} or lm-eval's others"
         )
-    positive("batch_size", batch_size)
+    batch_size = positive("batch_size", batch_size)
     if limit is not None:
-        positive("limit", limit)
+        limit = positive("limit", limit)
     if dtype not in DTYPES:
         raise ValueError(f"dtype: {dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}")
     settings = {"device": str(choose_hardware(device).device), "dtype": dtype, "batch_size": batch_size}

@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tying_utils.base.quiet import quiet
 from tying_utils.corpora import corpus, vocabulary
 from tying_utils.experiments import published, shares
 from tying_utils.experiments.public_models import MINIATURES, PUBLIC, PublicModels, rows
 from tying_utils.measures import alignment, drift, integrity, lens, neighbors, perplexity, spectral
-from tying_utils.models import architectures, checkpoints
+from tying_utils.models import checkpoints
 from tying_utils.models.families import Family, Model
 from tying_utils.study import columns
 
@@ -198,7 +199,7 @@ def _whole(public: PublicModels, model: Model) -> Iterator[Any]:
     from tying_utils.training.hardware import choose_hardware
 
     hardware = choose_hardware()
-    with architectures.without_bars() if public.models == MINIATURES else nullcontext():
+    with nullcontext() if public.progress and public.models != MINIATURES else quiet():
         whole = load_model(public.source(model), device=hardware.device, dtype=hardware.dtype)
     try:
         yield whole

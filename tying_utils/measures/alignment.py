@@ -109,9 +109,9 @@ def alignment(
     Raises ValueError as `align` does, for more folds than tokens or fewer than 2, and for a linear fit that a fold would
     leave d_s + 1 tokens or fewer.
     """
-    positive("permutations", permutations)
-    positive("bootstrap", bootstrap)
-    checked_seed(seed)
+    permutations = positive("permutations", permutations)
+    bootstrap = positive("bootstrap", bootstrap)
+    seed = checked_seed(seed)
     pair = _Pair(source, target, kind)
     tokens, d = pair.source.shape
     _checked_folds(folds, tokens, d, kind)
@@ -147,8 +147,8 @@ def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20
 
     `seed`, an integer of at least 0, fixes the permutations on every device. Arguments and errors otherwise as in `align`.
     """
-    positive("permutations", permutations)
-    checked_seed(seed)
+    permutations = positive("permutations", permutations)
+    seed = checked_seed(seed)
     null = _Pair(source, target, kind).null(permutations, seed)
     low, high = central_range(null)
     return Chance(float(null.mean()), low, high, permutations)
@@ -252,7 +252,7 @@ class _Pair:
     def held_out(self, folds: int, seed: int) -> Tensor:
         """Return row cosines (V,), in the order of the deal, of each fold under the centring and map fitted to the others."""
         V, found = len(self.source), []
-        for rows in torch.randperm(V, generator=torch.Generator().manual_seed(seed)).tensor_split(folds):
+        for rows in torch.randperm(V, generator=torch.Generator().manual_seed(seed)).tensor_split(int(folds)):
             product, s_sum, right_sum = self.sums(rows)
             others = V - len(rows)
             fitted = torch.ones(V, dtype=torch.bool).index_fill(0, rows, False).nonzero().flatten()

@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tying_utils.base.checks import positive
+from tying_utils.base.checks import integer, positive
+from tying_utils.base.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,11 +105,12 @@ def logit_lens(model: PreTrainedModel) -> LogitLens:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch dropout off; every module's training mode is put back."""
+    """Switch dropout off, and hear nothing of missing kernels; every module's training mode is put back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with quiet():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -206,11 +208,11 @@ def train_lens(
     from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
     ids = token_batch(model, tokens)
-    positive("steps", steps)
-    positive("tokens_per_step", tokens_per_step)
+    steps = positive("steps", steps)
+    tokens_per_step = positive("tokens_per_step", tokens_per_step)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate: a finite number above 0 is needed, got {learning_rate!r}")
-    frozen, generator = unembed(model), torch.Generator().manual_seed(seed)
+    frozen, generator = unembed(model), torch.Generator().manual_seed(integer("seed", seed, 0))
     layers, d = model.config.num_hidden_layers, model.config.hidden_size
     fits = 4 * (layers + 1) * ids.numel() * d <= cache_bytes
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tying_utils.base.checks import positive
+from tying_utils.base.checks import integer, positive
 from tying_utils.measures import lens
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def kl_by_budget(
 
     for budget in budgets:
         positive("budgets", budget)
-    positive("tokens_per_step", tokens_per_step)
+    tokens_per_step = positive("tokens_per_step", tokens_per_step)
     texts = {"held-out": held_out} | ({} if training is None else {"training": training})
     frozen, pool = lens.unembed(model), lens.states(model, tokens)
     config = TunedLensConfig("", d_model=pool.shape[-1], num_hidden_layers=len(pool) - 1)
@@ -62,7 +62,7 @@ def kl_by_budget(
         tuned = TunedLens(frozen, config).to(pool.device)
     parameters = list(tuned.layer_translators.parameters())
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(integer("seed", seed, 0))
     rows = []
     for step in tqdm(range(1, max(budgets) + 1), desc="lens from identity", disable=not progress, leave=False):
         picked = torch.randint(pool.shape[1], (tokens_per_step,), generator=generator).to(pool.device)

@@ -67,7 +67,7 @@ def neighbor_graphs(tables: Mapping[str, Tensor], k: int = 10, *, block: int = 1
     for name in others:
         checked[first], checked[name] = table_pair(first, tables[first], name, tables[name])
     _checked_k(k, len(checked[first]))
-    positive("block", block)
+    block = positive("block", block)
     return {name: _nearest(table, k, block).to(checked[first].device) for name, table in checked.items()}
 
 
@@ -107,9 +107,9 @@ def overlaps(
 
     tables (V, d) and errors as in `neighbor_graphs`. Each pair scores what `overlap` with the same `seed` gives for it alone.
     """
-    positive("permutations", permutations)
-    positive("bootstrap", bootstrap)
-    checked_seed(seed)
+    permutations = positive("permutations", permutations)
+    bootstrap = positive("bootstrap", bootstrap)
+    seed = checked_seed(seed)
     near = neighbor_graphs(tables, k, block=block)
     return {(a, b): _overlap(near[a], near[b], permutations, bootstrap, seed) for a, b in combinations(near, 2)}
 
@@ -196,7 +196,7 @@ def _nearest(value: Tensor, k: int, block: int) -> Tensor:
 
 
 def _checked_k(k: int, V: int) -> int:
-    if positive("k", k) > V - 1:
+    if (k := positive("k", k)) > V - 1:
         raise ValueError(f"k: at most V - 1 = {V - 1} neighbours exist, got {k}")
     return k
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,7 +143,7 @@ def bits_per_byte(nats: float, size: int) -> float:
     Windows of one number of tokens are unlike spans of text under unlike tokenizers: cut the text itself, and add up the nats
     and the bytes of its pieces. Raises ValueError for nats that are negative or not finite, or a size below 1.
     """
-    if isinstance(nats, bool) or not isinstance(nats, int | float) or not 0 <= nats < math.inf:
+    if isinstance(nats, bool) or not isinstance(nats, Real) or not 0 <= nats < math.inf:
         raise ValueError(f"nats: a finite number of at least 0 is needed, got {nats!r}")
     return nats / math.log(2) / positive("size", size)
 

@@ -63,7 +63,7 @@ def probe(
             f"labels: at least 2 classes of {folds} rows each are needed, got {len(names)}, the smallest of {least}; leave "
             "out what is rare, or ask for fewer folds"
         )
-    positive("permutations", permutations)
+    permutations = positive("permutations", permutations)
     if not penalty > 0:
         raise ValueError(f"penalty: a number above 0 is needed, got {penalty!r}")
     draw = np.random.default_rng(checked_seed(seed))

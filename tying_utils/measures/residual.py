@@ -76,7 +76,7 @@ def contributions(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch: 
     ids = token_batch(model, tokens)
     if ids.shape[1] < 2:
         raise ValueError(f"tokens: at least 2 columns are needed, the last as a next token, got shape {tuple(ids.shape)}")
-    positive("batch", batch)
+    batch = positive("batch", batch)
     norm, head = final_norm(model), cast(torch.nn.Linear, model.get_output_embeddings())
     gain, shift, head_bias = (
         None if value is None else value.float()

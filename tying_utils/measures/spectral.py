@@ -70,8 +70,8 @@ def spectrals(
     tables (V, d) by name: the same tokens in the same order; d may differ. Each pair scores what `spectral` with the same
     `seed` gives for it alone. Raises ValueError for fewer than 2 tables, and otherwise as there.
     """
-    positive("permutations", permutations)
-    checked_seed(seed)
+    permutations = positive("permutations", permutations)
+    seed = checked_seed(seed)
     graphs = _graphs(tables, k, components)
     return {(a, b): _spectral(graphs[a], graphs[b], components, permutations, seed) for a, b in combinations(graphs, 2)}
 
@@ -95,7 +95,7 @@ def _spectral(a: csr_array, b: csr_array, components: int, permutations: int, se
 
 def _graphs(tables: Mapping[str, Tensor], k: int, components: int) -> dict[str, csr_array]:
     """Return the symmetric neighbour graph (V, V), float64, of each table, for which `components` are not too many."""
-    positive("components", components)
+    components = positive("components", components)
     graphs = {}
     for name, near in neighbor_graphs(tables, k).items():
         rows = np.repeat(np.arange(len(near)), k)

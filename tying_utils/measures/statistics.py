@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
-from tying_utils.base.checks import positive
+from tying_utils.base.checks import integer, positive
 
 _ENTRIES = 2**22  # resampled values at a time: 32 MB, and as much of indices
 
@@ -59,7 +59,7 @@ def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int 
     x = _vector("values", values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values)
     if len(x) < 2:
         raise ValueError("values: at least 2 are needed to resample, one a token, got 1")
-    positive("draws", draws)
+    draws = positive("draws", draws)
     random = np.random.default_rng(checked_seed(seed))
     mean = float(x.mean())
     x = x - mean  # so that values that are all alike give an interval of exactly no width
@@ -150,10 +150,8 @@ def rolling_mean(values: ArrayLike, window: int) -> np.ndarray:
 
 
 def checked_seed(seed: int) -> int:
-    """Return `seed` if it is an integer from 0 to 2^63 - 1, else raise ValueError."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed: an integer of at least 0 is needed, got {seed!r}")
-    return seed
+    """Return `seed` as an int if it is an integer from 0 to 2^63 - 1, else raise ValueError."""
+    return integer("seed", seed, 0, 2**63)
 
 
 def _checked_level(level: float) -> float:

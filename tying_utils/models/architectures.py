@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +104,8 @@ def configured(
     check_sizes(arch, vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, context=context)
     import transformers
 
+    # transformers takes no integer of numpy's.
+    vocab_size, d_model, n_layers, n_heads, context = map(int, (vocab_size, d_model, n_layers, n_heads, context))
     name, dropouts = _FAMILIES[arch]
     # GPT-2 and GPT-Neo take the common names for their own, by their attribute_map.
     values: dict[str, Any] = {
@@ -131,20 +131,6 @@ def configured(
         values["attention_types"] = [[[("global", "local")[i % 2] for i in range(n_layers)], 1]]
         values["num_layers"] = values.pop("num_hidden_layers")  # checked against the attention types at once
     return getattr(transformers, f"{name}Config")(**values)
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Hide transformers' own progress bars, one of which stands for every small model that is saved or loaded."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def tables(model: PreTrainedModel) -> Tables:

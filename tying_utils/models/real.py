@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tying_utils.models import architectures, gguf_file
+from tying_utils.base.quiet import quiet
+from tying_utils.models import gguf_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,7 +40,7 @@ def load(source: str | Path | None = None, *, progress: bool = True) -> tuple[Pr
 
     source: None for SmolLM2 (`smollm2`), else a hub id, a folder as transformers saves it, or a GGUF file. A GGUF's weights
     are dequantised into an ordinary model, which trains and saves like any other. No code that comes with a model is run.
-    progress: show transformers' bars.
+    progress: show the bars of transformers and of its downloads.
 
     Raises ValueError where an extra is missing (with the command that installs it), for a file that is not there, and for
     what transformers cannot load.
@@ -54,7 +55,7 @@ def load(source: str | Path | None = None, *, progress: bool = True) -> tuple[Pr
         if not path.is_file():
             raise ValueError(f"source: there is no file {path}; give a GGUF file, a folder or a hub id")
         place, options["gguf_file"] = path.parent, path.name
-    with nullcontext() if progress else architectures.without_bars():
+    with nullcontext() if progress else quiet():
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(place, **options)
             model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)

@@ -242,26 +242,28 @@ class RareGate(PathRule):
 
     def watch(self, head: nn.Module, state: State) -> list[RemovableHandle]:
         weight: Any = head.weight
-        change = torch.zeros_like(weight)
+        change, counted = torch.zeros_like(weight), torch.zeros_like(state["present"])
 
         def gate(grad: Tensor, hidden: Tensor) -> None:
             grad, hidden = grad.flatten(0, -2), hidden.flatten(0, -2)
             least, target = grad.min(1)
             # Positions that the loss ignores have no gradient and no target.
-            state["present"].index_add_(0, target, (least < 0).float())
+            counted.index_add_(0, target, (least < 0).float())
             common, rare = state["gates"]
             seldom = common < 1  # f_k < alpha <= 1 for rare tokens, 1 for the others
             factor = torch.where(seldom[target][:, None], rare, common).scatter_(1, target[:, None], 1.0)
             change.addmm_((grad * (factor - 1)).to(change.dtype).T, hidden.to(change.dtype))
 
         def on_logits(module: nn.Module, args: Any, output: Tensor) -> None:
-            if output.requires_grad:
+            if output.requires_grad and module is head:  # not a copy of it, to which hooks are copied
                 hidden = args[0].detach()
                 output.register_hook(lambda grad: gate(grad, hidden))
 
         def on_weight(grad: Tensor) -> Tensor:
             gated = grad + change
             change.zero_()
+            state["present"].add_(counted)  # only now: a skipped step is dropped where the next backward pass begins
+            counted.zero_()
             return gated
 
         return [head.register_forward_hook(on_logits), weight.register_hook(on_weight)]

@@ -8,9 +8,11 @@ leaf's .grad, and the optimizer is given their weighted sum, with weights given 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
 from tying_utils.base import checks
 from tying_utils.models.architectures import tables
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tying_utils.models.rules import PathRule, Weight
+
+_SPLIT: WeakValueDictionary[int, SplitTie] = WeakValueDictionary()  # by the id of the embedding, which the tie keeps alive
 
 
 class SplitTie:
@@ -33,44 +37,58 @@ class SplitTie:
     remembers from step to step is `state`, tensors by name; to resume training, put them back.
 
     Split after the model is on its device and in its dtype: whatever moves or copies parameters one by one
-    (`model.to("cuda")`, a cast, `copy.deepcopy`) breaks the sharing, which is checked at every `combine`.
+    (`model.to("cuda")`, a cast, `copy.deepcopy`) breaks the sharing, which is checked at every `combine`. A split that an
+    earlier run left behind, interrupted perhaps, is ended first, with its rule.
 
-    Raises ValueError if `model` is untied, or for a rule that does not weigh path gradients.
+    A step is skipped by any way to reset the gradient of `weight`: zero_grad of the optimizer or of the model, to None or to
+    zeros, or by hand; what the other path and the rule had gathered is dropped with it.
+
+    Raises ValueError, before anything is changed, if `model` is untied or its table frozen, if the table is not the Parameter
+    of two modules (in wrappers of adapters it is looked for), or for a rule that does not weigh path gradients.
     """
 
     def __init__(self, model: PreTrainedModel, rule: PathRule | None = None) -> None:
         if rule is not None and not hasattr(rule, "scales"):
             raise ValueError(f"rule: one that weighs the two paths is needed, got {rule!r}; see balance.PathRule")
-        if not tables(model).tied:
-            raise ValueError("model: a tied model is needed, this one is untied; build it with tied=True")
+        self._embedding, self._head = _ends(model)
+        state: dict[str, Tensor] = {} if rule is None else rule.state(self._embedding.weight.data)
+        if (earlier := _SPLIT.get(id(self._embedding))) is not None:
+            earlier.release()
         self._model = model
-        self._embedding: Any = model.get_input_embeddings()
-        self._head: Any = model.get_output_embeddings()
-        if self._head.weight is self._embedding.weight:  # otherwise it is split already: share the leaves
-            self._head.weight = torch.nn.Parameter(self._embedding.weight.data)
-        self._combined = False
+        if self._head.weight is self._embedding.weight:
+            self._head.weight = nn.Parameter(self._embedding.weight.data)
+        self._combined = self._ended = False
+        self._noted: tuple[int, int] | None = None  # place and version of the input path's gradient after its last pass
         self._buffer: Tensor | None = None  # of the combined gradient: the same memory at every step
-        # They run before a gradient is accumulated: the combined one of the last step makes room, zero_grad or not.
-        self._hooks = [
-            self._embedding.weight.register_hook(self._start_input_afresh),
-            self._head.weight.register_hook(self._start_output_afresh),
-        ]
+        leaves = self._embedding.weight, self._head.weight
+        # At the first gradient of each backward pass, whichever path it is of, before any is accumulated.
+        self._hooks = [register_multi_grad_hook(leaves, self._start, mode="any")]
+        self._hooks += [leaves[0].register_post_accumulate_grad_hook(self._note)]
         self.rule = rule
-        self.state: dict[str, Tensor] = {}
+        self.state = state
         self.scales: tuple[Weight, Weight] = (1.0, 1.0)  # of the input and of the output path at the last combine
         if rule is not None:
-            self.state = rule.state(self.weight.data)
             self._hooks += rule.watch(self._head, self.state)
+        _SPLIT[id(self._embedding)] = self
 
-    def _start_input_afresh(self, grad: Tensor) -> None:
-        if self._combined:
+    def _start(self, grad: Tensor) -> None:
+        if self._combined:  # the combined gradient of the last step makes room, zero_grad or not
             self._embedding.weight.grad = None
             self._combined = False
+        self._drop_what_was_reset()
 
-    def _start_output_afresh(self, grad: Tensor) -> None:
-        # The output path comes first in a backward pass. zero_grad, which skips a step, knows nothing of this leaf.
-        if self._embedding.weight.grad is None:
-            self._head.weight.grad = None
+    def _note(self, weight: Tensor) -> None:
+        if weight.grad is not None:
+            self._noted = weight.grad.data_ptr(), weight.grad._version
+
+    def _drop_what_was_reset(self) -> None:
+        """Reset the output path and the rule's counts where the input path was: an optimizer knows of the one leaf only."""
+        grad = self._embedding.weight.grad
+        # Only a gradient that was written to since its last pass is looked at, which waits for the device.
+        if grad is None or (self._noted != (grad.data_ptr(), grad._version) and not grad.any()):
+            self._head.weight.grad = self._noted = None
+            for name in self.rule.summed if self.rule else ():
+                self.state[name].zero_()
 
     @property
     def weight(self) -> torch.nn.Parameter:
@@ -88,6 +106,8 @@ class SplitTie:
         then has a gradient of zeros.
         """
         self._check_shared()
+        if self._noted:
+            self._drop_what_was_reset()
         source = None if self._combined else self._embedding.weight.grad
         found = source, self._head.weight.grad
         first, second = (torch.zeros_like(self.weight) if gradient is None else gradient for gradient in found)
@@ -121,13 +141,23 @@ class SplitTie:
         weigh(source, target, *self.scales, out=self._buffer)
         self._embedding.weight.grad = self._buffer
         # An optimizer that was handed every parameter of the model skips the second leaf: it has no gradient.
-        self._head.weight.grad = None
+        self._head.weight.grad = self._noted = None
         self._combined = True
 
     def release(self) -> None:
-        """End the split: the model is an ordinary tied model again, its values unchanged."""
+        """End the split: the model is an ordinary tied model again, its values unchanged, its gradient the sum of both.
+
+        Nothing happens where it is ended already. Raises ValueError where the two leaves no longer share their storage.
+        """
+        source, target = self._embedding.weight, self._head.weight
+        if self._ended or source is target:  # tied again meanwhile
+            return self._end()
         self._end()
-        self._head.weight = self._embedding.weight
+        if source.data_ptr() != target.data_ptr():
+            raise _broken()
+        if target.grad is not None:
+            source.grad = target.grad if source.grad is None else source.grad + target.grad
+        self._head.weight = source
 
     def part(self) -> None:
         """End the split the other way: two tables, equal at first, the output layer's leaf a Parameter of its own.
@@ -135,24 +165,75 @@ class SplitTie:
         The model is an ordinary untied one from then on, its configuration too. The optimizer has to be given
         `model.get_output_embeddings().weight`.
         """
+        self._check_shared()
         self._end()
         # The Parameter stays the same object: whatever averages its gradient over processes goes on doing so.
         self._head.weight.data = self._head.weight.data.clone()
         self._model.config.tie_word_embeddings = False
 
     def _end(self) -> None:
-        self._check_shared()
         for hook in self._hooks:
             hook.remove()
-        self._combined = False
+        self._combined, self._ended = False, True
+        if _SPLIT.get(id(self._embedding)) is self:
+            del _SPLIT[id(self._embedding)]
 
     def _check_shared(self) -> None:
         source, target = self._embedding.weight, self._head.weight
-        if source is target or source.data_ptr() != target.data_ptr():
+        if self._ended or source is target or source.data_ptr() != target.data_ptr():
+            raise _broken()
+
+
+def _broken() -> ValueError:
+    return ValueError(
+        "model: it no longer has two leaves on one storage (it was moved, cast, copied, tied, released or split anew after the "
+        "split); call model.tie_weights() and split again once it is where it will train"
+    )
+
+
+def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
+    """Return the modules at the model's two ends whose own Parameter the tied, trainable table is, or raise ValueError."""
+    if not hasattr(model, "get_output_embeddings"):
+        kind = type(model).__name__
+        raise ValueError(f"model: a transformers model is needed, got {kind}; split the model itself, before {kind} wraps it")
+    outer: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
+    ends = embedding, head = _owner(outer[0]), _owner(outer[1])
+    for layer, module, end in zip(("input", "output"), outer, ends, strict=True):
+        if end is None and module is not None:
             raise ValueError(
-                "model: it no longer has two leaves on one storage (it was moved, cast, copied, tied or released after the "
-                "split); call model.tie_weights() and split again once it is where it will train"
+                f"model: the weight of its {layer} layer, {type(module).__name__}, is no Parameter of that layer but computed "
+                "or borrowed (by an adapter or a parametrization, say); split before that is added, or leave the tables out of "
+                "it (in PEFT: out of target_modules, modules_to_save and trainable_token_indices)"
             )
+    wrapper = next((type(module).__name__ for module, end in zip(outer, ends, strict=True) if module is not end), None)
+    parted = None not in ends and embedding.weight.data_ptr() != head.weight.data_ptr()
+    if parted and wrapper and getattr(model.config, "tie_word_embeddings", True):
+        raise ValueError(
+            f"model: a tied model is needed, in this one a {wrapper} keeps a copy of the table at one end; leave the tables "
+            "out of it (in PEFT: out of modules_to_save, or give ensure_weight_tying=True, which copies both as one)"
+        )
+    if not tables(model).tied:
+        raise ValueError("model: a tied model is needed, this one is untied; build it with tied=True")
+    if embedding is head:
+        raise ValueError(
+            f"model: its output layer is the input's {type(head).__name__} itself, whose one weight cannot be two leaves; give "
+            "the output a layer of its own with that weight (model.set_output_embeddings), if its forward pass calls it"
+        )
+    if embedding.weight.is_meta:
+        raise ValueError("model: its table is on the meta device (offloaded, or not loaded yet); load it whole, then split")
+    if not (embedding.weight.requires_grad and head.weight.requires_grad):
+        raise ValueError(
+            "model: its table is frozen (requires_grad=False, as adapters leave it), so no path has a gradient; unfreeze it by "
+            "model.get_input_embeddings().weight.requires_grad_(True), or train without the split"
+        )
+    return embedding, head
+
+
+def _owner(layer: Any) -> Any:
+    """Return the module in `layer`, itself or one that it wraps as adapters do, whose own Parameter its weight is, or None."""
+    weight = getattr(layer, "weight", None)
+    modules = layer.modules() if isinstance(layer, nn.Module) and isinstance(weight, nn.Parameter) else ()
+    return next((part for part in modules if dict(part.named_parameters(recurse=False)).get("weight") is weight), None)
 
 
 def weigh(source: Tensor, target: Tensor, input_scale: Weight, output_scale: Weight, *, out: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ import torch
 from tying_utils import corpora
 from tying_utils.base import files, paths
 from tying_utils.base.folder import VerifiedFolder
+from tying_utils.base.quiet import quiet
 from tying_utils.corpora.corpus import SEPARATOR
-from tying_utils.models import architectures
 from tying_utils.models.families import Model, families
 from tying_utils.training import run_store, train_all
 from tying_utils.training.config import TrainConfig
@@ -84,7 +84,7 @@ def _saved(model: Model, run: Run, profile: str) -> Path:
             if not held.damaged(record["files"]):
                 return folder
             files.set_aside(folder, "a file in it is missing or does not match its checksum")
-        with held.remade() as whole, architectures.without_bars():
+        with held.remade() as whole, quiet():
             _write(model, run, whole)
             written = {p.relative_to(whole).as_posix(): files.digest(p) for p in sorted(whole.rglob("*")) if p.is_file()}
             VerifiedFolder(whole, "record.json").commit({"format": FORMAT, "run": run.key, "files": written})

@@ -80,7 +80,7 @@ def plan(config: TrainConfig, *, probe_steps: int = 10) -> Plan:
     numpy's generators stay as they were. It knows nothing of what else the machine will do. A run that does not fit in memory
     is not probed. Raises ValueError for probe_steps below 1 and as `training.train` does for a corpus or device.
     """
-    positive("probe_steps", probe_steps)
+    probe_steps = positive("probe_steps", probe_steps)
     corpus = config.load_corpus()
     hardware = choose_hardware(config.device, config.dtype)
     parameters = budget.parameters(config)

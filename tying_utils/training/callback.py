@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
+from accelerate.state import GradientState
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.autograd.graph import register_multi_grad_hook
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tying_utils.measures import gradients
 from tying_utils.models import balance
@@ -23,11 +29,14 @@ class BalanceCallback(TrainerCallback):
         Trainer(model=model, args=args, train_dataset=data, callbacks=[BalanceCallback("norm-match")]).train()
 
     `remedy` is a rule of `balance` (its name, a mapping {"name": ..., **parameters} or the rule itself); without one the
-    gradients add up as in any tied model and are only measured. The model is ordinary again when training ends, and so is every
-    checkpoint; what the rule remembers lies beside in `balance.safetensors`, from where a resumed training takes it.
+    gradients add up as in any tied model and are only measured. The arguments are left alone. The model is ordinary again when
+    training ends or is interrupted, and so is every checkpoint; what the rule remembers lies beside in `balance.safetensors`,
+    from where a resumed training takes it.
 
-    The log gains `METRICS`, and its `grad_norm` becomes that of the combined gradient. Raises ValueError when training begins
-    for an untied model, several processes or devices, or fp16, and when a resumed checkpoint lacks what the rule remembers.
+    The log gains `METRICS`, of the step that is logged, before TensorBoard or another reporter sees it; its `grad_norm` is that
+    of the combined gradient. Raises ValueError when training begins for a model that `SplitTie` refuses, several processes or
+    devices, or fp16, and when a resumed checkpoint lacks what the rule remembers; in training, where a step does not take
+    one backward pass per micro-batch through both uses of the table.
     """
 
     METRICS = ("input_norm", "output_norm", "cosine", "output_share")  # of measures.gradients, before clipping and scales
@@ -35,11 +44,19 @@ class BalanceCallback(TrainerCallback):
     def __init__(self, remedy: balance.Remedy | str | Mapping[str, Any] | None = None) -> None:
         self.rule = balance.path_rule(remedy)
         self.tie: SplitTie | None = None
-        self._clip: tuple[TrainingArguments, float] | None = None  # whose clipping was taken over, and where it stood
+        self._state: TrainerState | None = None
+        self._hooks: list[Any] = []
+        self._arrived: set[int] = set()  # leaves whose gradient of the present backward pass is there
+        self._combined = False  # of the present step
         self._measured: dict[str, torch.Tensor] = {}
+        self._watched: WeakSet[Trainer] = WeakSet()
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Go before the reporters, and see to it that the Trainer gives the model back."""
+        self._watch_trainer()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Split the tie, and take over clipping."""
+        """Split the tie."""
         if args.world_size > 1 or args.n_gpu > 1:
             raise ValueError(
                 f"args: one process and one device are needed, got {max(args.world_size, args.n_gpu)}; the Trainer has wrapped "
@@ -47,21 +64,35 @@ class BalanceCallback(TrainerCallback):
             )
         if args.fp16:
             raise ValueError("args: fp16 scales the gradients that are to be measured; use bf16 or neither")
+        self._watch_trainer()  # for a callback that was added after the Trainer was made
         self._release()
-        self.tie = SplitTie(given["model"], self.rule)
+        self.tie, self._state = SplitTie(given["model"], self.rule), state
         if state.global_step and self.tie.state:
             self._resume(_file(args, state))
-        # The Trainer clips before the first event in which all gradients of a step are there (`on_pre_optimizer_step`), and
-        # would clip both leaves for themselves: the norm has to be taken after they are combined.
-        self._clip, args.max_grad_norm = (args, args.max_grad_norm), 0.0
+        # The Trainer clips before the first event in which all gradients of a step are there, and would clip both leaves for
+        # themselves. They are combined before that, when both have what the step's last backward pass adds.
+        leaves = self.tie.weight, given["model"].get_output_embeddings().weight
+        self._hooks = [register_multi_grad_hook(leaves, lambda _: self._arrived.clear(), mode="any")]
+        self._hooks += [leaf.register_post_accumulate_grad_hook(self._arrive) for leaf in leaves]
+
+    def _arrive(self, leaf: torch.Tensor) -> None:
+        self._arrived.add(id(leaf))
+        if len(self._arrived) < 2 or not GradientState().sync_gradients:  # which the Trainer says of a last micro-batch
+            return
+        if self._combined:
+            raise ValueError("training_step: one backward pass per micro-batch is needed, got another; add up the losses first")
+        assert self.tie is not None and self._state is not None
+        self._measured = gradients.path_statistics(*self.tie.path_gradients())
+        self.tie.combine(step=self._state.global_step + 1, steps=self._state.max_steps)
+        self._combined = True
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure, combine, clip."""
-        assert self.tie is not None and self._clip is not None
-        self._measured = gradients.path_statistics(*self.tie.path_gradients())
-        self.tie.combine(step=state.global_step + 1, steps=state.max_steps)
-        clip = self._clip[1] or float("inf")  # 0 is without clipping
-        self._measured["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.tie.parameters(), clip)
+        """Check that both path gradients were there before the Trainer clipped."""
+        if not self._combined:
+            raise ValueError(
+                "training_step: its last backward pass reached one use of the table only; use both, or train plainly"
+            )
+        self._combined = False
 
     def on_log(
         self,
@@ -83,23 +114,59 @@ class BalanceCallback(TrainerCallback):
             save_file(self.tie.state, _file(args, state))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make the model and the arguments what they were."""
+        """Make the model what it was."""
         self._release()
 
+    def _watch_trainer(self) -> None:
+        """Go to the front of the Trainer's callbacks, and release the model on every way out of its training.
+
+        No event tells a callback of an exception, and none hands it the Trainer, which has called it and is looked for above.
+        """
+        frame = inspect.currentframe()
+        while frame is not None and not isinstance(trainer := frame.f_locals.get("self"), Trainer):
+            frame = frame.f_back
+        if frame is None or trainer in self._watched or self not in trainer.callback_handler.callbacks:
+            return
+        self._watched.add(trainer)
+        trainer.callback_handler.callbacks.remove(self)
+        trainer.callback_handler.callbacks.insert(0, self)
+        # Where `train` is running already, an exception still comes out of one of its parts.
+        for name in ("train", "get_batch_samples", "training_step", "log", "evaluate", "save_model"):
+            setattr(trainer, name, self._releasing(getattr(trainer, name)))
+        trainer.callback_handler.call_event = self._releasing(trainer.callback_handler.call_event)
+
+    def _releasing(self, method: Any) -> Any:
+        @functools.wraps(method)
+        def wrapped(*args: Any, **given: Any) -> Any:
+            try:
+                return method(*args, **given)
+            except BaseException:  # KeyboardInterrupt above all
+                with suppress(ValueError):  # of a model that was moved: what stopped the training says more
+                    self._release()
+                raise
+
+        return wrapped
+
     def _release(self) -> None:
-        if self.tie is not None:  # also after a training that was interrupted
-            self.tie.release()
-            self.tie = None
-        if self._clip is not None:
-            (args, clip), self._clip = self._clip, None
-            args.max_grad_norm = clip
+        tie, self.tie, self._state, self._combined = self.tie, None, None, False
+        while self._hooks:
+            self._hooks.pop().remove()
+        if tie is not None:
+            tie.release()
 
     def _resume(self, file: Path) -> None:
         assert self.tie is not None
         if not file.exists():
+            self._release()
             raise ValueError(f"resume_from_checkpoint: {file} is missing, in which the rule {self.rule.name!r} remembers")
-        for name, value in load_file(file).items():
-            self.tie.state[name].copy_(value)
+        held, own = load_file(file), self.tie.state
+        if {name: value.shape for name, value in held.items()} != {name: value.shape for name, value in own.items()}:
+            self._release()
+            raise ValueError(
+                f"resume_from_checkpoint: {file} is not of the rule {self.rule.name!r} as it is here; use the same"
+            )
+        for name, value in held.items():
+            own[name].copy_(value)
 
 
 def _file(args: TrainingArguments, state: TrainerState) -> Path:

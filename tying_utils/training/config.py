@@ -72,6 +72,8 @@ class TrainConfig:
         if not isinstance(self.tied, bool):
             raise ValueError(f"tied: True or False is needed, got {self.tied!r}")
         architectures.check_sizes(self.arch, **self.sizes)
+        for name, value in self.sizes.items():
+            object.__setattr__(self, name, int(value))  # numpy's 5 and 5 are one condition, too
         try:
             torch.device("cpu" if self.device == "auto" else str(self.device))
         except RuntimeError as error:
@@ -81,11 +83,9 @@ class TrainConfig:
         counts = ("steps", "batch_size", "micro_batches")
         counts += ("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads")
         for name in counts:
-            positive(name, getattr(self, name))
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
         for name in ("warmup_steps", "init_seed", "data_seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}: an integer of at least 0 is needed, got {value!r}")
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 0))
         for name in ("input_scale", "output_scale", "weight_decay", "final_learning_rate"):
             # 5 and 5.0 are one condition and must be one key.
             object.__setattr__(self, name, checks.scale(name, getattr(self, name)))

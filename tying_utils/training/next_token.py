@@ -119,7 +119,7 @@ def chunked_cross_entropy(head: Callable[[Tensor], Tensor], hidden: Tensor, targ
     `hidden` (n, d) holds the states that `head` turns into logits (n, V), `targets` (n,) their token ids. Logits are made
     once more in the backward pass in place of being kept. Raises ValueError for `rows` below 1 or lengths that differ.
     """
-    positive("rows", rows)
+    rows = positive("rows", rows)
     if len(hidden) != len(targets):
         raise ValueError(f"hidden and targets: equal lengths are needed, got {len(hidden)} and {len(targets)}")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tying_utils.models.architectures import without_bars
 from tying_utils.training import run_store
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.hardware import choose_hardware
@@ -131,6 +130,5 @@ def _train(number: int, config: TrainConfig) -> None:
     def tell(step: int, loss: float) -> None:
         _steps[number] = step
 
-    with without_bars():  # of transformers, beside the bar of all runs
-        train(config, progress=False, on_step=tell)
+    train(config, progress=False, on_step=tell)
     _steps[number] = config.steps

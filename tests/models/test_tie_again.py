@@ -1,0 +1,188 @@
+"""Stop and go on: steps that are skipped, in every way to reset gradients, and models that an earlier run left split."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tying_utils import models
+from tying_utils.models.rules import RareGate
+from tying_utils.models.tie import SplitTie
+
+V, D, STEPS = 40, 8, 4
+PARTS = torch.randint(0, V, (STEPS, 2, 9), generator=torch.Generator().manual_seed(0))
+BAD = torch.full((2, 9), 3)
+GATE = RareGate(alpha=1.0, memory=STEPS)
+
+
+def build() -> Any:
+    return models.build("llama", tied=True, vocab_size=V, d_model=D, n_layers=1, n_heads=2, context=16).double()
+
+
+def backward(model: Any, part: Tensor) -> None:
+    model(part, labels=part).loss.backward()
+
+
+def by_hand(tie: SplitTie, value: Any) -> None:
+    for p in tie.parameters():
+        p.grad = value(p)
+
+
+def in_place(tie: SplitTie) -> None:
+    for p in tie.parameters():
+        if p.grad is not None:
+            p.grad *= 0
+
+
+RESETS: dict[str, Callable[[Any, SplitTie, torch.optim.Optimizer], Any]] = {
+    "optimizer, to none": lambda model, tie, optimizer: optimizer.zero_grad(),
+    "optimizer, to zeros": lambda model, tie, optimizer: optimizer.zero_grad(set_to_none=False),
+    "optimizer of all leaves, to zeros": lambda model, tie, _: torch.optim.SGD(model.parameters()).zero_grad(set_to_none=False),
+    "model": lambda model, tie, _: model.zero_grad(),
+    "model, to zeros": lambda model, tie, _: model.zero_grad(set_to_none=False),
+    "by hand, to none": lambda model, tie, _: by_hand(tie, lambda p: None),
+    "by hand, to other zeros": lambda model, tie, _: by_hand(tie, torch.zeros_like),
+    "by hand, times zero": lambda model, tie, _: in_place(tie),
+    "only the table": lambda model, tie, _: tie.weight.grad.zero_(),  # type: ignore[union-attr]
+    "all at once": lambda model, tie, _: torch._foreach_zero_([p.grad for p in tie.parameters() if p.grad is not None]),  # type: ignore
+}
+ways = pytest.mark.parametrize("reset", RESETS.values(), ids=RESETS)
+
+
+@ways
+@pytest.mark.parametrize("bad", [1, 2], ids=["one micro-batch", "two micro-batches"])
+def test_a_skipped_step_leaves_nothing_behind(reset, bad):
+    model, reference = build(), build()
+    tie, other = SplitTie(model), SplitTie(reference)
+    for _ in range(bad):
+        backward(model, BAD)
+    reset(model, tie, torch.optim.SGD(tie.parameters()))
+    assert not any(gradient.any() for gradient in tie.path_gradients())
+    with pytest.raises(ValueError, match="no gradient of both paths since the last combine"):
+        tie.combine()
+    for part in PARTS[:2]:
+        backward(model, part)
+        backward(reference, part)
+    assert other.path_gradients()[1].any()
+    torch.testing.assert_close(tie.path_gradients(), other.path_gradients(), rtol=1e-12, atol=1e-15)
+
+
+def train(model: Any, tie: SplitTie, reset: Any, skipped: set[int]) -> None:
+    optimizer = torch.optim.AdamW(tie.parameters(), lr=1e-2)
+    for step, part in enumerate(PARTS, 1):
+        if step in skipped:
+            backward(model, BAD)
+            reset(model, tie, optimizer)
+        backward(model, part)
+        tie.combine(step=step, steps=STEPS)
+        torch.nn.utils.clip_grad_norm_(tie.parameters(), 0.5)
+        optimizer.step()
+        reset(model, tie, optimizer)
+
+
+@ways
+@pytest.mark.parametrize("rule", [None, GATE], ids=["summed", "gated"])
+def test_training_with_skipped_steps_ends_where_it_does_without(reset, rule):
+    """What a rule counts is dropped, too, and the micro-batches of a step still add up."""
+    model, reference = build(), build()
+    if reset is RESETS["only the table"]:
+        reset = RESETS["optimizer, to zeros"]  # the trunk's would add up
+    tie, other = SplitTie(model, rule), SplitTie(reference, rule)
+    train(model, tie, reset, {1, 3})
+    train(reference, other, RESETS["model"], set())
+    torch.testing.assert_close(models.tables(model).table, models.tables(reference).table, rtol=1e-9, atol=1e-12)
+    for name in tie.state:
+        torch.testing.assert_close(tie.state[name], other.state[name])
+
+
+def test_a_gradient_that_is_scaled_in_between_is_no_reset():
+    model, reference = build(), build()
+    tie, other = SplitTie(model), SplitTie(reference)
+    for part, scale in zip(PARTS, (0.5, 0.25, 3.0, 1.0), strict=True):
+        backward(model, part)
+        for p in model.parameters():
+            p.grad *= scale
+    for part, scale in zip(PARTS, (0.375, 0.75, 3.0, 1.0), strict=True):  # as if each loss had been scaled
+        (scale * reference(part, labels=part).loss).backward()
+    torch.testing.assert_close(tie.path_gradients(), other.path_gradients(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_path_whose_gradient_is_zero_drops_nothing():
+    model = build()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.zero_()  # no gradient comes back through the output layer
+    tie = SplitTie(model)
+    for part in PARTS[:2]:
+        hidden = torch.ones(2, 9, D, dtype=torch.float64)
+        (model.get_output_embeddings()(hidden).sum() + 0 * model(part).logits.sum()).backward()
+    source, target = tie.path_gradients()
+    assert not source.any() and torch.equal(target, torch.full((V, D), 2 * 18.0, dtype=torch.float64))
+
+
+# Leftovers of an earlier run
+
+
+@pytest.mark.parametrize("moment", ["at once", "after backward", "after combine", "in the next step"])
+@pytest.mark.parametrize("rule", [None, GATE], ids=["summed", "gated"])
+def test_a_second_split_ends_the_first_with_its_rule(moment, rule):
+    model, reference = build(), build()
+    old = SplitTie(model, GATE)
+    if moment != "at once":
+        backward(model, BAD)
+    if moment in ("after combine", "in the next step"):
+        old.combine(step=1, steps=STEPS)
+    if moment == "in the next step":
+        backward(model, BAD)
+    tie, other = SplitTie(model, rule), SplitTie(reference, rule)
+    model.zero_grad()
+    with pytest.raises(ValueError, match="split anew"):
+        old.combine(step=2, steps=STEPS)
+    train(model, tie, RESETS["model"], set())
+    train(reference, other, RESETS["model"], set())
+    torch.testing.assert_close(models.tables(model).table, models.tables(reference).table, rtol=1e-12, atol=1e-15)
+    old.release()  # it is over: the second split stands
+    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    assert not old.state["present"].any() or moment in ("after backward", "in the next step")
+    tie.release()
+    tie.release()
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_release_in_the_middle_of_a_step_leaves_the_ordinary_gradient():
+    model, reference = build(), build()
+    tie = SplitTie(model)
+    for step, part in enumerate(PARTS):
+        if step == 2:
+            tie.release()
+        backward(model, part)
+        backward(reference, part)
+    torch.testing.assert_close(tie.weight.grad, reference.get_input_embeddings().weight.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_a_model_that_was_tied_again_is_released_as_it_is():
+    model = build()
+    tie = SplitTie(model, GATE)
+    backward(model, PARTS[0])
+    tie.combine(step=1, steps=STEPS)
+    model.tie_weights()
+    tie.release()
+    model.zero_grad()
+    reference = build()
+    for part in PARTS:
+        backward(model, part)
+        backward(reference, part)
+    torch.testing.assert_close(tie.weight.grad, reference.get_input_embeddings().weight.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_a_copy_of_the_model_tells_the_rule_nothing():
+    model = build()
+    tie = SplitTie(model, GATE)
+    other = copy.deepcopy(model)
+    other.tie_weights()
+    backward(other, PARTS[0])
+    assert not tie.state["present"].any()
+    backward(model, PARTS[0])
+    assert tie.state["present"].sum() == PARTS[0][:, 1:].numel()
