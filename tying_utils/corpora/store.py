@@ -41,7 +41,8 @@ def load(
       comes or goes). About 300 MB, 100 million tokens at V 2048, of the environment that the tests run in. A twentieth of it,
       whole packages, is validation; `installed.read` says what is left out. An environment is read once per process.
     - "two-role": two samples of `two_role.Language(vocab_size, language or two_role.Settings())`, whose tokens need no BPE.
-    - "text": `path`, a file or a folder of UTF-8 text (.txt, .md, .py and others; hidden files are left out).
+    - "text": `path`, a file or a folder of text (.txt, .md, .py and others; hidden files are left out): UTF-8, or UTF-16 or
+      UTF-32 that a byte order mark says. Marks are left out of the text.
     - "shards": `path`, a folder that `token_shards.prepare` wrote. It is opened where it lies, whatever its size, and keyed by
       its tokens. Sizes are checked at every opening; checksums at the first, and again where a file's size or modification
       time has changed since (remembered under data/corpora), so that damage which leaves both as they were is not seen.

@@ -5,6 +5,7 @@ The text of installed packages (see `installed`) is split by package, every othe
 
 import functools
 import hashlib
+import io
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tying_utils.base import paths
-from tying_utils.corpora import installed
+from tying_utils.corpora import decoding, installed
 from tying_utils.corpora.installed import Documents
 
 NAMES = ("python", "packages", "text", "wikitext-2", "wikitext-103")
@@ -119,7 +120,8 @@ def _standard_library(library: Path) -> Documents:
         relative = file.relative_to(library)
         if _LEFT_OUT.isdisjoint(relative.parts):
             with suppress(UnicodeDecodeError):  # a few files declare another encoding
-                documents.append((relative.as_posix(), file.read_text(encoding="utf-8")))
+                # In the middle of Python source a byte order mark is part of a string.
+                documents.append((relative.as_posix(), file.read_text(encoding="utf-8").lstrip("\ufeff")))
     return documents
 
 
@@ -133,11 +135,12 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
     for file in found:
         try:
             name = file.name if file == path else file.relative_to(path).as_posix()
-            # A name may hold bytes that are no text; contents may not.
-            yield name.encode(errors="backslashreplace").decode(), file.read_text(encoding="utf-8")
+            # A name may hold bytes that are no text; contents may not. Every kind of line end becomes \n.
+            text = io.StringIO(decoding.decode(file.read_bytes()), newline=None).read()
+            yield name.encode(errors="backslashreplace").decode(), text
         except UnicodeDecodeError as error:
             where = f"{error.reason} at byte {error.start}"
-            raise ValueError(f"path: {file} is not UTF-8 ({where}); convert or remove it") from error
+            raise ValueError(f"path: {file} is not {error.encoding.upper()} ({where}); convert or remove it") from error
 
 
 def _split(documents: Documents) -> Parts:
