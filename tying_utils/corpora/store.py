@@ -50,9 +50,9 @@ def load(
       data/texts or $TYING_TEXTS where there is one, else through `datasets`.
 
     Files come in a fixed order and are split whole: every 20th (at least the last) is validation. A single file is split by
-    lines, the last twentieth held out. A folder with texts named train, valid or test (as in train.txt or wiki.train.raw) is
-    split by those names and reads no others: train against valid, or, without a train file, valid against test. Tokens are
-    cached under data/corpora by content.
+    lines, the last twentieth held out, or by characters where that leaves a part empty, as with one long line. A folder with
+    texts named train, valid or test (as in train.txt or wiki.train.raw) is split by those names and reads no others: train
+    against valid, or, without a train file, valid against test. Tokens are cached under data/corpora by content.
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, a vocabulary that the text or the
     language does not support or that the shards were not prepared for, shards that are missing, unfinished or damaged (with

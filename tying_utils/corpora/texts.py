@@ -144,7 +144,7 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _split(documents: Documents) -> Parts:
-    """Return whole documents in a training and a validation part (see `corpora.load`)."""
+    """Return documents in a training and a validation part (see `corpora.load`)."""
     named: dict[str, Documents] = {"train": [], "valid": [], "test": []}
     for name, text in documents:
         pieces = Path(name).name.lower().replace("validation", "valid").split(".")
@@ -154,11 +154,26 @@ def _split(documents: Documents) -> Parts:
     parts = [named[part] for part in ("train", "valid", "test") if named[part]]
     if len(parts) >= 2:
         return parts[0], parts[1]
+    train, validation = _apart(documents)
+    if _written(train) and _written(validation):
+        return train, validation
+    return _apart(_written(documents))
+
+
+def _written(documents: Documents) -> Documents:
+    return [(name, text) for name, text in documents if text.strip()]
+
+
+def _apart(documents: Documents) -> Parts:
+    """Return whole documents in two parts; a single one is cut between lines, or by size where a part would be blank."""
     if len(documents) == 1:
         name, text = documents[0]
         lines = text.splitlines(keepends=True)
-        cut = len(lines) - max(1, len(lines) // _EVERY)
-        return [(name, "".join(lines[:cut]))], [(name, "".join(lines[cut:]))]
+        cut = len("".join(lines[: len(lines) - max(1, len(lines) // _EVERY)]))
+        if not (text[:cut].strip() and text[cut:].strip()):
+            size = len(text.strip())
+            cut = len(text.rstrip()) - max(1, size // _EVERY)
+        return [(name, text[:cut])], [(name, text[cut:])]
     held_out = {i for i in range(len(documents)) if i % _EVERY == _EVERY - 1} or {len(documents) - 1}
     return (
         [document for i, document in enumerate(documents) if i not in held_out],
