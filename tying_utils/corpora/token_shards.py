@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from tying_utils.base.checks import positive
+from tying_utils.base.console import tqdm
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.corpora import bpe, store, vocabulary
 from tying_utils.corpora.corpus import SEPARATOR, token_dtype

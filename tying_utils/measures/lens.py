@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from tying_utils.base.checks import positive
+from tying_utils.base.console import tqdm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

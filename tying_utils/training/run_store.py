@@ -33,7 +33,7 @@ from torch import Tensor
 from tying_utils import models
 from tying_utils.base import files, paths
 from tying_utils.base.folder import VerifiedFolder
-from tying_utils.models.architectures import Tables
+from tying_utils.models.architectures import Tables, without_bars
 from tying_utils.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ class Run:
         weights = load_file(self.folder / _weights_name(step, self.config.steps))
         if step == self.config.steps and set(weights) != set(weight_names(model)):
             # transformers saves tensors of some families under other names than the model's own, and reads them back.
-            model = type(model).from_pretrained(self.folder / "model", dtype=torch.float32)
+            with without_bars():
+                model = type(model).from_pretrained(self.folder / "model", dtype=torch.float32)
         else:
             load_weights(model, weights)
         model = model.to(device)  # type: ignore[arg-type]
@@ -308,7 +309,8 @@ class Writer:
         target = self.folder / "model"
         temporary_folder = tempfile.TemporaryDirectory(dir=self.folder, prefix=".model.")
         with temporary_folder as temporary, files.naming_a_full_disk(target):
-            model.save_pretrained(temporary)
+            with without_bars():  # which end the run where they cannot be drawn
+                model.save_pretrained(temporary)
             target.mkdir(exist_ok=True)  # what was set aside in it stays
             for file in sorted(Path(temporary).iterdir()):
                 self._files[f"model/{file.name}"] = files.digest(file)
