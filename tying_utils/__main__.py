@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tying_utils.base.console import say
+
 if TYPE_CHECKING:
     from tying_utils.training.config import TrainConfig
 
@@ -95,10 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
-        print(f"tying-utils: {error}", file=sys.stderr)
+        say(f"tying-utils: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"tying-utils: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        say(f"tying-utils: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
 
 
@@ -117,12 +119,12 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError("--arm and --seed: they are of a profile; give --profile, or name the fields in --config")
 
     def tell(step: int, loss: float) -> None:
-        print(f"step {step} loss {loss:.4f}", flush=True)
+        say(f"step {step} loss {loss:.4f}")
 
     for text in options.config or ["{}"]:
         run = train(_config(text, base), progress=not options.lines, on_step=tell if options.lines else None)
         if ranks.first:
-            print(run.folder, flush=True)
+            say(run.folder)
     ranks.leave()
 
 
@@ -142,9 +144,9 @@ def _plan(options: argparse.Namespace) -> None:
     if (options.config and options.profile) or (options.corpus and not options.profile):
         raise ValueError("--profile: either it or --config is needed, and --corpus goes with --profile alone")
     for corpus in _corpora(options) if options.profile else []:
-        print(plan_profile(options.profile, corpus), flush=True)
+        say(plan_profile(options.profile, corpus))
     for text in [] if options.profile else options.config or ["{}"]:
-        print(plan(_config(text)), flush=True)
+        say(plan(_config(text)))
 
 
 def _corpora(options: argparse.Namespace) -> list[str]:
@@ -159,7 +161,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
     record = prepare(**{name: value for name, value in vars(options).items() if name != "run"})
     train, validation = record["tokens"]["train"], record["tokens"]["validation"]
-    print(f"{options.out}: {train:,} tokens in {len(record['files']) - 1} shards, {validation:,} for validation")
+    say(f"{options.out}: {train:,} tokens in {len(record['files']) - 1} shards, {validation:,} for validation")
 
 
 def _count(text: str) -> Any:
@@ -184,12 +186,12 @@ def _sweep(options: argparse.Namespace) -> None:
     for study in having:
         if shard:
             for run in study.train(SWEEP, shard):
-                print(run.folder, flush=True)
+                say(run.folder)
             continue
         study.complete(SWEEP)
         for name in SWEEP:
             if name in study:
-                print(f"{study.folder / name}.csv: {study.origin[name]}", flush=True)
+                say(f"{study.folder / name}.csv: {study.origin[name]}")
 
 
 def _lengths(options: argparse.Namespace) -> None:
@@ -199,13 +201,13 @@ def _lengths(options: argparse.Namespace) -> None:
         for place in axis.PLACES:
             tables = axis.Axis(place, fresh=True)
             for name in tables.names if tables.finished else ():
-                print(f"{tables.folder / name}.csv: {len(tables[name])} rows, {tables.origin[name]}", flush=True)
+                say(f"{tables.folder / name}.csv: {len(tables[name])} rows, {tables.origin[name]}")
         return
     for condition, run in train_lengths.train_next():
         loss, seconds = run.metrics["validation_loss"].iloc[-1], run.record["made"]["seconds"]
         where = f"{condition.profile}, {condition.arm.name}"
         words = f"{where}, {condition.tokens_per_weight:g} tokens per weight, seed {condition.seed}"
-        print(f"{words}, rate x{condition.rate:g}: validation loss {loss:.4f}, {seconds:.0f} s, {run.folder.name}", flush=True)
+        say(f"{words}, rate x{condition.rate:g}: validation loss {loss:.4f}, {seconds:.0f} s, {run.folder.name}")
 
 
 def _real(options: argparse.Namespace) -> None:
@@ -213,7 +215,7 @@ def _real(options: argparse.Namespace) -> None:
 
     made = Real(options.source, fresh=options.fresh)
     for name in made.names:
-        print(made[name].to_string(index=False), f"{made.folder / name}.csv: {made.origin[name]}", sep="\n", flush=True)
+        say(f"{made[name].to_string(index=False)}\n{made.folder / name}.csv: {made.origin[name]}")
 
 
 def _gpu(options: argparse.Namespace) -> int:
@@ -221,7 +223,7 @@ def _gpu(options: argparse.Namespace) -> int:
         from tying_utils.card.read import read
 
         for path in read(options.read):
-            print(path)
+            say(path)
         return 0
     sys.dont_write_bytecode = True
     from tying_utils.card.command import check
@@ -242,19 +244,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     tasks = options.tasks.split(",") if options.tasks else list(downstream.TABLE_7.values())
     scores = downstream.evaluate(sources, tasks, limit=options.limit, include_path=options.include)
     table = downstream.table(scores)
-    print(table.to_string(index=False, float_format="{:.4g}".format))
+    say(table.to_string(index=False, float_format="{:.4g}".format))
     if options.out:
         files.write_with(Path(options.out), lambda path: table.to_csv(path, index=False))
     first, *others = dict.fromkeys(scores["model"])
     for other in others:
-        print(f"\n{other} - {first}, paired over documents, 95 % interval")
-        print(downstream.differences(scores, first, other).to_string(index=False, float_format="{:.4g}".format))
+        say(f"\n{other} - {first}, paired over documents, 95 % interval")
+        say(downstream.differences(scores, first, other).to_string(index=False, float_format="{:.4g}".format))
 
 
 def _reproduce(options: argparse.Namespace) -> None:
     from tying_utils.pages import notebooks, report
 
-    print(f"executed notebooks: {notebooks.reproduce(options.profile)}")
+    say(f"executed notebooks: {notebooks.reproduce(options.profile)}")
     report.refresh_documents(options.profile)
 
 
@@ -269,14 +271,14 @@ def _figures(options: argparse.Namespace) -> None:
 def _site(options: argparse.Namespace) -> None:
     from tying_utils.pages import site
 
-    print(f"open {site.render(options.profile)}")
+    say(f"open {site.render(options.profile)}")
 
 
 def _badges(options: argparse.Namespace) -> None:
     from tying_utils.pages import address
 
     for path in address.write(options.repo):
-        print(path)
+        say(path)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import training as steps
+from tying_utils.base import processes
 from tying_utils.card import claims, correct, facts, fast
 from tying_utils.card.plan import LeftOut
 from tying_utils.card.setting import Setting
@@ -78,7 +79,7 @@ def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_was_not(here, mo
 
 
 def test_a_run_that_is_out_of_time_leaves_no_process_behind(here, monkeypatch, home):
-    started, begin = [], correct.subprocess.Popen
+    started, begin = [], processes.subprocess.Popen
 
     def child(*arguments: Any, **options: Any) -> Any:
         started.append(begin(*arguments, **options))
@@ -87,7 +88,7 @@ def test_a_run_that_is_out_of_time_leaves_no_process_behind(here, monkeypatch, h
     def stop(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(correct.subprocess, "Popen", child)
+    monkeypatch.setattr(processes.subprocess, "Popen", child)
     monkeypatch.setattr(correct, "small_run", lambda setting, **_: small(setting, steps=4, checkpoint_every=4))
     monkeypatch.setattr(correct.time, "sleep", stop)
     with pytest.raises(KeyboardInterrupt):

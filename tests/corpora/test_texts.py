@@ -60,6 +60,42 @@ def test_a_file_is_split_by_lines(home, text):
     assert corpus.fingerprint["bytes"] == text.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", ""), ("", "\n"), ("\n \n", ""), ("", "\n\n"), ("", " " * 300_000), ("\u2028", "\r\n")],
+    ids=["bare", "ended", "after blank lines", "before a blank line", "before blanks", "other line ends"],
+)
+def test_one_long_line_is_cut_by_size(home, tmp_path, grammar, before, after):
+    line = "".join(grammar(4600)).replace("\n", " ").rstrip()
+    assert len(line) > 264_000
+    folder = write(tmp_path, {"line.txt": before + line + after})
+    ((_, train),), ((_, validation),) = first = texts.documents("text", folder / "line.txt")
+    assert train + validation == before + line + after.replace("\r\n", "\n"), "apart, and nothing lost"
+    assert len(validation.strip()) == pytest.approx(len(line) // 20, abs=1)
+    assert texts.documents("text", folder) == first
+    corpus = store.load("text", vocab_size=300, path=folder)
+    assert (decoded(corpus, "train"), decoded(corpus, "validation")) == ([train], [validation])
+    assert corpus.windows("validation", 8, 64).shape == (8, 64)
+
+
+def test_blank_files_are_no_part(tmp_path, grammar):
+    """Of what is left, whole files are held out, then lines, then characters."""
+    several = write(tmp_path / "several", {"a.txt": grammar(3), "b.txt": grammar(2), "c.txt": "\n", "d.txt": ""})
+    assert texts.documents("text", several) == ([("a.txt", grammar(3))], [("b.txt", grammar(2))])
+    one = write(tmp_path / "one", {"a.txt": "\n", "b.txt": grammar(40)})
+    lines = grammar(40).splitlines(keepends=True)
+    assert texts.documents("text", one) == ([("b.txt", "".join(lines[:38]))], [("b.txt", "".join(lines[38:]))])
+    line = write(tmp_path / "line", {"a.txt": "", "train.txt": "x" * 99})
+    assert texts.documents("text", line) == ([("train.txt", "x" * 95)], [("train.txt", "x" * 4)])
+
+
+@pytest.mark.parametrize("content", ["a\nb", "a" * 5000 + "\n" + "b", "a\n" * 19 + "b", "\n\na\n\nb\n"])
+def test_lines_are_not_cut_where_they_do(tmp_path, content):
+    """However unequal: a corpus that could be loaded keeps its parts."""
+    ((_, train),), ((_, validation),) = texts.documents("text", write(tmp_path, {"a.txt": content}) / "a.txt")
+    assert (train + validation, validation.strip()) == (content, "b")
+
+
 def test_a_folder_is_split_by_whole_files(home, tmp_path, grammar):
     texts = {f"{i:02d}/part.{'txt' if i % 2 else 'md'}": grammar(12, seed=i) for i in range(41)}
     folder = write(tmp_path / "folder", texts)
@@ -101,12 +137,13 @@ def test_a_folder_is_split_by_the_names_of_its_files(home, tmp_path, grammar, na
         (None, "does not exist"),
         ({}, "holds no file"),
         ({".hidden.txt": b"text"}, "holds no file"),
-        ({"a.txt": b"", "b.txt": b"text"}, "training part .* is empty"),
-        ({"a.txt": b"text", "b.txt": b" \n"}, "validation part .* is empty"),
-        ({"a.txt": b"one line"}, "training part .* is empty"),
+        ({"train.txt": b"", "valid.txt": b"text"}, "training part .* is empty"),
+        ({"train.txt": b"text", "valid.txt": b" \n"}, "validation part .* is empty"),
+        ({"a.txt": b"", "b.txt": b" \n"}, "training part .* is empty"),
+        ({"a.txt": b" t\n", "b.txt": b" \n"}, "part .* is empty"),
         ({"a.txt": b"text", "b.txt": b"caf\xe9"}, r"b\.txt is not UTF-8"),
     ],
-    ids=["missing", "empty folder", "hidden", "empty training", "empty validation", "one line", "Latin-1"],
+    ids=["missing", "empty folder", "hidden", "empty training", "empty validation", "empty", "one character", "Latin-1"],
 )
 def test_a_bad_text_is_named(home, tmp_path, files, said):
     folder = tmp_path / "folder"

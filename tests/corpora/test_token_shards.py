@@ -187,6 +187,61 @@ def test_a_killed_preparation_ends_as_an_uninterrupted_one(tmp_path, whole, sour
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.parametrize("before", [0, 3], ids=["the only one", "the last one"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_last_document_that_would_leave_nothing_is_cut(tmp_path, grammar, monkeypatch, kind, before):
+    """As a text of one long line; whatever interrupts it, and read again where a file is damaged."""
+    texts = [grammar(2, seed=seed) for seed in range(before)] + [grammar(500).replace("\n", " ")]
+    for number, text in enumerate(texts):
+        content = text if kind == "txt" else json.dumps({"text": text})
+        (tmp_path / f"{number}.{kind}").write_text(content, encoding="utf-8")
+    once, again = tmp_path / "once", tmp_path / "again"
+    record = prepare(once, f"{tmp_path}/*.{kind}", **SIZES)
+    corpus = load_shards(once)
+    assert [len(part) for part in shard_tokens(once)] == [1000, record["tokens"]["train"]]
+    tokens = np.concatenate(shard_tokens(once)).tolist()
+    assert corpus.tokenizer.decode(tokens, skip_special_tokens=False) == "".join(text + SEPARATOR for text in texts)
+
+    own = files.write_json
+    for stop in range(1, 5):
+        calls = []
+
+        def stopping(path: Path, value: dict[str, Any], calls: list[Path] = calls, stop: int = stop) -> None:
+            calls.append(path)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            own(path, value)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(files, "write_json", stopping)
+            prepare(again / str(stop), f"{tmp_path}/*.{kind}", **SIZES)
+        prepare(again / str(stop), f"{tmp_path}/*.{kind}", **SIZES)
+        assert contents(again / str(stop)) == contents(once)
+
+    kept = {name: (once / name).read_bytes() for name in FILES[:2]}
+    for name in FILES[:2]:
+        (once / name).write_bytes(b"damaged")
+        with pytest.warns(UserWarning, match=name):
+            prepare(once, f"{tmp_path}/*.{kind}", **SIZES)
+        assert {name: (once / name).read_bytes() for name in FILES[:2]} == kept
+
+
+def test_documents_are_cut_only_where_the_rest_is_needed(tmp_path, grammar):
+    """Not where another follows, nor where the documents end with validation."""
+    texts = [grammar(60), grammar(1)]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    prepare(tmp_path / "two", f"{tmp_path}/*.txt", **SIZES)
+    tokenizer = load_shards(tmp_path / "two").tokenizer
+    own = [[*tokenizer.encode(text).ids, tokenizer.token_to_id(SEPARATOR)] for text in texts]
+    assert [part.tolist() for part in shard_tokens(tmp_path / "two")] == own and len(own[0]) > 1000
+    given = {"tokenizer": tmp_path / "two"}
+    with pytest.raises(ValueError, match=f"^validation_tokens: {len(own[0])} take all of the text, which holds {len(own[0])} "):
+        prepare(tmp_path / "one", f"{tmp_path}/0.txt", **sizes(validation_tokens=len(own[0]), **given))
+    prepare(tmp_path / "fewer", f"{tmp_path}/0.txt", **sizes(validation_tokens=len(own[0]) - 1, **given))
+    assert [part.tolist() for part in shard_tokens(tmp_path / "fewer")] == [own[0][:-1], own[0][-1:]]
+
+
 def test_a_finished_text_is_kept_and_not_read_again(whole, source, monkeypatch):
     monkeypatch.setattr(TextStream, "documents", lambda *_: pytest.fail("it was read again"))
     before = contents(whole)

@@ -81,9 +81,10 @@ def test_no_worker_outlives_an_interrupt_and_what_they_committed_stays(home, tin
 
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 sys.path.insert(0, {root!r})
 from tying_utils.training import TrainConfig, train_all
+os.chdir(os.path.dirname(__file__))
 print("began")
 runs = train_all([TrainConfig.from_dict(values) for values in json.loads({configs!r})], progress=False, workers=2)
 print(json.dumps([run.record["files"] for run in runs]))
@@ -91,14 +92,28 @@ print(json.dumps([run.record["files"] for run in runs]))
 
 
 def test_a_script_without_a_guard_runs_once_with_the_package_on_its_path_alone(home, tiny, trained_once, tmp_path):
-    """Workers run no script anew, and find the package where their parent does."""
+    """Workers run no script anew, and find the package where their parent does, here on a path that is relative."""
     configs = [tiny(), tiny(tied=False)]
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT), configs=json.dumps([config.as_dict() for config in configs])))
-    done = subprocess.run([sys.executable, "-I", str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    script.write_text(SCRIPT.format(root=ROOT.name, configs=json.dumps([config.as_dict() for config in configs])))
+    done = subprocess.run([sys.executable, "-I", str(script)], cwd=ROOT.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     began, told = done.stdout.splitlines()
     assert began == "began" and json.loads(told) == [trained_once(config).record["files"] for config in configs]
+
+
+@pytest.mark.parametrize("console", ["ascii", "cp1252"])
+def test_no_console_ends_training_side_by_side(home, tiny, tmp_path, monkeypatch, console):
+    """In a folder that the console cannot print, with bars."""
+    monkeypatch.setenv("TYING_HOME", str(home / "日本 –"))
+    monkeypatch.setenv("PYTHONIOENCODING", console)
+    configs = [tiny(), tiny(tied=False)]
+    script = tmp_path / "script.py"
+    values = json.dumps([config.as_dict() for config in configs])
+    script.write_text(SCRIPT.format(root=str(ROOT), configs=values).replace("progress=False, ", ""), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert all(run_store.is_finished(config, config.load_corpus().fingerprint) for config in configs)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")

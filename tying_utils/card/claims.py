@@ -2,7 +2,6 @@
 
 import functools
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from tying_utils import corpora, models
+from tying_utils.base import processes
 from tying_utils.card.plan import LeftOut, Plan, Task, installed
 from tying_utils.card.setting import Setting
 from tying_utils.corpora.corpus import Corpus
@@ -47,8 +47,8 @@ class Text:
     def __init__(self, setting: Setting) -> None:
         # Where hardly anything is installed beside this package, the standard library; a smoke test has no time for more.
         names, self.vocab_size = (["python"], 512) if setting.smoke else (["packages", "python"], _VOCABULARY)
-        command = [sys.executable, "-c", _TOKENISE, str(self.vocab_size), *names]
-        self._child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        words = ["-c", _TOKENISE, str(self.vocab_size), *names]
+        self._child = processes.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def corpus(self, seconds: float) -> Corpus:
         """Return the corpus, waiting for it so long at most. Raises `LeftOut` where it is not there by then."""

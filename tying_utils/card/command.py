@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tying_utils import card
+from tying_utils.base.console import say
 from tying_utils.card.plan import RESULTS, SCRATCH, SUMMARY
 
 # Where each part ends, as a fraction of all minutes; what a part leaves, the next one has.
@@ -95,13 +96,13 @@ def _parts(minutes: float, device: Any, folder: Path, began: float) -> int:
 
     def sum_up() -> None:
         words = [*summary.lines(plan.records), f"{(plan.clock() - began) / 60:.1f} of {minutes:g} minutes; {folder / RESULTS}"]
-        print("\n" + "\n".join(words), flush=True)  # first, for where the disk is full
+        say("\n" + "\n".join(words))  # first, for where the disk is full
         (folder / SUMMARY).write_text("\n".join(words) + "\n", encoding="utf-8")
 
     def give_up() -> None:
         try:
             text.stop()
-            print("a task does not return from a library: given up", flush=True)
+            say("a task does not return from a library: given up")
             sum_up()
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         finally:

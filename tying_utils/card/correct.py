@@ -5,7 +5,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tying_utils.base import processes
 from tying_utils.base.quiet import quiet
 from tying_utils.card.plan import LeftOut, Task
 from tying_utils.card.setting import Setting
@@ -282,8 +282,8 @@ def resumed(setting: Setting) -> Found:
     weights = {name: p.detach().clone() for name, p in run_store.weight_names(whole.model()).items()}
     with mock.patch.dict(os.environ, TYING_HOME=str(setting.scratch / "killed")):
         record = run_store.run_folder(config, whole.fingerprint) / "run.json"
-        command = [sys.executable, "-m", "tying_utils", "train", "--lines", "--config", json.dumps(config.as_dict())]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        words = ["-m", "tying_utils", "train", "--lines", "--config", json.dumps(config.as_dict())]
+        child = processes.start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             while not record.exists() and child.poll() is None:
                 time.sleep(0.005)

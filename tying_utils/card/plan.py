@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tying_utils.base.console import say
+
 RESULTS, SUMMARY, SCRATCH = "results.jsonl", "summary.txt", "tmp"
 # What ends a record: a difference within its tolerance or beyond it, a measurement, or why there is none.
 HELD, BROKEN, MEASURED, RAISED, LEFT_OUT = "held", "broken", "measured", "raised", "left out"
@@ -83,7 +85,7 @@ class Plan:
                 file.write(json.dumps(record, default=str) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            print(line(record))
+            say(line(record))
 
     def _done(self, part: str, task: Task) -> Record:
         record: Record = {"part": part, "task": task.name}

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.corpora.corpus import SEPARATOR, Corpus, token_dtype
 from tying_utils.corpora.installed import Documents

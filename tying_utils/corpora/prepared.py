@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from tqdm.auto import tqdm
 
 from tying_utils.base import files, paths
+from tying_utils.base.console import tqdm
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.corpora.corpus import Corpus, Shards, in_tokens_of
 

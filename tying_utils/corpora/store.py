@@ -42,7 +42,8 @@ def load(
       comes or goes). About 300 MB, 100 million tokens at V 2048, of the environment that the tests run in. A twentieth of it,
       whole packages, is validation; `installed.read` says what is left out. An environment is read once per process.
     - "two-role": two samples of `two_role.Language(vocab_size, language or two_role.Settings())`, whose tokens need no BPE.
-    - "text": `path`, a file or a folder of UTF-8 text (.txt, .md, .py and others; hidden files are left out).
+    - "text": `path`, a file or a folder of text (.txt, .md, .py and others; hidden files are left out): UTF-8, or UTF-16 or
+      UTF-32 that a byte order mark says. Marks are left out of the text.
     - "shards": `path`, a folder that `token_shards.prepare` wrote. It is opened where it lies, whatever its size, and keyed by
       its tokens. Sizes are checked at every opening; checksums at the first, and again where a file's size or modification
       time has changed since (remembered under data/corpora), so that damage which leaves both as they were is not seen.
@@ -50,9 +51,9 @@ def load(
       data/texts or $TYING_TEXTS where there is one, else through `datasets`.
 
     Files come in a fixed order and are split whole: every 20th (at least the last) is validation. A single file is split by
-    lines, the last twentieth held out. A folder with texts named train, valid or test (as in train.txt or wiki.train.raw) is
-    split by those names and reads no others: train against valid, or, without a train file, valid against test. Tokens are
-    cached under data/corpora by content.
+    lines, the last twentieth held out, or by characters where that leaves a part empty, as with one long line. A folder with
+    texts named train, valid or test (as in train.txt or wiki.train.raw) is split by those names and reads no others: train
+    against valid, or, without a train file, valid against test. Tokens are cached under data/corpora by content.
 
     Raises ValueError for an unknown name, a missing path, text that is empty or not UTF-8, a vocabulary that the text or the
     language does not support or that the shards were not prepared for, shards that are missing, unfinished or damaged (with

@@ -6,6 +6,7 @@ and the hub. No dataset's code is run. (Its JSON builder is left out, which asks
 
 from __future__ import annotations
 
+import codecs
 import glob
 import itertools
 import json
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tying_utils.base import hub
+from tying_utils.corpora import decoding
 
 _KINDS = {".json": "lines", ".jsonl": "lines", ".txt": "text", ".parquet": "parquet"}
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -31,12 +33,12 @@ class TextStream:
     Each text is a file, a pattern of files (data/**/*.jsonl.gz, read by name), a URL, the id of a dataset on the hub
     (ID@REVISION: another revision), or @FILE, a list of these, one per line, where # begins a remark:
 
-    - .json, .jsonl: a JSON object per line, whose `column` is a document; .txt: a document each. UTF-8, also as .gz, .bz2, .xz,
-      and .zst where zstandard is installed.
+    - .json, .jsonl: a JSON object per line, whose `column` is a document; .txt: a document each. UTF-8, or UTF-16 or UTF-32
+      that a byte order mark says, also as .gz, .bz2, .xz, and .zst where zstandard is installed.
     - .parquet, and datasets on the hub (their `subset` and `split`): a row's `column` is a document. allenai/dolma is a script,
       which datasets refuses to run: give @FILE with the URLs that it publishes (urls/v1_7.txt).
 
-    Raises ValueError for a text that is none of these. Nothing is opened yet.
+    Byte order marks are left out of every document. Raises ValueError for a text that is none of these. Nothing is opened yet.
     """
 
     def __init__(self, texts: Sequence[str], *, column: str = "text", split: str = "train", subset: str | None = None) -> None:
@@ -87,11 +89,12 @@ class TextStream:
         """Return the document in a row, empty if there is none."""
         try:
             if _kind(part) == "text":
-                return row.decode()
+                return decoding.decode(row)
             if isinstance(row, bytes):
-                if not row.strip():
+                line = decoding.unmarked(row.decode(errors="surrogatepass"))
+                if not line.strip():
                     return ""
-                row = json.loads(row)
+                row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"text: {part} is not UTF-8, or not one JSON object a line ({error}); convert it") from error
         if not isinstance(row, dict) or self.column not in row:
@@ -102,13 +105,19 @@ class TextStream:
         if not isinstance(value, str | None):
             wrong = f"{self.column!r} of {part} holds {value!r:.60}, no text"
             raise ValueError(f"column: {wrong}; name the column of the documents")
-        return (value or "").encode(errors="replace").decode()  # JSON can spell half a surrogate pair, which is no text
+        # JSON can spell half a surrogate pair, which is no text.
+        return decoding.unmarked(value or "").encode(errors="replace").decode()
 
 
 def _lines(file: Any) -> Iterator[bytes]:
-    """Yield lines, read in large pieces: of a remote file only `read` tries again when the connection drops."""
+    """Yield lines in UTF-8, read in large pieces: of a remote file only `read` tries again when the connection drops."""
+    pieces = iter(lambda: file.read(_CHUNK), b"")
+    head = next(pieces, b"")
+    chunks: Iterator[bytes] = itertools.chain([head], pieces)
+    if (name := decoding.encoding(head)) != "utf-8":
+        chunks = (text.encode() for text in codecs.iterdecode(chunks, name))
     rest = b""
-    while chunk := file.read(_CHUNK):
+    for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
     if rest:
@@ -125,7 +134,7 @@ def _parts(given: str) -> list[str]:
     path = Path(given).expanduser()
     if given.startswith("@"):
         try:
-            lines = Path(given[1:]).expanduser().read_text(encoding="utf-8").split("\n")
+            lines = decoding.decode(Path(given[1:]).expanduser().read_bytes()).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"text: {given[1:]!r} is no list of paths and URLs, one a line ({error})") from error
         return [part for line in map(str.strip, lines) if line and not line.startswith("#") for part in _parts(line)]

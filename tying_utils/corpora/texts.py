@@ -5,6 +5,7 @@ The text of installed packages (see `installed`) is split by package, every othe
 
 import functools
 import hashlib
+import io
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tying_utils.base import paths
-from tying_utils.corpora import installed
+from tying_utils.corpora import decoding, installed
 from tying_utils.corpora.installed import Documents
 
 NAMES = ("python", "packages", "text", "wikitext-2", "wikitext-103")
@@ -119,7 +120,8 @@ def _standard_library(library: Path) -> Documents:
         relative = file.relative_to(library)
         if _LEFT_OUT.isdisjoint(relative.parts):
             with suppress(UnicodeDecodeError):  # a few files declare another encoding
-                documents.append((relative.as_posix(), file.read_text(encoding="utf-8")))
+                # In the middle of Python source a byte order mark is part of a string.
+                documents.append((relative.as_posix(), file.read_text(encoding="utf-8").lstrip("\ufeff")))
     return documents
 
 
@@ -133,15 +135,16 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
     for file in found:
         try:
             name = file.name if file == path else file.relative_to(path).as_posix()
-            # A name may hold bytes that are no text; contents may not.
-            yield name.encode(errors="backslashreplace").decode(), file.read_text(encoding="utf-8")
+            # A name may hold bytes that are no text; contents may not. Every kind of line end becomes \n.
+            text = io.StringIO(decoding.decode(file.read_bytes()), newline=None).read()
+            yield name.encode(errors="backslashreplace").decode(), text
         except UnicodeDecodeError as error:
             where = f"{error.reason} at byte {error.start}"
-            raise ValueError(f"path: {file} is not UTF-8 ({where}); convert or remove it") from error
+            raise ValueError(f"path: {file} is not {error.encoding.upper()} ({where}); convert or remove it") from error
 
 
 def _split(documents: Documents) -> Parts:
-    """Return whole documents in a training and a validation part (see `corpora.load`)."""
+    """Return documents in a training and a validation part (see `corpora.load`)."""
     named: dict[str, Documents] = {"train": [], "valid": [], "test": []}
     for name, text in documents:
         pieces = Path(name).name.lower().replace("validation", "valid").split(".")
@@ -151,11 +154,26 @@ def _split(documents: Documents) -> Parts:
     parts = [named[part] for part in ("train", "valid", "test") if named[part]]
     if len(parts) >= 2:
         return parts[0], parts[1]
+    train, validation = _apart(documents)
+    if _written(train) and _written(validation):
+        return train, validation
+    return _apart(_written(documents))
+
+
+def _written(documents: Documents) -> Documents:
+    return [(name, text) for name, text in documents if text.strip()]
+
+
+def _apart(documents: Documents) -> Parts:
+    """Return whole documents in two parts; a single one is cut between lines, or by size where a part would be blank."""
     if len(documents) == 1:
         name, text = documents[0]
         lines = text.splitlines(keepends=True)
-        cut = len(lines) - max(1, len(lines) // _EVERY)
-        return [(name, "".join(lines[:cut]))], [(name, "".join(lines[cut:]))]
+        cut = len("".join(lines[: len(lines) - max(1, len(lines) // _EVERY)]))
+        if not (text[:cut].strip() and text[cut:].strip()):
+            size = len(text.strip())
+            cut = len(text.rstrip()) - max(1, size // _EVERY)
+        return [(name, text[:cut])], [(name, text[cut:])]
     held_out = {i for i in range(len(documents)) if i % _EVERY == _EVERY - 1} or {len(documents) - 1}
     return (
         [document for i, document in enumerate(documents) if i not in held_out],

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from tying_utils.base.checks import positive
+from tying_utils.base.console import tqdm
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.corpora import bpe, store, vocabulary
 from tying_utils.corpora.corpus import SEPARATOR, token_dtype
@@ -57,7 +57,8 @@ def prepare(
     `text`, `column`, `split` and `subset` are those of `text_stream.TextStream`, which says what can be read. The first
     documents go to validation until it holds `validation_tokens`, all others to training up to `tokens` (default: all there
     are), in shards of `shard_tokens`. Each of these is reached with a whole document, so that every document is whole and in
-    one file. Memory holds some hundred documents at a time.
+    one file; only where the text's last document would leave nothing to train on, as where it is the only one, it is cut after
+    `validation_tokens`. Memory holds some hundred documents at a time.
 
     `tokenizer` is a tokenizer.json, a folder with one or a model's id. Documents end with its <|endoftext|>, else with the
     eos_token of the tokenizer_config.json beside. None: a byte-level BPE of `vocab_size` tokens is learned on the documents
@@ -162,13 +163,33 @@ def _separator(source: str | Path, tokenizer: Tokenizer) -> str:
 
 
 def _encoded(stream: TextStream, position: Position, tokenizer: Tokenizer, record: dict[str, Any]) -> Encoded:
-    documents = stream.documents(position)
+    first, state, *taken = position  # `taken`: tokens of the document there that an earlier file holds
+    documents = stream.documents((first, state))
     dtype = np.dtype(record["dtype"]).newbyteorder("<")
     separator: Any = tokenizer.token_to_id(record["separator"])
     while batch := list(itertools.islice(documents, _AT_ONCE)):
         encodings = tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
         for encoding, (_, end) in zip(encodings, batch, strict=True):
-            yield np.array([*encoding.ids, separator], dtype), end
+            yield np.array([*encoding.ids, separator], dtype)[taken.pop() if taken else 0 :], end
+
+
+def _leaving_some(encoded: Encoded, size: int) -> Encoded:
+    """Yield all documents; the one that reaches `size` tokens and goes beyond is cut there, if no other comes after it."""
+    begin, left = START, size
+    for tokens, end in encoded:
+        if (left := left - len(tokens)) > 0:
+            yield tokens, end
+            begin = end
+            continue
+        following = next(encoded, None)
+        if following is None and left < 0:
+            yield tokens[:left], [*begin, len(tokens) + left]
+            yield tokens[left:], end
+        else:
+            yield tokens, end
+            yield from [following] if following else []
+        break
+    yield from encoded
 
 
 def _fill(
@@ -191,6 +212,8 @@ def _fill(
         else:
             stream = stream or encoded(position)
             size = wanted["validation_tokens"] if number < 0 else min(wanted["shard_tokens"], left)
+            if number < 0:
+                stream = _leaving_some(stream, int(size))
             if (first := next(stream, None)) is None and known is None:
                 break
             made = _write(folder, name, itertools.chain([first] if first else [], stream), size, bar)

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from tying_utils.base import files
 from tying_utils.base.checks import positive
+from tying_utils.base.console import tqdm
 from tying_utils.experiments.paired import COLUMNS, WEIGHTED, differences, moved_by_documents, table
 from tying_utils.training.config import DTYPES, TrainConfig
 from tying_utils.training.hardware import choose_hardware

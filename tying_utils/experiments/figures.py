@@ -112,8 +112,7 @@ def render(profile: str, progress: bool = True) -> list[Path]:
 
     Raises ValueError if one of those tables is missing or damaged.
     """
-    from tqdm.auto import tqdm
-
+    from tying_utils.base.console import tqdm
     from tying_utils.experiments.public import MINIATURES, Public
     from tying_utils.study import axis
     from tying_utils.study.study import Results

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.experiments import alignment
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.public_models import MINIATURES, PUBLIC, PublicModels

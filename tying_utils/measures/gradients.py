@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from tying_utils.base.checks import positive
+from tying_utils.base.console import tqdm
 from tying_utils.measures.lens import evaluating
 from tying_utils.measures.perplexity import checked_windows
 

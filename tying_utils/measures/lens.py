@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from tying_utils.base.checks import integer, positive
+from tying_utils.base.console import tqdm
 from tying_utils.base.quiet import quiet
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tying_utils.base.checks import integer, positive
+from tying_utils.base.console import tqdm
 from tying_utils.measures import lens
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 
 from tying_utils.base.checks import positive
+from tying_utils.base.console import tqdm
 from tying_utils.measures.lens import evaluating, token_batch
 from tying_utils.measures.statistics import Interval, Range, mean_interval
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tying_utils.base import files, hub
+from tying_utils.base.console import tqdm
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.base.hub import Folder, Hub, Source
 from tying_utils.measures.integrity import same_bytes

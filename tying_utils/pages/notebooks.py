@@ -4,9 +4,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from tying_utils.base import paths
+from tying_utils.base.console import tqdm
 from tying_utils.study import profiles
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tqdm.auto import tqdm
-
 from tying_utils.base import files, paths
+from tying_utils.base.console import tqdm
 from tying_utils.pages import notebooks
 
 # The first becomes index.html.

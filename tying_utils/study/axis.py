@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.base.names import TWO_ROLE
 from tying_utils.study import lengths
 from tying_utils.study.arms import PAIR, SECOND_START, UNTIED, scaled

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.measures import alignment, frequency, lens, neighbors, probe
 
 Labels = dict[str, Any]

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.corpora.two_role import Language
 from tying_utils.measures import neighbors
 from tying_utils.study.profile import Profile

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import torch
 from scipy.stats import trim_mean
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.base.names import TIED
 from tying_utils.measures import ablation, lens, lens_budget, residual
 from tying_utils.study import columns

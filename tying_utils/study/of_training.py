@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.corpora.corpus import Corpus
 from tying_utils.measures.displacement import parts
 from tying_utils.study.columns import labelled, tabulated

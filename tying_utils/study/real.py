@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.corpora import texts, vocabulary
 from tying_utils.measures import frequency
 from tying_utils.measures.gradients import share_of

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.study import profiles
 from tying_utils.study.arms import UNTIED, Arm
 from tying_utils.study.profile import Arms

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.study import of_language, of_models, of_poles, of_runs, of_tables, of_training, transfer
 from tying_utils.study.profile import Profile
 from tying_utils.study.trained import PLACED, SWEPT, Measure, Trained

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
+from tying_utils.base.console import tqdm
 from tying_utils.base.names import PLACE
 from tying_utils.corpora.corpus import Corpus
 from tying_utils.corpora.two_role import Language

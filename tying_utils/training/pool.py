@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from tying_utils.base import processes
+from tying_utils.base.console import tqdm
 from tying_utils.training import run_store
 from tying_utils.training.config import TrainConfig
 from tying_utils.training.hardware import choose_hardware
@@ -75,7 +75,7 @@ def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(steps, alive))
     bar = tqdm(total=sum(c.steps for c in configs), desc=f"{len(configs)} runs", unit="step", disable=not progress)
     try:
-        with _without_main():  # processes start as work is handed in
+        with _for_workers():  # processes start as work is handed in
             jobs = {pool.submit(_train, number, config): config for number, config in enumerate(configs)}
         running: set[Future[None]] = set(jobs)
         with bar:
@@ -96,13 +96,17 @@ def _train_side_by_side(configs: list[TrainConfig], workers: int, progress: bool
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Have processes that start here run no script anew: they need nothing of it, and it may lack a `__main__` guard."""
+def _for_workers() -> Iterator[None]:
+    """Have processes that start here find the package, though it may lie on a relative path and the folder have changed since.
+
+    And have them run no script anew: they need nothing of it, and it may lack a `__main__` guard.
+    """
     main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    path, sys.path = sys.path, processes.search_path()
     try:
         yield
     finally:
-        sys.modules["__main__"] = main
+        sys.modules["__main__"], sys.path = main, path
 
 
 _steps: Any = None  # of a worker: the array that it was given

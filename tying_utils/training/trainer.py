@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tying_utils import models
+from tying_utils.base.console import tqdm
 from tying_utils.corpora.corpus import Corpus
 from tying_utils.measures import gradients
 from tying_utils.models import balance
