@@ -104,8 +104,9 @@ class CompactInput(nn.Module):
         base = _base(V, digits)
         places = torch.arange(V)[:, None] // base ** torch.arange(digits) % base + base * torch.arange(digits)
         self.register_buffer("digits", places.to(table.device), persistent=False)  # (V, digits): rows of `codes`
-        for name, shape, scale in (("codes", (base * digits, d), digits**-0.5), ("hidden", (d, 2 * d), d**-0.5)):
-            self.register_parameter(name, nn.Parameter((torch.randn(shape, generator=generator) * scale).to(table)))
+        codes, hidden = (torch.randn(shape, generator=generator) for shape in ((base * digits, d), (d, 2 * d)))
+        self.codes = nn.Parameter((codes * digits**-0.5).to(table))
+        self.hidden = nn.Parameter((hidden * d**-0.5).to(table))
         up = torch.randn(2 * d, d, generator=generator).to(table)
         with torch.no_grad():
             self.up = nn.Parameter(up * table.std() / (self._units() @ up).std())

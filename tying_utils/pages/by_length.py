@@ -86,14 +86,15 @@ def remedies_at_length(results: Results) -> str:
     """Return what each remedy loses or gains beside untied models and tied ones of equal size, and where its table lies."""
     lengths = Lengths()
     found, where_they_lie = remedies_by_length.judged(lengths), remedies_by_length.positions(lengths)
-    wins = remedies_by_length.winners(found).set_index(["tokens_per_weight", "arm"])["wins"]
+    winners = remedies_by_length.winners(found)
     weights = remedies_by_length.losses(lengths).groupby("arm")["parameters"].first()
     rows = []
-    for (tokens, arm), part in found.groupby(["tokens_per_weight", "arm"], sort=False):
+    for _, part in found.groupby(["tokens_per_weight", "arm"], sort=False):
+        tokens, arm = part["tokens_per_weight"].iloc[0], part["arm"].iloc[0]
         cells = part.set_index("beside").apply(lambda row: judged(row), axis=1)
         way = where(where_they_lie, arm=arm, tokens_per_weight=tokens)["position"]
         gaps = [cells[beside] for beside in (UNTIED, EQUAL, TIED)]
-        beaten = "both" if wins[tokens, arm] else ""
+        beaten = "both" if where(winners, arm=arm, tokens_per_weight=tokens)["wins"].all() else ""
         rows.append((f"{tokens:g}", arm, f"{weights[arm]:,}", *gaps, mean(way, ".2f"), beaten))
     titles = "Tokens per weight | Remedy | Weights | Loss − untied | Loss − tied, equal parameters | Loss − tied"
     return table(f"{titles} | Position of its input-use table | Beats", rows)
