@@ -22,13 +22,13 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "ARCHITECTURES.md"
 WORKS = "*works*"
-V, LENGTH = 96, 12
+V, LENGTH = 101, 12  # of no other size in these models
 SMALL: dict[str, Any] = {
     **{"vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
 }
 HEAD, EXPERTS = {"head_dim": 8}, {"num_experts": 2, "num_experts_per_tok": 1}
-VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+VISION = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 4}
 VISION |= {"image_size": 28, "patch_size": 14}
 # By transformers' name of the model type: what a small model needs beside `SMALL`, and scales and caps that show.
 TEXT: dict[str, dict[str, Any]] = {
@@ -99,7 +99,7 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
     },
     "qwen2_vl": {
         "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
-        "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2, "patch_size": 14},
+        "vision_config": {"depth": 1, "embed_dim": 24, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14},
         **{"image_token_id": V - 1, "video_token_id": V - 2, "vision_start_token_id": V - 3, "vision_end_token_id": V - 4},
     },
 }
