@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import multimodal
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tiny_models import VOCAB, WIDTH, shaken, tokens
 
 from tying_utils.measures.causal import Head, blocks, final_norm, some_tokens
 from tying_utils.measures.lens import kl_by_layer, logit_lens, states, train_lens, unembed
+from tying_utils.measures.perplexity import perplexity
 
 IDS = tokens(6, 12, seed=4).clamp(min=1)
 both_arms = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -191,3 +193,23 @@ def test_blocks_are_those_that_text_runs():
     model.model.tower = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in model.model.layers)
     model.model._modules = dict(sorted(model.model._modules.items(), reverse=True))  # tower comes before layers
     assert blocks(model) is model.model.layers
+
+
+MULTIMODAL_IDS = torch.randint(3, multimodal.VOCAB - 4, (6, 12), generator=torch.Generator().manual_seed(0))
+
+
+@both_arms
+@pytest.mark.parametrize("kind", multimodal.KINDS)
+def test_the_text_of_a_multimodal_model_is_read_as_that_of_any_other(kind, tied):
+    model = multimodal.multimodal(kind, tied=tied)
+    theirs = model(MULTIMODAL_IDS, output_hidden_states=True)
+    read = states(model, MULTIMODAL_IDS)
+    torch.testing.assert_close(unembed(model)(read[-1]), theirs.logits.flatten(0, 1))
+    if kind != "Mllama":  # which gives no states for the blocks that text skips
+        torch.testing.assert_close(read[:-1], torch.stack(theirs.hidden_states[:-1]).flatten(1, 2))
+    lens = train_lens(model, MULTIMODAL_IDS, steps=60, progress=False)
+    curve = kl_by_layer(model, lens, MULTIMODAL_IDS)
+    assert (curve[:-1] < kl_by_layer(model, logit_lens(model), MULTIMODAL_IDS)[:-1]).all() and len(curve) == len(read)
+    assert np.isfinite(perplexity(model, MULTIMODAL_IDS, progress=False).loss)
+    with pytest.raises(ValueError, match=rf"^tokens: ids from 0 to {multimodal.VOCAB - 1} are needed"):
+        train_lens(model, MULTIMODAL_IDS + multimodal.VOCAB, progress=False)
