@@ -36,7 +36,12 @@ __all__ = ["CheckpointTables", "Family", "Model", "families", "read_tables", "st
 # Part of every cached record: raise it when the same checkpoint would give other tables. In 1, a single table was taken for
 # tied without a look at the names that are not known.
 FORMAT = 2
-_STEP = re.compile(r"step(\d+)(?:-tokens\d+B)?")
+# step1000, step1000-tokens2B (Pythia, OLMo), global_step1000 (BLOOM), checkpoint-1000 (Trainer), ckpt_100, iter_0001000; after
+# a stage, if there are some: stage2-ingredient1-step1000-tokens5B (OLMo 2 and 3), stage1-step-40000 (SmolLM3).
+_STEP = re.compile(
+    r"(?:(?P<stage>(?!global[-_]?step).+?)[-_])?(?:global[-_]?step|step|checkpoint|ckpt|iter)[-_]?(?P<step>\d+)"
+    r"(?:[-_]tokens[-_]?\d+(?:\.\d+)?[KMBT])?"
+)
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,35 @@ def read_tables(
         return cache.fill(Hub(cache.repo, revision), progress)
 
 
-def steps(source: str | Path) -> dict[int, str]:
+def steps(source: str | Path, stage: str | None = None) -> dict[int, str]:
     """Return training step -> revision, in order, of a model whose revisions are called as in step1000 or step1000-tokens2B.
 
-    source as in `read_tables`. Raises ValueError if it has none, else as there.
+    source as in `read_tables`; of a local folder its folders. Other styles that are read: global_step1000, step-1000,
+    checkpoint-1000, ckpt-1000, iter-1000, with "_" or nothing for "-". stage: what stands before that, as in
+    stage1-step1000-tokens5B, where steps count anew in each; by default those without one, else the first stage, with a warning
+    that names the others.
+
+    Raises ValueError if it has none, with the names that it has, and for a stage that it has not, else as `read_tables`.
     """
-    found = {int(m[1]): name for name in hub.branches(source) if (m := _STEP.fullmatch(name))}
-    if not found:
-        raise ValueError(f"source: {source} has no revision called step0, step1000 or the like; its checkpoints are not public")
-    return dict(sorted(found.items()))
+    names = hub.branches(source)
+    stages: dict[str, dict[int, str]] = {}
+    for name in sorted(names):
+        if found := _STEP.fullmatch(name):
+            stages.setdefault(found["stage"] or "", {}).setdefault(int(found["step"]), name)
+    if not stages:
+        if not (others := [name for name in names if name != "main"]):
+            known = "it has no other revisions, its checkpoints are not public or lie elsewhere"
+        else:
+            more = f" and {len(others) - 12} more" if len(others) > 12 else ""
+            known = f"it has {', '.join(others[:12])}{more}; give one of them to read_tables as revision"
+        raise ValueError(f"source: {source} has no revision called step0, step1000 or the like; {known}")
+    ordered = sorted(stages, key=lambda name: (name != "", not name.startswith("stage"), name))
+    if stage is None and len(ordered) > 1:
+        first, *rest = (repr(name) for name in ordered)
+        warnings.warn(f"{source}: steps of stage {first}; it has others, as stage={', '.join(rest)}", stacklevel=2)
+    if stage is not None and stage not in stages:
+        raise ValueError(f"stage: {source} has {', '.join(map(repr, ordered))}, got {stage!r}")
+    return dict(sorted(stages[ordered[0] if stage is None else stage].items()))
 
 
 def _from_gguf(
