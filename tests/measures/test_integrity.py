@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tying_utils.measures.integrity import EARLY, FINAL, same_bytes, suspects
+from tying_utils.measures.integrity import EARLY, FINAL, FOREIGN, same_bytes, suspects
 
 
 def series(steps, V=40, d=6, seed=0):
@@ -55,6 +55,60 @@ def test_one_bit_is_a_difference_and_equal_sums_are_not_equal_tables():
     assert problems(tables) == {}
     tables[1] = tables[0].flip(0)
     assert "equal" not in problems(tables).get(1, "")
+
+
+def other(seed=9, V=40, d=6):
+    return torch.randn(V, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("final", [None, 80])
+@pytest.mark.parametrize(("foreign", "after"), [((0,), 1), ((0, 1), 10), ((10,), 20), ((1, 20), 30), ((30,), 40)])
+def test_steps_of_another_initialisation_are_named_and_none_beside_them(final, foreign, after):
+    """As pythia-160m's step 0; the first steps of another run; and one step of another in the middle."""
+    tables = series(STEPS, V=400)
+    for step in foreign:  # of one other run, which turns, too
+        tables[step] = other(V=400) + 0.01 * step * other(8, V=400)
+    end = None if final is None else series([0, final], V=400)[final]
+    named = problems(tables, end)
+    assert set(named) == set(foreign)
+    assert named[foreign[-1]] == FOREIGN.format(f"step {after}")
+
+
+def test_a_foreign_start_is_named_where_all_rows_lean_one_way_and_one_row_in_three_does_not_train():
+    """Trained rows share a direction, which makes those of two runs alike or opposite as a whole, not row by row."""
+    tables, lean = series(STEPS, V=600, d=16), 3 * torch.ones(16)
+    tables = {step: table + lean for step, table in tables.items()}
+    assert problems(tables) == {}
+    tables[0] = other(V=600, d=16) + lean
+    assert problems(tables) == {0: FOREIGN.format("step 1")}
+    sound = series(STEPS, V=600, d=16)
+    for step in STEPS:
+        sound[step][:200] = sound[0][:200]
+    assert problems(sound) == {} and problems({0: sound[0], 40: sound[40]}) == {}, "what does not train keeps the start's trace"
+
+
+@pytest.mark.parametrize("part", ["input", "output"])
+def test_a_trained_series_is_sound_until_it_is_given_the_start_of_another_seed(part, trained_once, tiny):
+    run, another = (trained_once(tiny(tied=False, init_seed=seed, steps=60, learning_rate=3e-2)) for seed in (0, 1))
+    tables = {step: getattr(run.tables(step), part) for step in run.checkpoints}
+    sound = problems(tables)
+    assert 0 not in sound and not any("unrelated" in said for said in sound.values())
+    assert "unrelated" in problems({**tables, 0: getattr(another.tables(0), part)})[0]
+
+
+def test_a_last_step_of_another_run_is_told_by_the_end():
+    tables, end = series(STEPS, V=400), series([0, 60], V=400)[60]
+    tables[40] = other(V=400)
+    assert problems(tables, end) == {40: FOREIGN.format("the final table")}
+
+
+def test_a_start_at_zero_and_a_permuted_start():
+    tables = series(STEPS, V=400)
+    assert problems({**tables, 0: torch.zeros(400, 6)}) == {}, "as some heads begin"
+    half = tables[0].clone()
+    half[200:] = 0
+    assert problems({**tables, 0: half}) == {}
+    assert set(problems({**tables, 0: tables[0].flip(0)})) == {0}, "rows of another vocabulary"
 
 
 @settings(max_examples=30)

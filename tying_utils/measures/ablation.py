@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from tying_utils.measures.causal import blocks, depth, stream
 from tying_utils.measures.perplexity import perplexity
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def loss_without_layers(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, b
         sums[part.layer], last = sums.get(part.layer, 0) + added, (part.layer, after)
 
     options = {"batch_size": batch_size, "progress": False}
-    with ExitStack() as stack:
+    with ExitStack() as hooks:
         for part in parts:
-            stack.enter_context(_hooked(model, part, add))
+            hooks.enter_context(_hooked(model, part, add))
         whole = perplexity(model, tokens, **options)
     if len(sums) < len(parts):
         raise _unlike(model, f"only {len(sums)} of its {len(parts)} parts were run")
@@ -84,19 +85,16 @@ def loss_without_layers(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, b
 def _unlike(model: PreTrainedModel, what: str) -> ValueError:
     return ValueError(
         f"model: {what} in {type(model.base_model).__name__}; a causal LM is needed with one torch.nn.ModuleList of "
-        f"{model.config.num_hidden_layers} blocks, each of which takes the stream (n, T, d) first and returns it alone or first"
+        f"{depth(model)} blocks, each of which takes the stream (n, T, d) first and returns it alone or first"
     )
 
 
 def _parts(model: PreTrainedModel) -> list[_Part]:
     """Return the token embedding and each block, in the order of the stream."""
-    layers, modules = model.config.num_hidden_layers, model.base_model.modules()
-    # An inner list, as of experts, comes after the one that it lies in.
-    blocks = next((m for m in modules if isinstance(m, nn.ModuleList) and len(m) == layers), None)
-    if blocks is None:
+    if (found := blocks(model)) is None:
         raise _unlike(model, "no list of blocks was found")
     embedding = _Part(-1, "embedding", model.get_input_embeddings())
-    return [embedding, *(_Part(i, "block", block) for i, block in enumerate(blocks))]
+    return [embedding, *(_Part(i, "block", block) for i, block in enumerate(found))]
 
 
 @contextmanager
@@ -105,7 +103,7 @@ def _hooked(model: PreTrainedModel, part: _Part, then: Callable[[_Part, Tensor, 
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         after: Any = output[0] if isinstance(output, tuple) and output else output
-        before = args[0] if args else kwargs.get("hidden_states")
+        before = stream(args, kwargs)
         if part.component == "embedding":  # the first to write to the stream
             before = torch.zeros_like(after)
         if not (isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tying_utils.base.checks import positive
 from tying_utils.base.console import tqdm
-from tying_utils.measures.lens import evaluating
+from tying_utils.measures.causal import evaluating
 from tying_utils.measures.perplexity import checked_windows
 
 if TYPE_CHECKING:

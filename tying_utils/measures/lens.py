@@ -1,7 +1,8 @@
 """How far each layer is from the model's own prediction: tuned lens and logit lens (Belrose et al., arXiv 2303.08112).
 
 A lens reads a hidden state as if it were the last one. The lenses are tuned-lens' own classes, over an `Unembed` that takes
-any Hugging Face causal LM. An `Unembed` is a frozen copy of the model's final norm and head: it goes stale if the model
+any Hugging Face causal LM whose logits are head(norm(state)), scaled or capped or not; `causal.final_norm` says which are not
+so and are refused. An `Unembed` is a frozen copy of the model's final norm and head: it goes stale if the model
 trains on, and `kl_by_layer` refuses a stale one.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tying_utils.base.checks import integer, positive
 from tying_utils.base.console import tqdm
-from tying_utils.base.quiet import quiet
+from tying_utils.measures.causal import Head, Reader, evaluating, final_norm, some_tokens, token_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,34 +32,6 @@ if TYPE_CHECKING:
 Indexing = Literal["matched", "published"]
 _TOKENS_AT_ONCE = 4096  # of a forward pass
 _LOGITS_AT_ONCE = 2**24  # entries of a (tokens, V) block: 64 MB in float32
-
-
-def final_norm(model: PreTrainedModel) -> nn.Module:
-    """Return the norm between the last block and the head. Raises ValueError if the base model has none by a known name."""
-    for name in ("norm", "ln_f", "final_layer_norm"):
-        if isinstance(norm := getattr(model.base_model, name, None), nn.Module):
-            return norm
-    raise ValueError(
-        f"model: no final norm found in {type(model.base_model).__name__}; "
-        "a causal LM whose base model calls it norm, ln_f or final_layer_norm is needed"
-    )
-
-
-def token_batch(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
-    """Return `tokens` as an int64 tensor (n, T) that `model` can read, else raise ValueError."""
-    array = tokens if isinstance(tokens, Tensor) else np.array(tokens)
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"tokens: a non-empty array of shape (n, T) is needed, got shape {tuple(array.shape)}")
-    if "int" not in str(array.dtype):  # of numpy or torch
-        raise ValueError(f"tokens: integers are needed, got {array.dtype}")
-    ids = array.long() if isinstance(array, Tensor) else torch.from_numpy(array.astype(np.int64))
-    low, high, vocab = int(ids.min()), int(ids.max()), model.config.vocab_size
-    if low < 0 or high >= vocab:
-        raise ValueError(f"tokens: ids from 0 to {vocab - 1} are needed, got {low} to {high}")
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and ids.shape[1] > context:
-        raise ValueError(f"tokens: rows of at most {context} tokens are needed, got {ids.shape[1]}; cut them")
-    return ids
 
 
 @cache
@@ -73,68 +45,57 @@ def _unembed_class() -> type[Unembed]:
         def __init__(self, model: PreTrainedModel) -> None:
             nn.Module.__init__(self)  # the parent's own initialiser refuses most architectures, and has no switch for it
             self.final_norm = copy.deepcopy(final_norm(model)).float()
-            self.unembedding = copy.deepcopy(cast(nn.Linear, model.get_output_embeddings())).float()
+            self.unembedding = Head(model)
             self.requires_grad_(False)
 
     return CausalUnembed
 
 
-def unembed(model: PreTrainedModel) -> Unembed:
+@torch.no_grad()
+def unembed(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) -> Unembed:
     """Return a frozen float32 copy of the model's final norm and head: state before the final norm (..., d) -> logits (..., V).
 
-    It goes stale if the model trains on. Raises ValueError if the model has no final norm that is known, or if its logits
-    are not head(norm(state)), as where an architecture scales them.
+    What the architecture makes of its logits, a scale (Cohere, Granite) or a soft cap (Gemma 2), is in the head's copy.
+    It is compared with the model on up to 4 rows of 32 of `tokens` (n, T), and on ids from all over the vocabulary.
+
+    It goes stale if the model trains on. Raises ValueError if the model has no final norm that its head reads (see
+    `causal.final_norm`), or if its logits are not so made of it, or not finite.
     """
-    frozen = _unembed_class()(model)
-    probe = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with evaluating(model), torch.no_grad():
-        ours, theirs = frozen(_states(model, probe)[-1]), model(probe).logits[0].float()
+    frozen, caught = _unembed_class()(model), list[Tensor]()
+    own = some_tokens(model, 4, 32) if tokens is None else token_batch(model, tokens)[:, :32].cpu()
+    # Beside the caller's, which may all be padding: with a state of 0 any scale agrees.
+    ids = torch.cat([own[:: max(1, len(own) // 4)][:4], some_tokens(model, 2, own.shape[1])]).to(model.device)
+    hook = final_norm(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    try:
+        with evaluating(model):
+            theirs = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        hook.remove()
+    ours = frozen(caught[-1].float())
     if not bool(torch.isfinite(theirs).all()):
         raise ValueError(f"model: finite logits are needed, this {type(model).__name__} gives NaN or infinity; it has diverged")
-    if not torch.allclose(ours, theirs, rtol=0.05, atol=0.05 * float(theirs.std())):  # wide enough for bfloat16
-        raise ValueError(f"model: one whose logits are head(norm(state)) is needed, not so in {type(model).__name__}")
+    near = 0.005 if model.dtype == torch.float32 else 0.05  # of the logits' size: above TF32's, and bfloat16's, rounding
+    if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.std())):
+        raise ValueError(
+            f"model: one whose logits are head(norm(state)), scaled and capped as its configuration says, is needed; those of "
+            f"this {type(model).__name__} differ by up to {float((ours - theirs).abs().max()):.2g}"
+        )
     return frozen
 
 
-def logit_lens(model: PreTrainedModel) -> LogitLens:
-    """Return tuned-lens' LogitLens: each hidden state goes straight to a frozen copy of the model's final norm and head."""
+def logit_lens(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) -> LogitLens:
+    """Return tuned-lens' LogitLens: each hidden state goes straight to `unembed(model, tokens)`. Errors as there."""
     from tuned_lens.nn.lenses import LogitLens
 
-    return LogitLens(unembed(model))
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch dropout off, and hear nothing of missing kernels; every module's training mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with quiet():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@torch.no_grad()
-def _states(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Return float32 states (L + 1, n * T, d): hidden_states[0 .. L-1], then the last state before the final norm."""
-    # Hugging Face's hidden_states[L] is after the final norm, so the state before it is caught on its way in.
-    caught: list[Tensor] = []
-    hook = final_norm(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        out = model.base_model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False)
-    finally:
-        hook.remove()
-    return torch.stack([state.float().flatten(0, 1) for state in (*out.hidden_states[:-1], caught[0])])
+    return LogitLens(unembed(model, tokens))
 
 
 def states(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     """Return the states that lenses read, float32 (L + 1, n T, d) on the model's device: hidden_states[0 .. L-1], then the
-    last one before the final norm. ValueError for `tokens` (n, T) that the model cannot read."""
-    ids = token_batch(model, tokens)
+    last one before the final norm. ValueError for `tokens` (n, T) or a `model` that cannot be read."""
+    ids, read = token_batch(model, tokens), Reader(model)
     with evaluating(model):
-        return torch.cat([_states(model, batch) for batch in _batches(ids)], 1)
+        return torch.cat([read(batch) for batch in _batches(ids)], 1)
 
 
 def _batches(ids: Tensor) -> tuple[Tensor, ...]:
@@ -202,7 +163,7 @@ def train_lens(
 
     Raises:
         ValueError: tokens that the model cannot read, a step count, size or rate that is not positive, a model whose logits
-            are not head(norm(state)) or not finite, or a rate at which the lens diverged: on the batch that it saw first it
+            `unembed` does not give, or a rate at which the lens diverged: on the batch that it saw first it
             ends with more than twice the KL that it started with (and 0.1 nats), or with none that is finite.
     """
     from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
@@ -212,14 +173,15 @@ def train_lens(
     tokens_per_step = positive("tokens_per_step", tokens_per_step)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate: a finite number above 0 is needed, got {learning_rate!r}")
-    frozen, generator = unembed(model), torch.Generator().manual_seed(integer("seed", seed, 0))
-    layers, d = model.config.num_hidden_layers, model.config.hidden_size
+    frozen, read, generator = unembed(model, ids), Reader(model), torch.Generator().manual_seed(integer("seed", seed, 0))
+    head, layers = cast(Head, frozen.unembedding), read.layers
+    d = head.in_features
     fits = 4 * (layers + 1) * ids.numel() * d <= cache_bytes
 
     with evaluating(model):
         kept, sums = [], [torch.zeros((), dtype=torch.float64)] * 3
         for batch in tqdm(_batches(ids), desc="hidden states", disable=not progress, leave=False):
-            states = _states(model, batch)
+            states = read(batch)
             products = states.sum(1), states.mT @ states, states[-1].mT @ states[:-1]
             sums = [total + product.cpu().double() for total, product in zip(sums, products, strict=True)]
             if fits:
@@ -238,7 +200,7 @@ def train_lens(
 
         def seen(picked: Tensor) -> tuple[Tensor, Tensor]:
             """Return states (L + 1, n, d), and what the lens makes of all but the last, ready for the unembedding."""
-            states = _states(model, ids[picked]) if pool is None else pool[:, picked.to(pool.device)]
+            states = read(ids[picked]) if pool is None else pool[:, picked.to(pool.device)]
             white = (states[:-1] - center) @ to_white.mT
             return states, frozen.final_norm(torch.baddbmm(bias, white, weight.mT) @ from_axes.mT)
 
@@ -247,7 +209,7 @@ def train_lens(
             """Return KL(model || lens) by layer, nats per token, on some of the tokens."""
             states, normed = seen(picked)
             log_p = frozen(states[-1]).log_softmax(-1)
-            return [float((log_p.exp() * (log_p - frozen.unembedding(x).log_softmax(-1))).sum(-1).mean()) for x in normed]
+            return [float((log_p.exp() * (log_p - head(x).log_softmax(-1))).sum(-1).mean()) for x in normed]
 
         first, started, done = None, [], 0
         try:
@@ -258,7 +220,7 @@ def train_lens(
                 with torch.no_grad():
                     p = frozen(states[-1]).softmax(-1)
                     # d KL / d logits is q - p; to write that down takes 0.6 of the time of differentiating the loss.
-                    slopes = [(frozen.unembedding(x).softmax(-1) - p) @ frozen.unembedding.weight for x in normed]
+                    slopes = [head.gradient(q := head(x), q.softmax(-1) - p) for x in normed]
                 optimizer.zero_grad()
                 normed.backward(torch.stack(slopes) / len(p))
                 optimizer.step()
@@ -288,13 +250,13 @@ def train_lens(
     return lens
 
 
-def _current(model: PreTrainedModel, lens: Lens) -> Lens:
+def _current(model: PreTrainedModel, lens: Lens, layers: int, ids: Tensor) -> Lens:
     """Return a float32 copy of `lens` on the model's device; ValueError unless it reads the model as it is now."""
     lens = copy.deepcopy(lens).float().to(model.device)
-    ours, theirs = unembed(model).state_dict(), lens.unembed.state_dict()
+    ours, theirs = unembed(model, ids).state_dict(), lens.unembed.state_dict()
     same = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     translators = getattr(lens, "layer_translators", None)  # a logit lens has none
-    if not same or (translators is not None and len(translators) != model.config.num_hidden_layers):
+    if not same or (translators is not None and len(translators) != layers):
         raise ValueError("lens: the lens belongs to another model or an earlier step: train it anew")
     return lens
 
@@ -324,11 +286,12 @@ def kl_by_layer(
     """
     if indexing not in get_args(Indexing):
         raise ValueError(f"indexing: one of {', '.join(map(repr, get_args(Indexing)))} is needed, got {indexing!r}")
-    ids, lens = token_batch(model, tokens), _current(model, lens)
-    layers, at_once = model.config.num_hidden_layers, max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
+    ids, read = token_batch(model, tokens), Reader(model)
+    lens, layers = _current(model, lens, read.layers, ids), read.layers
+    at_once = max(1, _LOGITS_AT_ONCE // cast(Head, lens.unembed.unembedding).out_features)
     nats = np.zeros(layers + 1)
     with evaluating(model):
-        for states in (part for batch in _batches(ids) for part in _states(model, batch).split(at_once, dim=1)):
+        for states in (part for batch in _batches(ids) for part in read(batch).split(at_once, dim=1)):
             log_p = lens.unembed(states[-1]).log_softmax(-1)
             p = log_p.exp()
             if indexing == "published":

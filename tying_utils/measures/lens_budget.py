@@ -56,7 +56,7 @@ def kl_by_budget(
         positive("budgets", budget)
     tokens_per_step = positive("tokens_per_step", tokens_per_step)
     texts = {"held-out": held_out} | ({} if training is None else {"training": training})
-    frozen, pool = lens.unembed(model), lens.states(model, tokens)
+    frozen, pool = lens.unembed(model, tokens), lens.states(model, tokens)
     config = TunedLensConfig("", d_model=pool.shape[-1], num_hidden_layers=len(pool) - 1)
     with torch.random.fork_rng(devices=[]):
         tuned = TunedLens(frozen, config).to(pool.device)

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from tying_utils.base.checks import positive
 from tying_utils.base.console import tqdm
-from tying_utils.measures.lens import evaluating, token_batch
+from tying_utils.measures.causal import evaluating, text_config, token_batch
 from tying_utils.measures.statistics import Interval, Range, mean_interval
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def checked_windows(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tenso
     array = tokens if isinstance(tokens, Tensor) else np.asarray(tokens)
     if array.ndim != 2 or len(array) == 0 or array.shape[1] < 2:
         raise ValueError(f"tokens: windows (n, length) of at least 2 tokens are needed, got shape {tuple(array.shape)}")
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(text_config(model), "max_position_embeddings", None)
     if context and array.shape[1] > context + 1:
         raise ValueError(
             f"tokens: windows of at most {context + 1} tokens are needed, the context and a next one, got {array.shape[1]}; "

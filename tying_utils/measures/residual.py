@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tying_utils.base.checks import positive
-from tying_utils.measures.lens import final_norm, token_batch
+from tying_utils.measures.causal import Head, depth, final_norm, token_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,14 +77,16 @@ def contributions(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch: 
     if ids.shape[1] < 2:
         raise ValueError(f"tokens: at least 2 columns are needed, the last as a next token, got shape {tuple(ids.shape)}")
     batch = positive("batch", batch)
-    norm, head = final_norm(model), cast(torch.nn.Linear, model.get_output_embeddings())
+    norm, head = final_norm(model), Head(model)  # with the architecture's scale of logits
+    if head.cap is not None:
+        raise ValueError(f"model: logits that are a sum are needed, {type(model).__name__} caps them at {float(head.cap):g}")
     gain, shift, head_bias = (
         None if value is None else value.float()
         for value in (getattr(norm, "weight", None), getattr(norm, "bias", None), getattr(head, "bias", None))
     )
-    centred = head.weight.float() - head.weight.float().mean(0)
+    centred = head.weight - head.weight.mean(0)
 
-    bridge, names = _bridge(model), _components(model.config.num_hidden_layers)
+    bridge, names = _bridge(model), _components(depth(model))
     wanted = {*names, "ln_final.hook_in", "ln_final.hook_scale"}
     norms, attributions, bias = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), 0.0
     for rows in ids.to(model.device).split(batch):

@@ -21,7 +21,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tying_utils.base import files, hub
+from tying_utils.base import checks, files, hub
 from tying_utils.base.console import tqdm
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.base.hub import Folder, Hub, Source
@@ -33,9 +33,15 @@ from tying_utils.models.layout import Layout, Stored, find
 
 __all__ = ["CheckpointTables", "Family", "Model", "families", "read_tables", "steps"]
 
-# Part of every cached record: raise it when the same checkpoint would give other tables.
-FORMAT = 1
-_STEP = re.compile(r"step(\d+)(?:-tokens\d+B)?")
+# Part of every cached record: raise it when the same checkpoint would give other tables. In 1, a single table was taken for
+# tied without a look at the names that are not known.
+FORMAT = 2
+# step1000, step1000-tokens2B (Pythia, OLMo), global_step1000 (BLOOM), checkpoint-1000 (Trainer), ckpt_100, iter_0001000; after
+# a stage, if there are some: stage2-ingredient1-step1000-tokens5B (OLMo 2 and 3), stage1-step-40000 (SmolLM3).
+_STEP = re.compile(
+    r"(?:(?P<stage>(?!global[-_]?step).+?)[-_])?(?:global[-_]?step|step|checkpoint|ckpt|iter)[-_]?(?P<step>\d+)"
+    r"(?:[-_]tokens[-_]?\d+(?:\.\d+)?[KMBT])?"
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def read_tables(
     revision: str | None = None,
     *,
     names: tuple[str, str] | None = None,
+    rows: int | None = None,
     refresh: bool = False,
     progress: bool = True,
 ) -> CheckpointTables:
@@ -69,21 +76,27 @@ def read_tables(
     checkpoint that has only PyTorch's .bin files is read whole (with weights_only=True, memory-mapped), with a warning. Or a
     .gguf file, as `gguf_file.read` reads it, into memory.
     revision: branch, tag or commit on the hub; of a local folder a folder in it. names: of the two tensors, for a model whose
-    tables are called otherwise than `INPUT_NAMES` and `OUTPUT_NAMES` of `models.layout` say.
+    tables are called otherwise than `INPUT_NAMES` and `OUTPUT_NAMES` of `models.layout` say; the same one twice for a tie.
+    rows: keep the first so many of each table, for one whose tables have more than its configuration says (padding, or images
+    that only the input table has).
 
     The tie is read from the checkpoint: one table, or two that are equal byte for byte, is tied; a configuration that says
     otherwise is warned of. What came from the hub lies by commit, with a sha256, in huggingface_hub's assets cache: a second
     call, of the same branch too, reads no network. `refresh` asks anew where the branch stands.
 
     Raises ValueError for a source, revision or file that is not there, a gated model, a configuration without a vocabulary, a
-    model without an output table (an encoder), quantised tables, and a file whose header contradicts itself or its size;
+    model without an output table (an encoder), another table beside the only one whose name is known, tables of more or fewer
+    rows than the configuration says (its text's, where it has more parts), quantised tables, a file that is none of weights (a
+    git-lfs pointer, an HTML page), and a file whose header contradicts itself or its size;
     `hub.Unreachable`, a ValueError and an OSError, where the hub cannot be reached or read.
     """
+    if rows is not None:
+        checks.positive("rows", rows)
     if (path := Path(source).expanduser()).suffix == ".gguf":
-        return _from_gguf(path, names, source, revision)
+        return _from_gguf(path, names, rows, source, revision)
     if (where := hub.local(source, revision)) is not None:
-        return _from_folder(where, names, source, revision)
-    cache = _Cache(hub.checked_id(source), revision or "main", names)
+        return _from_folder(where, names, rows, source, revision)
+    cache = _Cache(hub.checked_id(source), revision or "main", names, rows)
     if not refresh and (held := cache.tables(mend=False)) is not None:
         return held
     with cache.refs.alone():
@@ -92,40 +105,64 @@ def read_tables(
         return cache.fill(Hub(cache.repo, revision), progress)
 
 
-def steps(source: str | Path) -> dict[int, str]:
+def steps(source: str | Path, stage: str | None = None) -> dict[int, str]:
     """Return training step -> revision, in order, of a model whose revisions are called as in step1000 or step1000-tokens2B.
 
-    source as in `read_tables`. Raises ValueError if it has none, else as there.
+    source as in `read_tables`; of a local folder its folders. Other styles that are read: global_step1000, step-1000,
+    checkpoint-1000, ckpt-1000, iter-1000, with "_" or nothing for "-". stage: what stands before that, as in
+    stage1-step1000-tokens5B, where steps count anew in each; by default those without one, else the first stage, with a warning
+    that names the others.
+
+    Raises ValueError if it has none, with the names that it has, and for a stage that it has not, else as `read_tables`.
     """
-    found = {int(m[1]): name for name in hub.branches(source) if (m := _STEP.fullmatch(name))}
-    if not found:
-        raise ValueError(f"source: {source} has no revision called step0, step1000 or the like; its checkpoints are not public")
-    return dict(sorted(found.items()))
+    names = hub.branches(source)
+    stages: dict[str, dict[int, str]] = {}
+    for name in sorted(names):
+        if found := _STEP.fullmatch(name):
+            stages.setdefault(found["stage"] or "", {}).setdefault(int(found["step"]), name)
+    if not stages:
+        if not (others := [name for name in names if name != "main"]):
+            known = "it has no other revisions, its checkpoints are not public or lie elsewhere"
+        else:
+            more = f" and {len(others) - 12} more" if len(others) > 12 else ""
+            known = f"it has {', '.join(others[:12])}{more}; give one of them to read_tables as revision"
+        raise ValueError(f"source: {source} has no revision called step0, step1000 or the like; {known}")
+    ordered = sorted(stages, key=lambda name: (name != "", not name.startswith("stage"), name))
+    if stage is None and len(ordered) > 1:
+        first, *rest = (repr(name) for name in ordered)
+        warnings.warn(f"{source}: steps of stage {first}; it has others, as stage={', '.join(rest)}", stacklevel=2)
+    if stage is not None and stage not in stages:
+        raise ValueError(f"stage: {source} has {', '.join(map(repr, ordered))}, got {stage!r}")
+    return dict(sorted(stages[ordered[0] if stage is None else stage].items()))
 
 
-def _from_gguf(path: Path, names: tuple[str, str] | None, source: str | Path, revision: str | None) -> CheckpointTables:
+def _from_gguf(
+    path: Path, names: tuple[str, str] | None, rows: int | None, source: str | Path, revision: str | None
+) -> CheckpointTables:
     if revision is not None or not path.is_file():
         problem = (
             f"revision: {path} has no revisions, got {revision!r}" if path.is_file() else f"source: there is no file {path}"
         )
         raise ValueError(f"{problem}; give the path of a GGUF file, and no revision")
-    held, called, size = gguf_file.read(path, names)
+    held, called, size = gguf_file.read(path, names, rows)
     output = held.get("output", held["input"])
     tied = same_bytes(held["input"], output)
     of_both = called["input"], called.get("output", called["input"])
     return CheckpointTables(held["input"], held["input"] if tied else output, tied, str(source), None, None, of_both, size)
 
 
-def _from_folder(where: Folder, names: tuple[str, str] | None, source: str | Path, revision: str | None) -> CheckpointTables:
+def _from_folder(
+    where: Folder, names: tuple[str, str] | None, rows: int | None, source: str | Path, revision: str | None
+) -> CheckpointTables:
     """Read the tables of a local folder, memory-mapped where the format allows."""
-    layout, held = find(where, names), {}
+    layout, held = find(where, names, rows), {}
     for part, one in layout.stored.items():
         if one.tensor is not None:
-            held[part] = one.tensor
+            held[part] = one.tensor[:rows]
             continue
         path = where.whole(one.file)
         try:
-            held[part] = _opened(path, layout.held[part])
+            held[part] = _opened(path, layout.held[part])[:rows]
         except SafetensorError as error:
             raise ValueError(f"source: {path} is damaged ({error}); copy it anew") from error
         where.bytes_read += held[part].nbytes
@@ -137,10 +174,11 @@ def _from_folder(where: Folder, names: tuple[str, str] | None, source: str | Pat
 def _tied(held: dict[str, Tensor], layout: Layout, where: Source) -> bool:
     """Tell whether the checkpoint holds one table, or two that are equal; warn if its configuration says otherwise."""
     tied = "output" not in held or same_bytes(held["input"], held["output"])
-    said = layout.config.get("tie_word_embeddings")
-    if isinstance(said, bool) and said != tied:
+    if layout.said is not None and layout.said != tied:
         holds = "one table" if tied else "two tables that differ"
-        warnings.warn(f"{where}: config.json says tie_word_embeddings = {said}, the checkpoint holds {holds}", stacklevel=4)
+        warnings.warn(
+            f"{where}: config.json says tie_word_embeddings = {layout.said}, the checkpoint holds {holds}", stacklevel=4
+        )
     return tied
 
 
@@ -153,9 +191,11 @@ class _Cache:
     """The tables that were read of one hub id, in huggingface_hub's assets cache: a folder per commit, with a file per table
     and record.json; and the folder refs, whose refs.json says which commit each branch was."""
 
-    def __init__(self, repo: str, revision: str, names: tuple[str, str] | None) -> None:
-        self.repo, self.revision, self.names = repo, revision, names
+    def __init__(self, repo: str, revision: str, names: tuple[str, str] | None, rows: int | None) -> None:
+        self.repo, self.revision, self.names, self.rows = repo, revision, names, rows
         self.asked = list(names) if names else None  # as JSON gives it back
+        if rows is not None:
+            self.asked = [*(names or ()), rows]
         self.refs = VerifiedFolder(self._path("refs"), "refs.json")
 
     def _path(self, commit: str) -> Path:
@@ -170,13 +210,13 @@ class _Cache:
             return None
         folder = VerifiedFolder(self._path(commit), "record.json")
         record = self._record(folder, mend)
-        return self._made(commit, record, _held(folder, record), 0) if record and record["whole"] else None
+        return self._made(commit, record, self._held(folder, record), 0) if record and record["whole"] else None
 
     def fill(self, where: Hub, progress: bool) -> CheckpointTables:
         """Read what is missing of the commit, a table at a time: an interrupted reading goes on with the next."""
         folder = VerifiedFolder(self._path(where.commit), "record.json")
         files.sweep(folder.path)
-        layout = find(where, self.names)
+        layout = find(where, self.names, self.rows)
         new = {"format": FORMAT, "asked": self.asked, "parts": {}, "sha256": {}, "whole": False}
         record = self._record(folder, mend=True) or new
         missing = {part: one for part, one in layout.stored.items() if part not in record["parts"]}
@@ -188,7 +228,7 @@ class _Cache:
                 record["sha256"][name] = folder.write(name, partial(_write, one=one, where=where, advance=bar.update))
                 record["parts"][part] = name
                 folder.commit(record)
-        held = _held(folder, record)
+        held = self._held(folder, record)
         tied = _tied(held, layout, where)
         record |= {"tied": tied, "names": list(layout.names), "whole": True, "commit": where.commit, "repo": self.repo}
         folder.commit(record)
@@ -200,21 +240,22 @@ class _Cache:
         output = held["input"] if tied else held["output"]
         return CheckpointTables(held["input"], output, tied, self.repo, self.revision, commit, (one, other), bytes_read)
 
+    def _held(self, folder: VerifiedFolder, record: dict[str, Any]) -> dict[str, Tensor]:
+        return {part: _opened(folder.path / name)[: self.rows] for part, name in record["parts"].items()}
+
     def _record(self, folder: VerifiedFolder, mend: bool) -> dict[str, Any] | None:
         """Return the record of a commit's folder, of the files in it that are intact."""
         record = folder.read(mend=mend)
-        if record is None or record["format"] != FORMAT or record["asked"] != self.asked:
+        if record is None or record["asked"] != self.asked:
             return None
         parts: dict[str, str] = record["parts"]
+        if record["format"] != FORMAT and (record["format"] != 1 or not (self.asked or "output" in parts)):
+            return None
         if damaged := folder.damaged({name: record["sha256"][name] for name in parts.values()}, mend=mend):
             record |= {"parts": {part: name for part, name in parts.items() if name not in damaged}, "whole": False}
             if mend:
                 folder.commit(record)
         return record
-
-
-def _held(folder: VerifiedFolder, record: dict[str, Any]) -> dict[str, Tensor]:
-    return {part: _opened(folder.path / name) for part, name in record["parts"].items()}
 
 
 def _write(path: Path, one: Stored, where: Hub, advance: Callable[[int], object]) -> None:

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tying_utils.base import files
+from tying_utils.models.layout import check_alone
+
 NAMES = ("token_embd.weight", "output.weight")
 _AS_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -20,31 +23,46 @@ def check_installed() -> None:
         raise ValueError("source: the package gguf is needed to read a GGUF file: pip install 'weight-tying[real]'")
 
 
-def read(path: Path, names: tuple[str, str] | None = None) -> tuple[dict[str, Tensor], dict[str, str], int]:
+def read(
+    path: Path, names: tuple[str, str] | None = None, rows: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, str], int]:
     """Read "input" and, where it is there, "output" -> table (V, d); their names in the file; and the bytes they take there.
 
     float32, float16 and bfloat16 come as they are stored, quantised tables (Q8_0 and all others that gguf knows) in float32,
-    which holds Q8_0 exactly. names: of the two tensors, where they are called otherwise than `NAMES`.
+    which holds Q8_0 exactly. names: of the two tensors, where they are called otherwise than `NAMES`. rows: the first so many
+    of each table are kept.
 
     Raises ValueError where the package gguf is missing, for a file that is damaged or cut short, holds no token table or one
     of a kind that gguf does not read, or two tables of unlike shapes.
     """
     check_installed()
     stored = _tensors(path)
-    some = ", ".join([name for name in stored if not name.startswith("blk.")][:12]) or "none outside of its blocks"
+    outside = {name: tuple(map(int, one.shape[::-1])) for name, one in stored.items() if not name.startswith("blk.")}
+    some = ", ".join([*outside][:12]) or "none outside of its blocks"
     for name in names or NAMES[:1]:
         if name not in stored:
             raise ValueError(f"{'names' if names else 'source'}: {path} holds no token table {name!r}; it holds {some}")
     one, other = names or NAMES
     held = {"input": one} | ({"output": other} if other in stored and other != one else {})
+    if names is None and "output" not in held:
+        check_alone(str(path), one, outside.pop(one), outside)
     tables = {part: _table(path, name, stored[name]) for part, name in held.items()}
+    if rows is not None:
+        if rows > (least := min(map(len, tables.values()))):
+            raise ValueError(f"rows: at most {least} rows of the tables of {path} can be kept, got {rows}")
+        tables = {part: table[:rows] for part, table in tables.items()}
     if len(shapes := {part: tuple(table.shape) for part, table in tables.items()}) > 1 and shapes["input"] != shapes["output"]:
-        raise ValueError(f"source: the input table of {path} is {shapes['input']}, its output table {shapes['output']}")
+        shown = f"the input table of {path} is {shapes['input']}, its output table {shapes['output']}"
+        raise ValueError(f"source: {shown}; rows=N keeps the first N rows of each, where the others pad it")
     return tables, held, sum(stored[name].n_bytes for name in held.values())
 
 
 def _tensors(path: Path) -> dict[str, Any]:
     """Return the tensors of a file by name, mapped from disk."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head.startswith(b"GGUF") and (what := files.impostor(head)):
+        raise ValueError(f"source: {path} is {what}")
     from gguf import GGUFReader  # type: ignore[import-not-found]
 
     class Bounded(GGUFReader):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from tying_utils.base.hub import Folder, Source, read_json
 INPUT_NAMES = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings")
 OUTPUT_NAMES = ("lm_head", "embed_out", "output")
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_POSITIONS = re.compile("wpe|positions?|pos_emb")  # of tables that are no token tables, however many rows they have
+_IN_A_BLOCK = re.compile(r"(^|\.)\d+\.\w+\.")  # and not a head that is numbered itself, as in lm_head.0.weight
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _HEADER = 1 << 15  # bytes that a first look takes; most headers are shorter
 _LONGEST = 100_000_000  # bytes of a header, as safetensors itself allows
@@ -42,24 +45,29 @@ class Stored:
 
 @dataclass(frozen=True)
 class Layout:
-    """The tables of a checkpoint: "input" and, where it is stored, "output" -> the tensor's name, and how it is stored."""
+    """The tables of a checkpoint: "input" and, where it is stored, "output" -> the tensor's name, and how it is stored.
+
+    `said` is what its configuration says of the tie, if it does.
+    """
 
     held: dict[str, str]
     stored: dict[str, Stored]
-    config: dict[str, Any]
+    said: bool | None
 
     @property
     def names(self) -> tuple[str, str]:
         return self.held["input"], self.held.get("output", self.held["input"])
 
 
-def find(where: Source, names: tuple[str, str] | None = None) -> Layout:
-    """Return where the tables of the checkpoint at `where` lie; `names` and errors as in `checkpoints.read_tables`."""
+def find(where: Source, names: tuple[str, str] | None = None, rows: int | None = None) -> Layout:
+    """Return where the tables of the checkpoint at `where` lie; `names`, `rows`, errors as in `checkpoints.read_tables`."""
     if not where.has("config.json"):
         raise ValueError(f"source: {where} holds no config.json; a transformers checkpoint is needed")
     config = read_json(where, "config.json")
-    if not isinstance(rows := config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size"), int):
+    text = _text(config)
+    if not isinstance(promised := text.get("vocab_size"), int):
         raise ValueError(f"source: the config.json of {where} gives no vocab_size; it is no language model, or add the number")
+    said = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     for kind, read in (("model.safetensors", _header), ("pytorch_model.bin", _pickled)):
         if where.has(kind):
             known = {kind: read(where, kind)}
@@ -68,23 +76,58 @@ def find(where: Source, names: tuple[str, str] | None = None) -> Layout:
             known, tensors = {}, _indexed(where, f"{kind}.index.json")
         else:
             continue
-        held, stored = _held(tensors, names, config, where), {}
-        for part, name in held.items():
-            file = tensors[name]
-            if file not in known:
+
+        def one_of(name: str, known: Any = known, tensors: Any = tensors, read: Any = read) -> Stored:
+            if (file := tensors[name]) not in known:
                 known[file] = read(where, file)
             if name not in known[file]:
                 raise ValueError(f"source: the index of {where} places {name} in {file}, which does not hold it; copy it anew")
-            one = known[file][name]
-            _check(f"source: the {part} table {name} of {where}", one, rows)
-            # Copied out of a .bin file, which is let go.
-            stored[part] = one if one.tensor is None else replace(one, tensor=one.tensor.detach().clone())
-        if len({one.shape for one in stored.values()}) > 1:
-            one, other = stored["input"].shape, stored["output"].shape
-            raise ValueError(f"source: the input table of {where} is {one}, its output table {other}")
-        return Layout(held, stored, config)
+            return known[file][name]
+
+        held = _held(tensors, names, config, where)
+        stored = {part: one_of(name) for part, name in held.items()}
+        _check(where, held, stored, promised if rows is None else None, rows)
+        if names is None and "output" not in held:
+            others = {name: one_of(name).shape for name in _outside(tensors) if name != held["input"]}
+            check_alone(str(where), held["input"], stored["input"].shape, others)
+        # Copied out of a .bin file, which is let go.
+        copied = {p: one if one.tensor is None else replace(one, tensor=one.tensor.clone()) for p, one in stored.items()}
+        return Layout(held, copied, said if isinstance(said, bool) else None)
     lacking = "neither model.safetensors nor pytorch_model.bin, single or sharded"
     raise ValueError(f"source: {where} holds {lacking}; a folder as save_pretrained writes it is needed")
+
+
+def _text(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that is the language model's: all of it, where there are no others beside it."""
+    beside = [key for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)]
+    if not set(beside) - {"quantization_config"}:
+        return config
+    # What is left out of a part stands in its class alone: Gemma 3's number of tokens, for one. Nothing else is run of it.
+    from transformers import CONFIG_MAPPING
+
+    try:
+        return CONFIG_MAPPING[config["model_type"]].from_dict(config).get_text_config(decoder=True).to_dict()
+    except Exception:  # a model that transformers does not know, or not so: by the most common name
+        part = config.get("text_config")
+        return part if isinstance(part, dict) and "vocab_size" in part else config
+
+
+def check_alone(where: str, name: str, shape: tuple[int, ...], others: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError if one of `others`, name -> shape, may be an output table beside the input table `name` of `shape`.
+
+    Absence of the known names must not pass for a tie. A table of as many rows or more (padded) or nearly, of either order;
+    packed, it is narrower.
+    """
+    for other, found in others.items():
+        if len(found) != 2 or len(shape) != 2 or _POSITIONS.search(other):
+            continue
+        (rows, width), turned = shape, found[::-1]
+        if any((a == rows and b <= width) or (b == width != a and a >= 0.9 * rows) for a, b in (found, turned)):
+            both, tied = f"names=({name!r}, {other!r})", f"names=({name!r}, {name!r})"
+            raise ValueError(
+                f"source: {where} holds {other} {tuple(found)} beside the input table {name} {tuple(shape)}, and no output "
+                f"table by a known name; if that is the output table say {both}, else {tied}, which is tied"
+            )
 
 
 def _indexed(where: Source, name: str) -> dict[str, str]:
@@ -101,11 +144,16 @@ def _indexed(where: Source, name: str) -> dict[str, str]:
     return found
 
 
+def _outside(tensors: Mapping[str, str]) -> list[str]:
+    """Return the names of the tensors that are outside of any numbered block."""
+    return [name for name in tensors if not _IN_A_BLOCK.search(name)]
+
+
 def _held(
     tensors: Mapping[str, str], names: tuple[str, str] | None, config: Mapping[str, Any], where: Source
 ) -> dict[str, str]:
     """Return the names of the input and, if it is stored, the output table among `tensors`."""
-    outside = [t for t in tensors if not any(part.isdigit() for part in t.split("."))]  # of any numbered layer
+    outside = _outside(tensors)
     some = ", ".join(outside[:12]) or "none outside of its layers"
     if names is not None:
         for name in names:
@@ -134,19 +182,34 @@ def _held(
     return {"input": inputs[0]}
 
 
-def _check(table: str, one: Stored, rows: int) -> None:
-    if one.dtype not in DTYPES:
-        known = ", ".join(DTYPES)
-        raise ValueError(f"{table} is stored as {one.dtype}, quantised or not one of {known}; use the unquantised checkpoint")
-    if len(one.shape) != 2 or one.shape[0] != rows:
-        wrong = f"has the shape {one.shape}, config.json promises {rows} rows"
-        raise ValueError(f"{table} {wrong}; one of them belongs to another model")
+def _check(where: Source, held: dict[str, str], stored: dict[str, Stored], promised: int | None, rows: int | None) -> None:
+    """Raise ValueError unless the tables are tables of as many rows as promised, or of at least `rows`."""
+    for part, one in stored.items():
+        if one.dtype not in DTYPES:
+            wrong = f"the {part} table {held[part]} of {where} is stored as {one.dtype}"
+            known = ", ".join(DTYPES)
+            raise ValueError(f"source: {wrong}, quantised or not one of {known}; use the unquantised checkpoint")
+    shapes = [one.shape for one in stored.values()]
+    tables = " and ".join(f"the {part} table {held[part]} is {one.shape}" for part, one in stored.items())
+    if not all(len(shape) == 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1:
+        raise ValueError(f"source: of {where} {tables}; tables (V, d) of one width are needed, one is of another model")
+    least = min(shape[0] for shape in shapes)
+    if rows is not None and rows > least:
+        raise ValueError(f"rows: of {where} {tables}; at most {least} rows can be kept, got {rows}")
+    if promised is not None and any(shape[0] != promised for shape in shapes):
+        cut = min(least, promised)
+        raise ValueError(
+            f"source: of {where} {tables}, its config.json promises {promised} rows; rows={cut} keeps the first {cut} of each "
+            "table, where the others pad it or stand for images; or one of them belongs to another model"
+        )
 
 
 def _header(where: Source, name: str) -> dict[str, Stored]:
     """Return the tensors of a safetensors file by its header, which is checked against itself and the file's size."""
     size, head = where.size(name), bytearray()
     where.take(name, 0, min(_HEADER, size), head.extend)
+    if head[8:9] != b"{" and (what := files.impostor(head)):
+        raise ValueError(f"source: {name} of {where} is {what}")
     length = int.from_bytes(head[:8], "little")
     wrong = f"source: {name} of {where} is damaged"
     if size < 8 or not 2 <= length <= min(size - 8, _LONGEST):
@@ -180,7 +243,10 @@ def _header(where: Source, name: str) -> dict[str, Stored]:
 
 def _pickled(where: Source, name: str) -> dict[str, Stored]:
     """Return the tensors of a .bin file, which is read whole; no code in it is run."""
-    size = where.size(name)
+    size, head = where.size(name), bytearray()
+    where.take(name, 0, min(_HEADER, size), head.extend)
+    if not head.startswith(files.ZIP) and (what := files.impostor(head)):  # PyTorch's own files are zip archives
+        raise ValueError(f"source: {name} of {where} is {what}")
     warnings.warn(f"{where}: it holds no safetensors; all {size / 1e9:.2f} GB of {name} are read", stacklevel=2)
     path = where.whole(name)
     if isinstance(where, Folder):
