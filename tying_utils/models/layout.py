@@ -91,7 +91,9 @@ def find(where: Source, names: tuple[str, str] | None = None, rows: int | None =
             others = {name: one_of(name).shape for name in _outside(tensors) if name != held["input"]}
             check_alone(str(where), held["input"], stored["input"].shape, others)
         # Copied out of a .bin file, which is let go.
-        copied = {p: one if one.tensor is None else replace(one, tensor=one.tensor.clone()) for p, one in stored.items()}
+        copied = {
+            p: one if one.tensor is None else replace(one, tensor=one.tensor.detach().clone()) for p, one in stored.items()
+        }
         return Layout(held, copied, said if isinstance(said, bool) else None)
     lacking = "neither model.safetensors nor pytorch_model.bin, single or sharded"
     raise ValueError(f"source: {where} holds {lacking}; a folder as save_pretrained writes it is needed")
