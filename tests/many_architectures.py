@@ -174,7 +174,7 @@ def look(name: str, tied: bool) -> None:
     given: list[torch.Tensor] = []  # of each norm; the last one called is the one before the head
     for module in model.modules():
         if "Norm" in type(module).__name__:
-            module.register_forward_hook(lambda _, state, __: given.append(*state))
+            module.register_forward_hook(lambda _, state, __: given.append(state[0]))
     with torch.no_grad():
         logits = model(TOKENS).logits
         apart = (lens.unembed(given[-1]).log_softmax(-1) - logits.log_softmax(-1)).abs().max()
