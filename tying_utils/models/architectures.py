@@ -145,8 +145,11 @@ def tables(model: PreTrainedModel) -> Tables:
     tied = source.data_ptr() == target.data_ptr()
     config: PretrainedConfig = model.config
     if tied != bool(getattr(config, "tie_word_embeddings", tied)):
+        advice = "call model.tie_weights() after moving or copying a tied model"
+        if source.shape != target.shape:  # as in Mllama, whose input table has rows for images, too
+            advice = f"of shapes {tuple(source.shape)} and {tuple(target.shape)} they cannot be one; set it to False"
         raise ValueError(
             f"model: its configuration says tie_word_embeddings = {config.tie_word_embeddings}, its tables are "
-            f"{'one storage' if tied else 'two storages'}; call model.tie_weights() after moving or copying a tied model"
+            f"{'one storage' if tied else 'two storages'}; {advice}"
         )
     return Tables(source, target, tied)

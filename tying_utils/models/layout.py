@@ -22,8 +22,8 @@ from tying_utils.base import files
 from tying_utils.base.hub import Folder, Source, read_json
 
 # Names of the tables in the checkpoints of transformers' causal language models, by their last parts.
-INPUT_NAMES = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings")
-OUTPUT_NAMES = ("lm_head", "embed_out", "output")
+INPUT_NAMES = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings", "embeddings")
+OUTPUT_NAMES = ("lm_head", "embed_out", "output", "output_projection", "predictions.decoder")
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 _POSITIONS = re.compile("wpe|positions?|pos_emb")  # of tables that are no token tables, however many rows they have
 _IN_A_BLOCK = re.compile(r"(^|\.)\d+\.\w+\.")  # and not a head that is numbered itself, as in lm_head.0.weight
