@@ -1,6 +1,6 @@
 """Hugging Face's Trainer with BalanceCallback: TensorBoard, gradient accumulation, an interruption, and on from its checkpoint.
 
-    pip install 'weight-tying[examples]' && python examples/hf_trainer.py [folder]
+    pip install '.[examples]' && python examples/hf_trainer.py [folder]
     tensorboard --logdir FOLDER
 
 The callback splits the tied table's gradient into that of its two uses, holds their norms at equal shares, and logs what it

@@ -1,6 +1,6 @@
 """LoRA fine-tuning of a small tied model with PEFT, and what each use of the token table asks of it.
 
-    pip install 'weight-tying[examples]' && python examples/lora.py
+    pip install '.[examples]' && python examples/lora.py
 
 An adapter freezes the whole model, the table too: no gradient reaches it, and SplitTie says so. With the table unfrozen, both
 path gradients are there while LoRA trains the rest.
