@@ -516,6 +516,13 @@ def test_stages_are_kept_apart(untied, hub):
         assert steps("org/model") == {7: "step7"}
 
 
+def test_revisions_that_look_like_steps_and_are_not_read_are_named(tmp_path):
+    for name in ("step0", "step1000", "step20k", "step2000-unsharded", "global_step9_universal", "v1.0"):
+        (tmp_path / name).mkdir()
+    with pytest.warns(UserWarning, match=r"not read as steps: global_step9_universal, step2000-unsharded, step20k$"):
+        assert steps(tmp_path) == {0: "step0", 1000: "step1000"}
+
+
 @pytest.mark.parametrize("count", [3, 20])
 def test_revisions_of_an_unknown_style_are_listed(count, tmp_path):
     for number in range(count):

@@ -45,13 +45,16 @@ NAMED = [
     ("model.embed_tokens.weight", "lm_head.0.weight"),
     ("tok_embeddings.weight", "unembed.weight"),
     ("backbone.word_embeddings.weight", "score"),
+    ("model.embed_tokens.weight", "lm_head.0.linear.weight"),
+    ("model.embed_tokens.weight", "layers.25.linear.weight"),
+    ("model.embed_tokens.weight", "composition_head.weight"),
 ]
 
 
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "sharded"])
 @pytest.mark.parametrize(("one", "other"), NAMED)
 def test_a_second_table_by_an_unknown_name_is_no_tie(one, other, shards, tmp_path):
-    block = {"layers.0.mlp.up.weight": table(3), "model.norm.weight": table(4, D)}
+    block = {f"layers.{layer}.mlp.up.weight": table(3) for layer in (0, 1)} | {"model.norm.weight": table(4, D)}
     folder = stored(tmp_path / "m", {one: table(0), other: table(1), **block}, shards=shards)
     with pytest.raises(
         ValueError, match=rf"^source: .* holds {other} \(40, 8\) beside the input table {one} \(40, 8\)"
@@ -63,7 +66,7 @@ def test_a_second_table_by_an_unknown_name_is_no_tie(one, other, shards, tmp_pat
     assert read_tables(folder, names=(one, one)).tied
 
 
-@pytest.mark.parametrize("shape", [(V + 8, D), (V - 2, D), (D, V), (V, D // 4)], ids=["padded", "shorter", "turned", "packed"])
+@pytest.mark.parametrize("shape", [(V + 8, D), (V - 2, D), (D, V), (V, D // 4), (V, 2 * D), (V, D, 1), (1, V, D)])
 def test_a_second_table_need_not_have_the_same_shape(shape, tmp_path):
     folder = stored(tmp_path / "m", {**ONE, "head.weight": table(1, *shape)})
     with pytest.raises(ValueError, match=r"^source: .* holds head.weight .* beside the input table wte.weight"):
@@ -72,7 +75,13 @@ def test_a_second_table_need_not_have_the_same_shape(shape, tmp_path):
 
 def test_what_is_no_second_table_leaves_a_tie_a_tie(tmp_path):
     beside = {"wpe.weight": table(1), "embed_positions.weight": table(1, V + 2, D), "norm.weight": table(2, D)}
-    beside |= {"h.0.mlp.weight": table(3), "projector.weight": table(4, D, D + 3), "head.bias": table(5, V)}
+    beside |= {
+        "h.0.mlp.weight": table(3),
+        "h.1.mlp.weight": table(3),
+        "h.1.last.weight": table(3, V - 1),
+        "projector.weight": table(4, D, D + 3),
+        "head.bias": table(5, V),
+    }
     assert read_tables(stored(tmp_path / "m", {**ONE, **beside})).tied
 
 

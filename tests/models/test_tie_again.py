@@ -122,6 +122,19 @@ def test_a_path_whose_gradient_is_zero_drops_nothing():
     assert not source.any() and torch.equal(target, torch.full((V, D), 2 * 18.0, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("first", [0, 1, 2], ids=["at first", "in between", "at last"])
+def test_a_pass_from_given_embeddings_reaches_the_output_path_alone_and_counts(first):
+    model, reference = build(), build()
+    tie, gradients = SplitTie(model), []
+    for own in (model, reference):
+        for number, part in enumerate(PARTS[:3]):
+            given = own.get_input_embeddings()(part).detach()
+            own(**({"inputs_embeds": given} if number == first else {"input_ids": part}), labels=part).loss.backward()
+        gradients.append(own.get_input_embeddings().weight.grad)
+    source, target = tie.path_gradients()
+    torch.testing.assert_close(source + target, gradients[1], rtol=1e-6, atol=1e-9)
+
+
 # Leftovers of an earlier run
 
 

@@ -1,6 +1,7 @@
 import copy
 import functools
 import pickletools
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -116,6 +117,10 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path, rule):
     trainer(second, tmp_path / "parts", BalanceCallback(rule), **saving).train(resume_from_checkpoint=True)
     for name, p in whole.named_parameters():
         torch.testing.assert_close(second.get_parameter(name), p, rtol=1e-5, atol=1e-7)
+    elsewhere, third = shutil.copytree(folder, tmp_path / "kept"), build()  # by another name, on to another folder
+    trainer(third, tmp_path / "others", BalanceCallback(rule), **saving).train(resume_from_checkpoint=str(elsewhere))
+    for name, p in whole.named_parameters():
+        torch.testing.assert_close(third.get_parameter(name), p, rtol=1e-5, atol=1e-7)
     (folder / FILE).unlink()
     with pytest.raises(ValueError, match=r"^resume_from_checkpoint: .*checkpoint-4.* is missing"):
         trainer(second, tmp_path / "parts", BalanceCallback(rule), **saving).train(resume_from_checkpoint=str(folder))

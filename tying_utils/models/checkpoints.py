@@ -127,6 +127,8 @@ def steps(source: str | Path, stage: str | None = None) -> dict[int, str]:
             more = f" and {len(others) - 12} more" if len(others) > 12 else ""
             known = f"it has {', '.join(others[:12])}{more}; give one of them to read_tables as revision"
         raise ValueError(f"source: {source} has no revision called step0, step1000 or the like; {known}")
+    if unread := [name for name in names if not _STEP.fullmatch(name) and re.search(r"(step|iter|ckpt|checkpoint)\D?\d", name)]:
+        warnings.warn(f"{source}: not read as steps: {', '.join(unread[:12])}", stacklevel=2)
     ordered = sorted(stages, key=lambda name: (name != "", not name.startswith("stage"), name))
     if stage is None and len(ordered) > 1:
         first, *rest = (repr(name) for name in ordered)

@@ -25,7 +25,9 @@ from tying_utils.base.hub import Folder, Source, read_json
 INPUT_NAMES = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings", "embeddings")
 OUTPUT_NAMES = ("lm_head", "embed_out", "output", "output_projection", "predictions.decoder")
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-_POSITIONS = re.compile("wpe|positions?|pos_emb")  # of tables that are no token tables, however many rows they have
+_POSITIONS = re.compile(
+    r"(^|[._])(wpe|positions?|pos_embed\w*|pos_emb)([._]|$)"
+)  # of tables that are no token tables, however many rows they have
 _IN_A_BLOCK = re.compile(r"(^|\.)\d+\.\w+\.")  # and not a head that is numbered itself, as in lm_head.0.weight
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _HEADER = 1 << 15  # bytes that a first look takes; most headers are shorter
@@ -88,8 +90,10 @@ def find(where: Source, names: tuple[str, str] | None = None, rows: int | None =
         stored = {part: one_of(name) for part, name in held.items()}
         _check(where, held, stored, promised if rows is None else None, rows)
         if names is None and "output" not in held:
-            others = {name: one_of(name).shape for name in _outside(tensors) if name != held["input"]}
-            check_alone(str(where), held["input"], stored["input"].shape, others)
+            shape = stored["input"].shape
+            single = [name for name in _single(tensors) if one_of(name).shape == shape]
+            others = {name: one_of(name).shape for name in (*_outside(tensors), *single) if name != held["input"]}
+            check_alone(str(where), held["input"], shape, others)
         # Copied out of a .bin file, which is let go.
         copied = {
             p: one if one.tensor is None else replace(one, tensor=one.tensor.detach().clone()) for p, one in stored.items()
@@ -120,14 +124,15 @@ def check_alone(where: str, name: str, shape: tuple[int, ...], others: Mapping[s
     Absence of the known names must not pass for a tie. A table of as many rows or more (padded) or nearly, of either order;
     packed, it is narrower.
     """
-    for other, found in others.items():
+    for other, stored in others.items():
+        found = tuple(n for n in stored if n != 1)  # of a convolution over single tokens, (V, d, 1)
         if len(found) != 2 or len(shape) != 2 or _POSITIONS.search(other):
             continue
         (rows, width), turned = shape, found[::-1]
-        if any((a == rows and b <= width) or (b == width != a and a >= 0.9 * rows) for a, b in (found, turned)):
+        if any(a == rows or (b == width != a and a >= 0.9 * rows) for a, b in (found, turned)):
             both, tied = f"names=({name!r}, {other!r})", f"names=({name!r}, {name!r})"
             raise ValueError(
-                f"source: {where} holds {other} {tuple(found)} beside the input table {name} {tuple(shape)}, and no output "
+                f"source: {where} holds {other} {tuple(stored)} beside the input table {name} {tuple(shape)}, and no output "
                 f"table by a known name; if that is the output table say {both}, else {tied}, which is tied"
             )
 
@@ -149,6 +154,15 @@ def _indexed(where: Source, name: str) -> dict[str, str]:
 def _outside(tensors: Mapping[str, str]) -> list[str]:
     """Return the names of the tensors that are outside of any numbered block."""
     return [name for name in tensors if not _IN_A_BLOCK.search(name)]
+
+
+def _single(tensors: Mapping[str, str]) -> list[str]:
+    """Return the names within numbered blocks that only one block has: a head may be numbered, too, or lie in a last block."""
+    alike: dict[str, list[str]] = {}
+    for name in tensors:
+        if _IN_A_BLOCK.search(name):
+            alike.setdefault(re.sub(r"(^|\.)\d+(?=\.)", r"\1N", name), []).append(name)
+    return [names[0] for names in alike.values() if len(names) == 1]
 
 
 def _held(

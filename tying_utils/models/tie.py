@@ -41,7 +41,8 @@ class SplitTie:
     earlier run left behind, interrupted perhaps, is ended first, with its rule.
 
     A step is skipped by any way to reset the gradient of `weight`: zero_grad of the optimizer or of the model, to None or to
-    zeros, or by hand; what the other path and the rule had gathered is dropped with it.
+    zeros, or by hand (though not behind autograd's back, through `.data` or numpy); what the other path and the rule had
+    gathered is dropped with it. Unscale and clip after `combine`: before it, `weight.grad` is the input path's part alone.
 
     Raises ValueError, before anything is changed, if `model` is untied or its table frozen, if the table is not the Parameter
     of two modules (in wrappers of adapters it is looked for), or for a rule that does not weigh path gradients.
@@ -83,6 +84,8 @@ class SplitTie:
 
     def _drop_what_was_reset(self) -> None:
         """Reset the output path and the rule's counts where the input path was: an optimizer knows of the one leaf only."""
+        if self._noted is None:  # no pass went through the lookup since the last combine, as from given embeddings
+            return
         grad = self._embedding.weight.grad
         # Only a gradient that was written to since its last pass is looked at, which waits for the device.
         if grad is None or (self._noted != (grad.data_ptr(), grad._version) and not grad.any()):
@@ -106,8 +109,7 @@ class SplitTie:
         then has a gradient of zeros.
         """
         self._check_shared()
-        if self._noted:
-            self._drop_what_was_reset()
+        self._drop_what_was_reset()
         source = None if self._combined else self._embedding.weight.grad
         found = source, self._head.weight.grad
         first, second = (torch.zeros_like(self.weight) if gradient is None else gradient for gradient in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ class BalanceCallback(TrainerCallback):
         self._release()
         self.tie, self._state = SplitTie(given["model"], self.rule), state
         if state.global_step and self.tie.state:
-            self._resume(_file(args, state))
+            resumed = next(
+                (at for local in _calls() if isinstance(at := local.get("resume_from_checkpoint"), str | Path)), None
+            )
+            self._resume(Path(resumed) / FILE if resumed else _file(args, state))
         # The Trainer clips before the first event in which all gradients of a step are there, and would clip both leaves for
         # themselves. They are combined before that, when both have what the step's last backward pass adds.
         leaves = self.tie.weight, given["model"].get_output_embeddings().weight
@@ -122,10 +125,8 @@ class BalanceCallback(TrainerCallback):
 
         No event tells a callback of an exception, and none hands it the Trainer, which has called it and is looked for above.
         """
-        frame = inspect.currentframe()
-        while frame is not None and not isinstance(trainer := frame.f_locals.get("self"), Trainer):
-            frame = frame.f_back
-        if frame is None or trainer in self._watched or self not in trainer.callback_handler.callbacks:
+        trainer = next((local["self"] for local in _calls()), None)
+        if trainer is None or trainer in self._watched or self not in trainer.callback_handler.callbacks:
             return
         self._watched.add(trainer)
         trainer.callback_handler.callbacks.remove(self)
@@ -172,3 +173,12 @@ class BalanceCallback(TrainerCallback):
 def _file(args: TrainingArguments, state: TrainerState) -> Path:
     """Return where the Trainer's checkpoint of the present step keeps what the rule remembers."""
     return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FILE
+
+
+def _calls() -> Iterator[dict[str, Any]]:
+    """Yield what is known in each method of a Trainer that is running, innermost first: no event hands a callback any of it."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), Trainer):
+            yield frame.f_locals
+        frame = frame.f_back
