@@ -133,8 +133,10 @@ def test_a_number_of_tokens_that_only_the_class_gives(tmp_path):
         read_tables(folder)
 
 
-def test_the_text_of_a_model_that_transformers_does_not_know(tmp_path):
-    config = {"model_type": "unheard-of", "vocab_size": 7, "text_config": {"vocab_size": V}, "vision_config": {}}
+@pytest.mark.parametrize("part", ["text_config", "language_config", "llm_config", "decoder"])
+@pytest.mark.parametrize("stale", [7, None])
+def test_the_text_of_a_model_that_transformers_does_not_know(part, stale, tmp_path):
+    config = {"model_type": "unheard-of", "vocab_size": stale, part: {"vocab_size": V}, "vision_config": {}}
     assert read_tables(stored(tmp_path / "m", ONE, **config)).input.shape == (V, D)
 
 
@@ -170,6 +172,8 @@ def test_rows_of_a_hubs_tables_are_cut_each_time_alike(tmp_path):
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4096\n"
 IMPOSTORS = {
     "a git-lfs pointer": (POINTER, "a git-lfs pointer, which stands for the file; run `git lfs pull` in its folder"),
+    "an old pointer": (b"version https://hawser.github.com/spec/v1\noid sha256:0\n", "a git-lfs pointer"),
+    "a word": (b"Entry not found", "a text that begins 'Entry not found'"),
     "a page": (b"\n <!DOCTYPE html><html><title>Sign in</title>" + b" " * 300, "an HTML page, of a hub or a proxy"),
     "a page with a mark": (b"\xef\xbb\xbf<HTML lang='en'>" + b" " * 300, "an HTML page"),
     "an empty file": (b"", "empty, as a download leaves it that was cut off"),
@@ -192,7 +196,7 @@ def test_what_lies_in_place_of_the_weights_is_named(what, name, tmp_path):
     source = folder / name if name == "model.gguf" else folder
     if (name, what) in [("pytorch_model.bin", "a zip"), ("model.gguf", "gguf")]:
         said = "damaged"  # it begins as it should
-    if name == "model.gguf":
+    if (name, what) == ("model.gguf", "gguf"):
         pytest.importorskip("gguf")
     with pytest.raises(ValueError, match=f"^source: .*{name}.* is {said}"):
         read_tables(source)

@@ -15,8 +15,9 @@ from typing import Any
 ZIP = b"PK\x03\x04"
 # What is often found in place of a file of weights, by how it begins: in lower case, without blanks and byte order mark.
 _AGAIN = "download the file itself"
+_POINTER = "a git-lfs pointer, which stands for the file"
 _IMPOSTORS = {
-    b"version https://git-lfs": "a git-lfs pointer, which stands for the file; run `git lfs pull` in its folder",
+    **dict.fromkeys((b"version https://git-lfs", b"version https://hawser"), f"{_POINTER}; run `git lfs pull` in its folder"),
     b"<!doctype html": f"an HTML page, of a hub or a proxy; {_AGAIN}",
     b"<html": f"an HTML page, of a hub or a proxy; {_AGAIN}",
     b"<?xml": f"an XML page, as a store answers that refuses; {_AGAIN}",
@@ -68,7 +69,11 @@ def impostor(head: bytes | bytearray) -> str | None:
     if not head:
         return "empty, as a download leaves it that was cut off; copy it anew"
     start = bytes(head[:64]).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((what for sign, what in _IMPOSTORS.items() if start.startswith(sign)), None)
+    if known := next((what for sign, what in _IMPOSTORS.items() if start.startswith(sign)), None):
+        return known
+    text = bytes(head[:200]).decode("latin-1")
+    printed = text.isascii() and all(sign.isprintable() or sign.isspace() for sign in text)
+    return f"a text that begins {text[:40]!r}; {_AGAIN}" if printed else None
 
 
 def inside(folder: Path, name: object) -> Path:

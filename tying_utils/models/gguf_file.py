@@ -35,7 +35,6 @@ def read(
     Raises ValueError where the package gguf is missing, for a file that is damaged or cut short, holds no token table or one
     of a kind that gguf does not read, or two tables of unlike shapes.
     """
-    check_installed()
     stored = _tensors(path)
     outside = {name: tuple(map(int, one.shape[::-1])) for name, one in stored.items() if not name.startswith("blk.")}
     some = ", ".join([*outside][:12]) or "none outside of its blocks"
@@ -63,6 +62,7 @@ def _tensors(path: Path) -> dict[str, Any]:
         head = file.read(64)
     if not head.startswith(b"GGUF") and (what := files.impostor(head)):
         raise ValueError(f"source: {path} is {what}")
+    check_installed()
     from gguf import GGUFReader  # type: ignore[import-not-found]
 
     class Bounded(GGUFReader):

@@ -25,6 +25,7 @@ from tying_utils.base.hub import Folder, Source, read_json
 INPUT_NAMES = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings", "embeddings")
 OUTPUT_NAMES = ("lm_head", "embed_out", "output", "output_projection", "predictions.decoder")
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_TEXT_PARTS = ("text_config", "language_config", "llm_config", "decoder_config", "decoder")
 _POSITIONS = re.compile(
     r"(^|[._])(wpe|positions?|pos_embed\w*|pos_emb)([._]|$)"
 )  # of tables that are no token tables, however many rows they have
@@ -105,7 +106,7 @@ def find(where: Source, names: tuple[str, str] | None = None, rows: int | None =
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that is the language model's: all of it, where there are no others beside it."""
-    beside = [key for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)]
+    beside = [k for k, value in config.items() if isinstance(value, dict) and (k.endswith("_config") or k in _TEXT_PARTS)]
     if not set(beside) - {"quantization_config"}:
         return config
     # What is left out of a part stands in its class alone: Gemma 3's number of tokens, for one. Nothing else is run of it.
@@ -113,9 +114,9 @@ def _text(config: dict[str, Any]) -> dict[str, Any]:
 
     try:
         return CONFIG_MAPPING[config["model_type"]].from_dict(config).get_text_config(decoder=True).to_dict()
-    except Exception:  # a model that transformers does not know, or not so: by the most common name
-        part = config.get("text_config")
-        return part if isinstance(part, dict) and "vocab_size" in part else config
+    except Exception:  # a model that transformers does not know, or not so: by the most common names
+        parts = (config.get(name) for name in _TEXT_PARTS)
+        return next((part for part in parts if isinstance(part, dict) and "vocab_size" in part), config)
 
 
 def check_alone(where: str, name: str, shape: tuple[int, ...], others: Mapping[str, tuple[int, ...]]) -> None:
