@@ -111,3 +111,10 @@ def test_a_run_is_told_on_any_console(training, console, printed):
 )
 def test_a_run_ends_whatever_becomes_of_its_words(training, shell):
     training("utf-8", shell)
+
+
+def test_what_is_said_after_a_bar_begins_its_line(capsys):
+    for _ in tqdm(range(3), leave=False):
+        pass
+    say("done", file=sys.stderr)
+    assert capsys.readouterr().err.endswith(" \rdone\n")

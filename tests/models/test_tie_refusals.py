@@ -69,12 +69,6 @@ def parametrized(model: Any) -> Any:
     return model
 
 
-def on_meta(model: Any) -> Any:
-    model.to("meta")
-    model.tie_weights()
-    return model
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -83,7 +77,6 @@ def on_meta(model: Any) -> Any:
         (shared, "its output layer is the input's Embedding itself"),
         (borrowed, "the weight of its output layer, Borrowing, is no Parameter of that layer"),
         (parametrized, "the weight of its output layer, ParametrizedLinear, is no Parameter"),
-        (on_meta, "its table is on the meta device"),
         (nn.Sequential, "a transformers model is needed, got Sequential; split the model itself"),
     ],
 )

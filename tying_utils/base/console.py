@@ -38,9 +38,10 @@ else:
                 options["disable"] = True
             super().__init__(*arguments, **options)
 
-        def display(self, *arguments: Any, **options: Any) -> None:
+        def display(self, *arguments: Any, **options: Any) -> bool:
             with suppress(OSError, ValueError):
-                super().display(*arguments, **options)
+                return super().display(*arguments, **options)
+            return False
 
         def close(self) -> None:
             with suppress(OSError, ValueError):

@@ -8,7 +8,7 @@ leaf's .grad, and the optimizer is given their weighted sum, with weights given 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakMethod, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,10 @@ class SplitTie:
         leaves = self._embedding.weight, self._head.weight
         # At the first gradient of each backward pass, whichever path it is of, before any is accumulated.
         self._hooks = [register_multi_grad_hook(leaves, self._start, mode="any")]
-        self._hooks += [leaves[0].register_post_accumulate_grad_hook(self._note)]
+        note = WeakMethod(
+            self._note
+        )  # hooks of this kind are hidden from the garbage collector, which could not free the model
+        self._hooks += [leaves[0].register_post_accumulate_grad_hook(lambda leaf: (noting := note()) and noting(leaf))]
         self.rule = rule
         self.state = state
         self.scales: tuple[Weight, Weight] = (1.0, 1.0)  # of the input and of the output path at the last combine
@@ -221,8 +224,6 @@ def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
             f"model: its output layer is the input's {type(head).__name__} itself, whose one weight cannot be two leaves; give "
             "the output a layer of its own with that weight (model.set_output_embeddings), if its forward pass calls it"
         )
-    if embedding.weight.is_meta:
-        raise ValueError("model: its table is on the meta device (offloaded, or not loaded yet); load it whole, then split")
     if not (embedding.weight.requires_grad and head.weight.requires_grad):
         raise ValueError(
             "model: its table is frozen (requires_grad=False, as adapters leave it), so no path has a gradient; unfreeze it by "

@@ -13,7 +13,8 @@ from tying_utils.base.console import tqdm
 from tying_utils.pages import notebooks
 
 # The first becomes index.html.
-PAGES = ("README.md", "RESULTS.md", "METHODS.md", "benchmarks/README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = ("README.md", "RESULTS.md", "METHODS.md", "ARCHITECTURES.md")
+PAGES += ("benchmarks/README.md", "CONTRIBUTING.md", "SECURITY.md")
 COPIED = ("LICENSE", "CITATION.cff")
 _NO_WORDS = "No description has been provided for this image"  # nbconvert's
 _VIEW = "application/vnd.jupyter.widget-view+json"
@@ -69,6 +70,7 @@ def render(profile: str = "laptop", target: Path | None = None, *, progress: boo
         shutil.copytree(paths.figures(drawn), target / "figures" / drawn, ignore=shutil.ignore_patterns("*.pdf"))
     for name in COPIED:
         shutil.copy(root / name, target / name)
+    shutil.copytree(root / "examples", target / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     pages = {target / _moved(name): root / name for name in PAGES}
     pages |= {target / "notebooks" / f"{book.stem}.html": book for book in sorted(books)}
     for page, source in tqdm(pages.items(), desc="rendering", disable=not progress, leave=False):
