@@ -313,7 +313,7 @@ def test_a_header_that_lies_is_refused(lie, copy, hub, tmp_path):
 @pytest.mark.parametrize(
     "spoilt",
     [
-        lambda content: b"12345",
+        lambda content: b"\x01\x02345",
         lambda content: struct.pack("<Q", 1 << 60) + b"{}",
         lambda content: struct.pack("<Q", 4) + b"nope",
         lambda content: content[:-1],

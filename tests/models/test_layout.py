@@ -83,6 +83,8 @@ def test_what_is_no_second_table_leaves_a_tie_a_tie(tmp_path):
         "head.bias": table(5, V),
     }
     assert read_tables(stored(tmp_path / "m", {**ONE, **beside})).tied
+    one_layer = {"h.0.mlp.up.weight": table(3), "h.0.mlp.down.weight": table(3, D, V), "h.0.norm.weight": table(2, D)}
+    assert read_tables(stored(tmp_path / "n", {**ONE, **one_layer})).tied
 
 
 @pytest.mark.filterwarnings("ignore:.*no safetensors")

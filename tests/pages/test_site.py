@@ -38,7 +38,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_every_page_is_there_and_nothing_is_broken(rendered: Path) -> None:
     pages = {path.relative_to(rendered).as_posix() for path in rendered.rglob("*.html")}
     assert pages == {"benchmarks/index.html", "index.html"} | {
-        f"{name}.html" for name in ("RESULTS", "METHODS", "CONTRIBUTING", "SECURITY")
+        f"{name}.html" for name in ("RESULTS", "METHODS", "ARCHITECTURES", "CONTRIBUTING", "SECURITY")
     } | {f"notebooks/{book.stem}.html" for book in notebooks.numbered()}
     assert [*site.faults(rendered)] == []
 

@@ -158,12 +158,19 @@ def _outside(tensors: Mapping[str, str]) -> list[str]:
 
 
 def _single(tensors: Mapping[str, str]) -> list[str]:
-    """Return the names within numbered blocks that only one block has: a head may be numbered, too, or lie in a last block."""
-    alike: dict[str, list[str]] = {}
+    """Return the weights within numbered blocks that only one block has: a head may be numbered, too, or lie in a last block.
+
+    Of a list with one block only where that is all it holds: a model of one layer has every weight once.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    of_list: dict[str, list[str]] = {}
     for name in tensors:
-        if _IN_A_BLOCK.search(name):
-            alike.setdefault(re.sub(r"(^|\.)\d+(?=\.)", r"\1N", name), []).append(name)
-    return [names[0] for names in alike.values() if len(names) == 1]
+        if (found := re.match(r"(.*?(?:^|\.))\d+\.(.*weight)$", name)) and _IN_A_BLOCK.search(name):
+            alike.setdefault((found[1], found[2]), []).append(name)
+            of_list.setdefault(found[1], []).append(name)
+    numbers = {place: {name[len(place) :].split(".")[0] for name in names} for place, names in of_list.items()}
+    single = [(place, names[0]) for (place, _), names in alike.items() if len(names) == 1]
+    return [name for place, name in single if len(numbers[place]) > 1 or len(of_list[place]) == 1]
 
 
 def _held(
