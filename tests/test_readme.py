@@ -66,15 +66,8 @@ def test_the_recipe_runs_as_it_stands(tmp_path):
 
 def value(expression: str, V: int, d: int, w: int) -> int:
     """A cell of the table of remedies in numbers."""
-    plain = (
-        expression.replace("²", "**2")
-        .replace("−", "-")
-        .replace(" (", "*(")
-        .replace("V d", "V*d")
-        .replace("2 d b", "2*d*b")
-        .replace("4 d", "4*d")
-        .replace(" / ", "//")
-    )
+    plain = expression.replace("²", "**2").replace("−", "-").replace(" / ", "//").replace(" (", "*(")
+    plain = re.sub(r"(?<=\w) (?=\w)", "*", plain)
     return eval(plain, {"V": V, "d": d, "w": w, "b": math.ceil(math.sqrt(V))})
 
 

@@ -12,9 +12,10 @@ from tying_utils.experiments.style import BLUE, DASHED, ORANGE, PURPLE, TWO_COLU
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME
+from tying_utils.study.lengths import D64
 
 FIGURES = style.Gallery()
-PLACE = "packages, d 64"  # where the remedies were trained
+PLACE = D64.name  # where the remedies were trained
 BESIDE = (UNTIED, EQUAL)  # what a remedy has to beat, both of them
 _X5 = scaled(5)
 _LOOKS = {

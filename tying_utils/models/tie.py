@@ -64,9 +64,7 @@ class SplitTie:
         leaves = self._embedding.weight, self._head.weight
         # At the first gradient of each backward pass, whichever path it is of, before any is accumulated.
         self._hooks = [register_multi_grad_hook(leaves, self._start, mode="any")]
-        note = WeakMethod(
-            self._note
-        )  # hooks of this kind are hidden from the garbage collector, which could not free the model
+        note = WeakMethod(self._note)  # the garbage collector does not see hooks of this kind: bound, they would keep the model
         self._hooks += [leaves[0].register_post_accumulate_grad_hook(lambda leaf: (noting := note()) and noting(leaf))]
         self.rule = rule
         self.state = state

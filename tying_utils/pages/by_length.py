@@ -91,7 +91,7 @@ def remedies_at_length(results: Results) -> str:
     rows = []
     for _, part in found.groupby(["tokens_per_weight", "arm"], sort=False):
         tokens, arm = part["tokens_per_weight"].iloc[0], part["arm"].iloc[0]
-        cells = part.set_index("beside").apply(lambda row: judged(row), axis=1)
+        cells = part.set_index("beside").apply(judged, axis=1)
         way = where(where_they_lie, arm=arm, tokens_per_weight=tokens)["position"]
         gaps = [cells[beside] for beside in (UNTIED, EQUAL, TIED)]
         beaten = "both" if where(winners, arm=arm, tokens_per_weight=tokens)["wins"].all() else ""
