@@ -336,8 +336,7 @@ def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     shown = [look for corpus, look in LOOKS.items() if (measured["corpus"] == corpus).any()]
     style.legend(figure, shown)
-    few, many = measured["seeds"].min(), measured["seeds"].max()
-    seeds = f"n = {many if few == many else f'{few} to {many}'} seeds, mean with 95 % t interval"
+    seeds = f"n = {style.from_to(measured['seeds'])} seeds, mean with 95 % t interval"
     style.small_print(figure, f"{seeds}. Corpora stand side by side. Above the dotted line the tied model is worse.")
     return figure, panels
 

@@ -230,7 +230,7 @@ def by_frequency(lengths: Lengths) -> Figure:
     limits = [ax.get_ylim() for ax in axes]
     for ax in axes:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    return style.finish(figure, table, looks.values(), "Source of packages, d 64.")
+    return style.finish(figure, table, looks.values(), "Source of packages, d 64.", every=["tokens_per_weight"])
 
 
 @FIGURES.reads("00_rates", "rates", corpus=NAME)
@@ -250,4 +250,4 @@ def rates(lengths: Lengths) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="rate (10⁻³ per step)", ylabel="loss (nats per token)" if ax is axes[0] else "")
     words = "Above each panel: tokens per weight. Source of packages, d 64."
-    return style.finish(figure, table, looks.values(), words)
+    return style.finish(figure, table, looks.values(), words, every=["tokens_per_weight"])

@@ -127,11 +127,16 @@ def finish(
     """Put the legend above the panels and small print below them, which says how many seeds there are in `every` group."""
     legend(figure, looks, columns)
     counts = frame.groupby([*every])["seed"].nunique() if every else [frame["seed"].nunique()]
-    n, least = max(counts), min(counts)
-    words = f"{n}" if n == least else f"{least} to {n}"
-    seeds = f"n = {words} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
+    n = max(counts)
+    seeds = f"n = {from_to(counts)} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
     seeds += {1: "", 2: "; 95 % t interval at points only"}.get(n, " with 95 % t interval")
     return small_print(figure, f"{seeds}. {note}")
+
+
+def from_to(counts: Iterable[int]) -> str:
+    """Return the least and the largest of `counts` in words, or the one number that they all are."""
+    least, most = min(kept := [*counts]), max(kept)
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def legend(figure: Figure, looks: Iterable[Look], columns: int = 0) -> None:
