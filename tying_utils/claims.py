@@ -2,8 +2,8 @@
 
 from tying_utils.experiments.claims import (
     CLAIMS,
-    sentence,
     verdicts,
 )
+from tying_utils.experiments.grid import grid
 
-__all__ = ["CLAIMS", "sentence", "verdicts"]
+__all__ = ["CLAIMS", "grid", "verdicts"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tying_utils.experiments import advice, figures, places
+from tying_utils.experiments import advice, figures, grid, places
 from tying_utils.experiments.advice import NEAR, SHAPE, SIZE, advise, cases, distances
 from tying_utils.experiments.shares import Parameters
 from tying_utils.experiments.tables import where
@@ -162,10 +162,9 @@ def test_a_table_of_cases_and_of_one_model(committed: Any) -> None:
 
 def test_the_verdict_says_each_length_and_the_rare_tokens(committed: Any) -> None:
     gaps, lengths = committed
-    lines = advice.verdict(gaps, advice.rare(lengths), "laptop").splitlines()
-    assert len(lines) == 6 and all(
-        "at laptop scale: " in line and "tokens per weight; at the longest " in line for line in lines
-    )
+    told = advice.verdicts(gaps, advice.rare(lengths))
+    assert told.groupby(["budget", "trained on"]).ngroups == 6 and told["length"].iloc[-1] == "20 tokens per weight"
+    assert "20 tokens per weight (n = " in grid.grid(told, "laptop", rows=("budget", "trained on"), columns="length").to_html()
     rare = advice.rare(lengths)
     own = where(lengths["deciles"], place="packages, d 64", decile=1, tokens_per_weight=20.0).set_index(["arm", "seed"])["loss"]
     found = where(rare, place="packages, d 64", tokens_per_weight=20.0)["estimate"].iloc[0]

@@ -25,13 +25,13 @@ def test_a_row_says_what_was_measured_and_what_follows() -> None:
 @pytest.mark.parametrize("claimed", ["above", "below"])
 def test_the_verdict_is_of_the_side_of_the_statistics_own_null(null: float, claimed: str) -> None:
     of = Statistic("share", "C2", "output share", "fraction", null=null, claimed=claimed)  # type: ignore[arg-type]
-    assert of.row([null + 0.1, null + 0.11])["verdict"] == ("supported" if claimed == "above" else "refuted")
-    assert of.row([null - 0.1, null + 0.1])["verdict"] == "open"
+    assert of.row([null + 0.1, null + 0.11, null + 0.12])["verdict"] == ("supported" if claimed == "above" else "refuted")
+    assert of.row([null - 0.1, null, null + 0.1])["verdict"] == "open"
 
 
 def test_one_seed_gives_no_interval_and_no_verdict() -> None:
     row = SHARE.row([0.9])
-    assert math.isnan(row["low"]) and math.isnan(row["high"]) and (row["seeds"], row["verdict"]) == (1, "open")
+    assert math.isnan(row["low"]) and math.isnan(row["high"]) and (row["seeds"], row["verdict"]) == (1, "")
 
 
 def test_no_seed_is_an_error() -> None:

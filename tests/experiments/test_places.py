@@ -16,7 +16,7 @@ from tying_utils.experiments import figures, places
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.ground_truth import purity_gap
-from tying_utils.experiments.places import EFFECTS, SCALED, crossing, judged, sentence, trends
+from tying_utils.experiments.places import EFFECTS, SCALED, crossing, judged, trends
 from tying_utils.experiments.tables import tied_less_untied, tuned
 from tying_utils.study import Results
 from tying_utils.training import run_store
@@ -62,9 +62,10 @@ def test_architectures_are_named_and_judged_corpus_by_corpus() -> None:
     assert set(table["claim"]) == {effect.claim for effect in EFFECTS.values()}
     estimates = table.query("claim == 'C1 roles'")
     assert set(estimates["corpus"]) == {TWO_ROLE} and estimates["estimate"].to_numpy() == pytest.approx([0.2, 0.2], abs=0.01)
-    lines = sentence(table, "quick").splitlines()
-    assert len(lines) == 7 * 2 + 1 and lines[0].startswith("- **C1 supported at 2 of 2 places** at quick scale, python: ")
-    assert "n = 3 seeds each" in lines[0] and "(GPT-2)" in lines[0] + lines[1]
+    counts = places.counted(table)
+    assert len(counts) == 7 * 2 + 1 and counts["claim"].iloc[0].startswith("C1: A tied table is nearer")
+    assert counts["supported"].iloc[0] == counts["places"].iloc[0] == 2
+    assert {counts["lowest"].iloc[0].split(" ")[1], counts["highest"].iloc[0].split(" ")[1]} == {"(OLMo)", "(GPT-2)"}
 
 
 def test_trends_are_the_slopes_put_in() -> None:

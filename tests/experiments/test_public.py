@@ -14,7 +14,7 @@ from scipy import stats
 from tying_utils.base import paths
 from tying_utils.base.quiet import quiet
 from tying_utils.corpora import corpus, vocabulary
-from tying_utils.experiments import claims, figures, public, public_models, public_tables, published
+from tying_utils.experiments import figures, grid, public, public_models, public_tables, published
 from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.public_tables import TABLES, rows
 from tying_utils.experiments.tables import where
@@ -171,7 +171,7 @@ def test_the_verdict_is_over_families(measured: Public):
     assert row["verdict"] == ("supported" if low > 0 else "open" if high > 0 else "refuted")
     assert one(judged, statistic="output bias, orthogonal, chance-corrected, over families")["seeds"] == 2
     assert "OLMo 0.243" in row["published"] and "Qwen3" not in row["published"]
-    assert "at smoke scale" in claims.sentence(judged, "smoke")
+    assert "at smoke scale" in grid.sentence(judged, "smoke")
 
 
 def test_planted_faults_are_found_and_left_out(measured: Public):

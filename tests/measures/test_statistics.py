@@ -35,7 +35,14 @@ def test_one_seed_gives_no_interval():
     result = mean_interval([0.3])
     assert (result.mean, result.n) == (0.3, 1)
     assert math.isnan(result.low) and math.isnan(result.high)
-    assert verdict(result) == "open"
+    assert verdict(result) == ""
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_verdict_needs_three_seeds(n):
+    assert verdict(Interval(1.0, 0.9, 1.1, n)) == ("supported" if n == 3 else "")
+    assert verdict(Interval(0.0, -0.01, 0.01, n), smallest=0.05) == ("equivalent" if n == 3 else "")
+    assert verdict(Interval(0.0, -1.0, 1.0, n)) == ("open" if n == 3 else "")
 
 
 def test_fewer_seeds_than_an_interval_needs():

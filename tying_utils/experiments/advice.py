@@ -45,6 +45,7 @@ _WORDS = {
     "refuted": "the tied model is better",
     "equivalent": "no difference worth naming",
     "open": "unresolved",
+    "": "too few seeds for a verdict",
 }
 
 
@@ -291,25 +292,21 @@ def described(peers: pd.DataFrame) -> str:
     return said or "none of those listed"
 
 
-def verdict(measured: pd.DataFrame, rare: pd.DataFrame, profile: str) -> str:
-    """Return a line of Markdown per budget and place trained at several lengths: the verdicts, and the gap of the longest.
+def verdicts(measured: pd.DataFrame, rare: pd.DataFrame) -> pd.DataFrame:
+    """Return the gaps of each budget and place that was trained at several lengths, as `grid.grid` shows them.
 
-    rare: as the function of that name gives it; a line for each place of it follows.
+    Columns: budget, trained on, tokens per weight, and those of `Statistic.row` from estimate to verdict. rare: as the function
+    of that name gives it; its rows follow.
     """
-    lines = []
-    places = ["budget", "corpus", "vocab_size", "d_model", "n_layers", "larger"]
-    for (budget, corpus, _, width, *_), part in measured.groupby(places, sort=False):
-        if len(part) > 2:
-            lines.append(f"- **{budget}**, {LOOKS[str(corpus)].label}, d {width}, {_by_length(part, profile)}")
-    for place, part in rare.groupby("place", sort=False):
-        lines.append(f"- **rarest tenth of the text, equal shape**, {place}, {_by_length(part, profile)}")
-    return "\n".join(lines)
-
-
-def _by_length(part: pd.DataFrame, profile: str) -> str:
-    ordered = part.sort_values("tokens_per_weight")
-    said = ", ".join(f"{row['verdict']} at {row['tokens_per_weight']:.2g}" for row in ordered.to_dict("records"))
-    return f"at {profile} scale: {said} tokens per weight; at the longest {_interval(ordered.iloc[-1])}"
+    own = measured.groupby(["budget", "corpus", "vocab_size", "d_model", "n_layers", "larger"]).filter(
+        lambda part: len(part) > 2
+    )
+    place = own["corpus"].map({corpus: look.label for corpus, look in LOOKS.items()}) + ", d " + own["d_model"].astype(str)
+    frames = (own.assign(place=place), rare.assign(budget="equal shape, rarest tenth of the text"))
+    columns = ["budget", "place", "tokens_per_weight", "estimate", "low", "high", "seeds", "verdict"]
+    found = pd.concat([frame[columns] for frame in frames]).sort_values("tokens_per_weight", kind="stable")
+    rounded = found["tokens_per_weight"].map("{:.2g} tokens per weight".format)
+    return found.assign(tokens_per_weight=rounded).rename(columns={"place": "trained on", "tokens_per_weight": "length"})
 
 
 def across(measured: pd.DataFrame) -> np.ndarray:

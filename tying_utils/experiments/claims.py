@@ -45,7 +45,7 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
     Columns: claim, statistic (its label), corpus, estimate (mean over seeds), low, high (95 % t interval over seeds), seeds,
     scale (in words, where `results` know it), verdict, published, id (of the statistic, for code), unit (of estimate, low and
     high) and null (the value that would be no effect). A verdict is "supported" where the interval lies on the claimed side
-    of the null, "refuted" where it lies on the other, "open" where it covers it or where one seed gives no interval.
+    of the null, "refuted" where it lies on the other, "open" where it covers it, "" below three seeds.
 
     C1: the tied table is nearer to the untied output table. C2: output gradients dominate (C2b: Adam updates). C3: early
     layers of a tied model are further from its prediction, and contribute less. C4: a larger input scale reduces both; its
@@ -78,15 +78,3 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
         order = list(dict.fromkeys(row["id"] for row in of_claim))
         rows += sorted(of_claim, key=lambda row: order.index(row["id"]))
     return pd.DataFrame(rows, columns=_COLUMNS)
-
-
-def sentence(verdicts: pd.DataFrame, profile: str) -> str:
-    """Return one line of Markdown for each verdict, as the notebooks end."""
-    lines = []
-    for row in verdicts.to_dict("records"):
-        interval = f"95 % interval {row['low']:.3f} to {row['high']:.3f}" if row["seeds"] > 1 else "one seed, no interval"
-        lines.append(
-            f"- **{row['claim']} {row['verdict']}** at {profile} scale, {row['corpus']}: {row['statistic']} = "
-            f"{row['estimate']:.3f} ({interval}, n = {row['seeds']}; published: {row['published']})"
-        )
-    return "\n".join(lines)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.figure import Figure
 
@@ -98,12 +98,18 @@ def _folder_of(name: str, tables: Any) -> Path:
 
 
 def publish(name: str, study: Any) -> Figure:
-    """Draw a figure from what `save` takes, and save it unless a committed file belongs to these tables."""
+    """Draw a figure from what `save` takes, and save it unless a committed file belongs to these tables.
+
+    A notebook shows it as the value of a cell; beside it the committed figure, where `study` is of another profile.
+    """
     figure = draw(name, study)
     kept = [_folder_of(name, study) / f"{name}.{kind}" for kind in ("pdf", "png")]
     current = study.profile.name in profiles.COMMITTED and kept[0].is_file() and source(kept[1]) == _source(name, study)
     if not current:
         save(figure, name, study)
+    committed = folder(name, profiles.COMMITTED[0], study.profile.corpus if FIGURES[name].corpus else None) / f"{name}.png"
+    if study.profile.name not in profiles.COMMITTED and committed.is_file():
+        cast(style.Picture, figure).beside = committed
     return figure
 
 

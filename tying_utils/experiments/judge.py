@@ -39,7 +39,8 @@ class Statistic:
         """Judge `values` (n,), one per seed: a row of a table of verdicts.
 
         Keys: claim, statistic (the label), estimate (the mean), low, high (its 95 % t interval; nan for one seed), seeds (n),
-        p (see `statistics.p_value`), verdict ("supported", "refuted", "equivalent" or "open", see `statistics.verdict`),
+        p (see `statistics.p_value`), verdict ("supported", "refuted", "equivalent", "open", or "" below three seeds,
+        see `statistics.verdict`),
         published, id, unit and null. Raises ValueError for no values, and for any that is not finite.
         """
         interval = statistics.mean_interval(values)

@@ -37,7 +37,6 @@ PLACES = {
     "packages, d 128": Look("the same, d 128", PURPLE, "D", DASHED),
     "two-role": Look("two-role language", ORANGE, "s"),
 }
-_ENOUGH = 3  # seeds of the length that a headline is taken from
 _X5 = scaled(5)
 
 
@@ -124,10 +123,10 @@ def trend(part: pd.DataFrame, null: float, smallest: float = 0.0) -> dict[str, A
     slope, low, high: per decade of tokens per weight, mean over the seeds that have every length and its 95 % interval. trend:
     "turns" where the intervals at the shortest and the longest length lie on two sides of `null`; else, where the interval of
     the slope covers 0, "holds" if it is wholly nearer to 0 than `smallest` and "open" if not; else "grows" or "fades" as the
-    mean goes away from `null` or towards it. "" below two seeds or two lengths.
+    mean goes away from `null` or towards it. "" below three seeds or two lengths.
     """
     wide = part.pivot_table(index="seed", columns="tokens_per_weight", values="value").dropna()
-    if wide.shape[1] < 2 or len(wide) < 2:
+    if wide.shape[1] < 2 or len(wide) < statistics.ENOUGH:
         return {"slope": np.nan, "low": np.nan, "high": np.nan, "trend": ""}
     decades = np.log10(wide.columns.to_numpy(dtype=float))
     slope = statistics.mean_interval([statistics.slope(decades, row) for row in wide.to_numpy()])
@@ -151,11 +150,12 @@ def headlines(lengths: Lengths) -> pd.DataFrame:
     of = values(lengths)
     judged, rows = _judged(of), []
     for (place, name), part in judged[judged["id"].isin(HEADLINES)].groupby(["place", "id"], sort=False):
-        enough = part[part["seeds"] >= _ENOUGH]
+        enough = part[part["seeds"] >= statistics.ENOUGH]
         if enough.empty:
             continue
         last, first = (enough.sort_values("tokens_per_weight").iloc[place] for place in (-1, 0))
         own = where(of, place=place, id=name)
+        own = own[own["tokens_per_weight"] <= last["tokens_per_weight"]]
         early = {f"early_{column}": first[column] for column in ("estimate", "low", "high", "verdict")}
         rows.append(
             {

@@ -18,6 +18,7 @@ from tying_utils.base.names import ELSEWHERE_SCALE, PLACE, TIED, UNTIED, scaled
 from tying_utils.experiments import style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.gradients import share_over
+from tying_utils.experiments.grid import MARKS, claim
 from tying_utils.experiments.ground_truth import purity_gap
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.style import BLACK, BLUE, DASHED, DOTTED, GREY, ORANGE, PURPLE, TWO_COLUMNS, Look
@@ -137,16 +138,18 @@ def judged(effects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def sentence(judged: pd.DataFrame, profile: str) -> str:
-    """Return a line of Markdown per effect and corpus: at how many places the claim stands, and the range of the estimates."""
-    lines = []
-    for (claim, effect, corpus), part in judged.groupby(["claim", "effect", "corpus"], sort=False):
-        counts = ", ".join(f"{word} at {count}" for word, count in part["verdict"].value_counts().items())
-        ordered = part.sort_values("estimate").to_dict("records")
-        ends = " to ".join(f"{end['estimate']:.3f} ({end['place']})" for end in (ordered[0], ordered[-1]))
-        place = f"of {len(part)} places** at {profile} scale, {corpus}"
-        lines.append(f"- **{claim} {counts} {place}: {effect} from {ends}, n = {part['seeds'].max()} seeds each")
-    return "\n".join(lines)
+def counted(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return at how many places each claim has which verdict: a row per claim (in words), effect and corpus.
+
+    Columns: a count per verdict, places (how many there are), lowest and highest (the estimates, each with its place).
+    """
+    rows = []
+    for (code, effect, corpus), part in judged.groupby(["claim", "effect", "corpus"], sort=False):
+        counts = {word: int((part["verdict"] == word).sum()) for word in MARKS if word and (judged["verdict"] == word).any()}
+        ends = [f"{end['estimate']:.3f} ({end['place']})" for end in part.sort_values("estimate").to_dict("records")]
+        labels = {"claim": claim(str(code)), "effect": effect, "corpus": corpus}
+        rows.append({**labels, **counts, "places": len(part), "lowest": ends[0], "highest": ends[-1]})
+    return pd.DataFrame(rows)
 
 
 def trends(effects: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +167,7 @@ def trends(effects: pd.DataFrame) -> pd.DataFrame:
             slopes.append(np.linalg.lstsq(np.column_stack([np.ones(len(part)), across]), part[name], rcond=None)[0][1:])
         for axis, values in zip(axes, np.transpose(slopes), strict=True) if slopes else ():
             row = replace(effect, null=0.0, claimed="above").row(values)  # of the slope, which is 0 where nothing changes
-            word = {"supported": "rises", "refuted": "falls", "open": "open"}[row["verdict"]]
+            word = {"supported": "rises", "refuted": "falls", "open": "open", "": ""}[row["verdict"]]
             rows.append({"effect": effect.words, "per": f"doubling of {axis}", **row, "it": word})
     return pd.DataFrame(rows, columns=["effect", "per", "estimate", "low", "high", "seeds", "it"])
 

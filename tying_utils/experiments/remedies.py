@@ -138,34 +138,11 @@ def front(found: pd.DataFrame) -> pd.DataFrame:
     return means.assign(front=[stands(row) for _, row in means.iterrows()])
 
 
-# What the verdicts on less bias and on less loss come to; an interval that covers 0 is unresolved, not no effect.
-_WORDS = {
-    ("supported", "supported"): "less bias and less loss",
-    ("supported", "open"): "less bias, the loss unresolved",
-    ("supported", "refuted"): "less bias, more loss",
-    ("open", "supported"): "less loss, the bias unresolved",
-    ("open", "open"): "both unresolved",
-    ("open", "refuted"): "more loss, the bias unresolved",
-    ("refuted", "supported"): "more bias, less loss",
-    ("refuted", "open"): "more bias, the loss unresolved",
-    ("refuted", "refuted"): "more bias and more loss",
-}
-
-
-def sentences(found: pd.DataFrame, profile: str) -> str:
-    """Return which arms do what to bias and loss beside the tied one: Markdown, a line per corpus, shape and kind of result."""
-    change = changes(found).set_index(["corpus", "shape", "arm", "measure"])
-    verdict, by = change["verdict"].unstack("measure"), change["change"].unstack("measure")
-    lines = []
-    for corpus, shape in dict.fromkeys(zip(found["corpus"], found["shape"], strict=True)):
-        lines.append(f"\n{corpus}, {shape}, at {profile} scale:\n")
-        part, own = verdict.loc[(corpus, shape)], by.loc[(corpus, shape)]
-        for (bias, loss), words in _WORDS.items():
-            arms = part.index[(part["bias"] == bias) & (part["loss"] == loss)]
-            each = [f"{arm} (bias {own.loc[arm, 'bias']:+.3f}, loss {own.loc[arm, 'loss']:+.3f})" for arm in arms]
-            if each:
-                lines.append(f"- **{words}** (less bias {bias}, less loss {loss}): {'; '.join(each)}")
-    return "\n".join(lines)
+def verdicts(found: pd.DataFrame, shape: str = EQUAL_SHAPE) -> pd.DataFrame:
+    """Return `changes` at one `shape` as `grid.grid` shows them: a row per remedy, a column per corpus and measure."""
+    judged = changes(found).query("shape == @shape and measure != 'early_lens'")
+    what = judged["corpus"].map({corpus: look.label for corpus, look in CORPORA.items()}) + ": " + judged["measure"]
+    return judged.assign(what=what).rename(columns={"change": "estimate", "arm": "remedy"})
 
 
 def _look(arm: str) -> Look:

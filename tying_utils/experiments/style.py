@@ -1,9 +1,10 @@
 """What figures share: how tables and arms look, panels at their printed size, curves with their seeds and intervals."""
 
 import base64
+import html
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,12 @@ class Gallery(dict[str, Drawing]):
 
 
 class Picture(Figure):
-    """A figure outside pyplot that a notebook shows once, as the value of a cell; its label is the text in its place."""
+    """A figure outside pyplot that a notebook shows once, as the value of a cell; its label is the text in its place.
+
+    beside: the PNG of a committed figure that is shown beside it, where there is one.
+    """
+
+    beside: Path | None = None
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         with io.BytesIO() as buffer:
@@ -102,7 +108,21 @@ class Picture(Figure):
         metadata: dict[str, Any] = {"width": round(width), "height": round(height)}
         if words := str(self.get_label() or ""):
             metadata["alt"] = words
-        return {"image/png": data}, {"image/png": metadata}
+        shown = {"image/png": data}
+        if self.beside:
+            committed = base64.b64encode(self.beside.read_bytes()).decode()
+            shown["text/html"] = _side_by_side({"Yours": data, "Committed (laptop)": committed}, words)
+        return shown, {"image/png": metadata}
+
+
+def _side_by_side(images: Mapping[str, str], alt: str) -> str:
+    """Return HTML of PNGs in base64 by title: two columns where there is room, else one below the other."""
+    shown = "".join(
+        f'<figure style="flex: 1 1 440px; margin: 0"><figcaption>{title}</figcaption>'
+        f'<img style="width: 100%" alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></figure>'
+        for title, data in images.items()
+    )
+    return f'<div style="display: flex; flex-wrap: wrap; gap: 1em">{shown}</div>'
 
 
 def styled() -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tying_utils.base.checks import integer, positive
 
+ENOUGH = 3  # values, one per seed: with fewer there is no verdict
 _ENTRIES = 2**22  # resampled values at a time: 32 MB, and as much of indices
 
 
@@ -82,14 +83,16 @@ def verdict(
     """Return what `interval` says of the claim that the mean lies "above" or "below" `null`.
 
     "equivalent" if it lies wholly nearer to `null` than `smallest`, the smallest effect worth naming; else "supported" if it
-    lies wholly on the claimed side, "refuted" if wholly on the other, and "open" if it covers or touches `null` or if there is
-    no interval (one seed).
+    lies wholly on the claimed side, "refuted" if wholly on the other, and "open" if it covers or touches `null`. "" for fewer
+    than `ENOUGH` values: an interval of two is so wide, or by luck so narrow, that it says nothing.
     """
     if claimed not in ("above", "below"):
         raise ValueError(f"claimed: 'above' or 'below' is needed, got {claimed!r}")
+    if interval.n < ENOUGH:
+        return ""
     if null - smallest < interval.low and interval.high < null + smallest:
         return "equivalent"
-    above, below = interval.low > null, interval.high < null  # both False for nan
+    above, below = interval.low > null, interval.high < null
     if not (above or below):
         return "open"
     return "supported" if above == (claimed == "above") else "refuted"

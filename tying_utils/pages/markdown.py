@@ -38,5 +38,7 @@ def mean(values: pd.Series, form: str = ".2f") -> str:
 
 
 def judged(row: Any) -> str:
-    """Return a row of verdicts as "**verdict** mean (low to high)"."""
+    """Return a row of verdicts as "**verdict** mean (low to high)", or the mean alone where there are too few seeds for one."""
+    if not row["verdict"]:
+        return f"{row['estimate']:.3f}"
     return f"**{row['verdict']}** {span(row['estimate'], row['low'], row['high'])}"

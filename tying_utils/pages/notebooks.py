@@ -1,14 +1,16 @@
 """Run the numbered notebooks top to bottom, each in a fresh kernel, with its parameters replaced."""
 
+import base64
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tying_utils.base import paths
+from tying_utils.base import files, paths
 from tying_utils.base.console import tqdm
 from tying_utils.study import profiles
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+SCHEMATIC = "schematic.png"  # the attachment of a notebook's first cell that shows what it compares
 
 
 def numbered(folder: Path = FOLDER) -> list[Path]:
@@ -17,6 +19,28 @@ def numbered(folder: Path = FOLDER) -> list[Path]:
     if not found:
         raise ValueError(f"folder: {folder} holds no numbered notebook; run from a checkout of the repository")
     return [*found[1:], found[0]] if found[0].name.startswith("00") else found
+
+
+def attach_schematics(folder: Path = FOLDER) -> list[Path]:
+    """Attach to the first cell of each numbered notebook the picture of what it compares; return the notebooks that changed.
+
+    An attachment shows wherever the notebook is opened. One that looks the same is left as it is.
+    """
+    import nbformat
+
+    from tying_utils.experiments import schematics
+
+    changed = []
+    for path in numbered(folder):
+        notebook = nbformat.read(path, as_version=4)
+        drawn = schematics.png(path.name[:2])
+        kept = notebook.cells[0].get("attachments", {}).get(SCHEMATIC, {}).get("image/png", "")
+        if not kept or not schematics.alike(base64.b64decode(kept), drawn):
+            notebook.cells[0].attachments = {SCHEMATIC: {"image/png": base64.b64encode(drawn).decode()}}
+            with files.replacing(path) as temporary:
+                nbformat.write(notebook, temporary)
+            changed.append(path)
+    return changed
 
 
 def run(path: Path, target: Path, parameters: Mapping[str, str], *, kernel: str = "python3", progress: bool = True) -> None:

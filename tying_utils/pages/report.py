@@ -14,7 +14,7 @@ from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.remedies import changes, outcomes
 from tying_utils.experiments.sizes import loss_gaps
 from tying_utils.experiments.tables import tied_less_untied, tuned
-from tying_utils.pages import by_length, costs
+from tying_utils.pages import by_length, costs, notebooks
 from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
 from tying_utils.study.study import Results
 from tying_utils.study.sweep import Sweep
@@ -259,7 +259,7 @@ def filled(text: str, results: Results) -> str:
 
 
 def refresh_documents(profile: str) -> None:
-    """Write RESULTS.md and the blocks of the two README.md anew, in a checkout, if `profile` is what they report."""
+    """Write RESULTS.md, the blocks of the README files and the notebooks' schematics anew, in a checkout, for its `profile`."""
     root = paths.root()
     if profile != PROFILE or not (root / "README.md").is_file():
         return
@@ -268,3 +268,4 @@ def refresh_documents(profile: str) -> None:
     for name, text in {"RESULTS.md": results_page(results), **texts}.items():
         with files.replacing(root / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    notebooks.attach_schematics(root / "notebooks")
