@@ -7,8 +7,12 @@ the documents lead somewhere, and the house is as CONTRIBUTING draws it.
 import json
 import math
 import re
+import shlex
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import torch
 from transformers import TrainingArguments
 
 from tying_utils import models
+from tying_utils.__main__ import main
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
 from tying_utils.experiments import length, places, position, real, remedies, remedies_by_length
 from tying_utils.experiments.gradients import share_over
@@ -40,6 +45,58 @@ def section(document: str, heading: str) -> str:
     return found[1]
 
 
+def blocks(document: str, language: str = "python") -> list[str]:
+    """Return the code of a document."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_the_front_page_is_short_and_in_order() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900 and len(text.encode()) <= 7000
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    order = ["Five findings", "Should you tie?", "Try it", "The notebooks", "On your own model", "Limits", "Cite"]
+    assert headings == order and text.index("**A tied table is mostly") < text.index("![") < text.index(order[0])
+    for book in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        assert f"](notebooks/{book.name})" in text, f"README does not lead to {book.name}"
+
+
+def test_commands_in_the_documents_are_there() -> None:
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "SCALING.md", "examples/README.md"))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert (named := set(re.findall(r"make ([a-z-]+)", text))) and named - {"all"} <= targets
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert (asked := set(re.findall(r"pip install '\.\[(\w+)\]'", text))) and asked <= set(extras)
+    assert "pip install weight-tying" not in text, "no index has it"
+    for line in re.findall(r"tying-utils ([a-z]+[^`\n]*)", text):
+        words = shlex.split(line.partition("#")[0])
+        with pytest.raises(SystemExit) as left, redirect_stdout(StringIO()) as told:
+            main([words[0], "--help"])
+        assert left.value.code == 0
+        assert all(option in told.getvalue() for option in words if option.startswith("--")), line
+
+
+def test_the_front_page_code_runs(tmp_path: Path) -> None:
+    from tying_utils.models import tables
+
+    torch.manual_seed(0)
+    model: Any = models.build("gpt2", tied=True, vocab_size=90, d_model=16, n_layers=1, n_heads=2, context=16)
+    table = torch.nn.Parameter(torch.randn(90, 16))
+    tokens, targets = torch.randint(0, 90, (2, 4, 12))
+    names: dict[str, Any] = {"table": table, "trunk": torch.nn.Linear(16, 16), "tokens": tokens, "targets": targets}
+    names |= {"torch": torch, "model": model, "optimizer": torch.optim.SGD([table], lr=0.1)}
+    plain, split, read = blocks("README.md")
+    assert len(plain.splitlines()) == 7
+    before = table.detach().clone()
+    exec(plain, names)
+    assert torch.equal(table, before - 0.1 * (5 * names["read"].grad + names["write"].grad))
+    exec(split, names)
+    assert tables(model).table.grad is not None
+    names["tie"].release()
+    model.save_pretrained(tmp_path)
+    exec(re.sub(r'"allenai/[^"]*"', repr(str(tmp_path)), read), names)
+    assert torch.equal(names["tables"].table, model.get_input_embeddings().weight)
+
+
 def test_the_recipe_runs_as_it_stands(tmp_path):
     model: Any = models.build("gpt2", tied=True, vocab_size=90, d_model=16, n_layers=1, n_heads=2, context=16)
     batches = list(torch.randint(0, 90, (12, 4, 12), generator=torch.Generator().manual_seed(0)))
@@ -48,8 +105,7 @@ def test_the_recipe_runs_as_it_stands(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), save_strategy="no", **options)
     names: dict[str, Any] = {"model": model, "batches": batches, "args": args, "data": rows}
     before = models.tables(model).table.clone()
-    recipe = section("README.md", "In a model of your own")
-    loop, callback = re.findall(r"^```python\n(.*?)^```", recipe, re.DOTALL | re.MULTILINE)
+    loop, callback, _ = blocks("examples/README.md")
     assert len([line for line in loop.splitlines() if line.strip()]) <= 20
 
     exec(loop, names)
@@ -180,6 +236,8 @@ def numbers(results: Results) -> dict[str, Any]:
     rarest = tenths.pivot_table(index="seed", columns="arm", values="loss")
     made["rarest_remedied"] = {arm: seeds(rarest[arm] - rarest[UNTIED]) for arm in rarest}
     off = [-change.mean for change in made["long"]["scaled_bias"].values()]
+    made["off_at_20"] = -made["long"]["scaled_bias"][20].mean
+    made["seeds_at_20"] = {3: "three", 4: "four", 5: "five"}[made["long"]["scaled_bias"][20].n]
     made["off_long"] = {"least": min(off), "most": max(off)}
 
     smollm2 = Real(progress=False)
@@ -196,43 +254,23 @@ HOW_LONG = "saw {rate[python]:.2f} tokens per weight ({steps[python]} steps; two
 # Every sentence with numbers in it that someone has written by hand, by document; what stands in braces is computed.
 SENTENCES = {
     "README.md": [
-        "The bias stays: a tied table lies {long[position][20]:.2f ci} of the way from an input table to an "
-        "output table (source of packages, d 64; {long[position_without_frequency][20]:.2f} with token frequency"
-        " taken out; a table of log counts alone lies at {alone:.2f}).",
-        "The rest fades or is unresolved: the output path's early share of the gradient goes from "
-        "{long[early_share][0.4]:.2f} at 0.4 tokens per weight to {long[early_share][20]:.2f} at 20, the tuned"
-        " lens shows no difference that can be told from none, and what a tied model lacks in loss, "
-        "{long_roles[equal_shape][0.13]:.2f} nats in the two-role language at 0.13 tokens per weight, is "
-        "{long_roles[equal_shape][20]:.3f ci} at 20.",
-        "At 1.3 tokens per weight it is {long[equal_shape][1.3]:.3f ci} behind on the source of packages, at 20 "
-        "{long[equal_shape][20]:.3f ci}, which is unresolved; in the two-role language nothing worth naming is "
-        "left at 4.",
-        '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
-        '"Output gradients dominate": early in a long training hardly, and late not ({long[late_share][20]:.2f}).',
-        "The price of scaling the input path by 5 does the reverse, and grows: {long[scaled_loss][1.3]:.2f} nats"
-        " at 1.3, {long[scaled_loss][20]:.2f ci} at 20.",
-        "**Where tying hurts.** In the rarest tenth of the text a tied model is {rarest[tied]:.2f ci} nats behind at"
-        " 20 tokens per weight, with the input path times 5 {rarest[input x5]:.2f}; elsewhere it is level "
-        "([figure](figures/laptop/00_deciles.png)).",
-        "Coupled Adam mends that: {rarest_remedied[coupled-adam]:.2f ci} nats beside the untied model there at 4 tokens per "
-        "weight",
-        "a faster input table is worth {remedied_second_start[table-rates][0.13]:.2f} nats at 0.13 tokens per weight and "
-        "{remedied_second_start[table-rates][4]:.3f ci} at 4",
-        "Yet held at equal norm from the first step they leave {left[norm-match]:.0f} % of the bias on Python "
-        "source: unequal norms are not its main cause ([figure](figures/laptop/02_cause.png)).",
-        "On text {scales_that_add[python]} tried, up or down, has a higher mean loss; in the two-role language, of"
-        " the input scales, only {worse} do measurably.",
-        "On text a tied model is so far {least:.2f} to {most:.2f} nats behind an untied one of equal shape.",
-        "At equal parameters nothing can be said there: the larger tied model is the worse one, by "
-        "{larger[python]:.3f} and {larger[wikitext-2]:.3f} nats.",
-        "Where the two roles of a token agree, the gap is unresolved, {agreeing[1]:.3f ci}.",
-        "the input path times 5, takes off {off[input x5]:.0f} % of the bias at a {loss_is[input x5]} loss; in the first "
-        "quarter of training alone {off[early x5]:.0f} %, at a {loss_is[early x5]} loss, and in the rest alone "
-        "{off[late x5]:.0f} %, at a {loss_is[late x5]}.",
-        "takes off {off[coupled-adam]:.0f} %; its effect on the loss is {loss_is[coupled-adam]} "
-        "({loss[coupled-adam].low:.3f} to {loss[coupled-adam].high:.3f})",
+        "it lies {long[position][20]:.2f ci} of the way from E to U; a table of log counts alone lies at {alone:.2f}",
+        "its early share is {long[early_share][0.4]:.2f} at 0.4 tokens per weight, {long[early_share][20]:.2f} at 20",
+        "held at equal norm, {left[norm-match]:.0f} % of the bias remains ({rate[python]:.2f} tokens per weight)",
+        "by {long[lens_gap][20]:.2f ci} bits; at equal loss by {at_equal_loss[packages d 64]:.2f ci}",
+        "takes off {off_at_20:.2f}, and costs {long[scaled_loss][20]:.2f ci} nats per token",
+        "| untie | {long[equal_shape][1.3]:.3f ci} at 1.3 tokens per weight |",
+        "| {long[equal_shape][20]:.3f ci} at 20: unresolved |",
+        "| untie | {rarest[tied]:.2f ci} on the rarest tenth, at 20 |",
+        "with {seeds_at_20} seeds",
     ],
     "METHODS.md": [
+        "At 1.3 tokens per weight it is {long[equal_shape][1.3]:.3f ci} nats behind on the source of packages, at 20 "
+        "{long[equal_shape][20]:.3f ci}, which is unresolved; in the two-role language {long_roles[equal_shape][0.13]:.3f ci} "
+        "at 0.13 and nothing worth naming from 4 on",
+        '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
+        "and late not ({long[late_share][20]:.2f})",
+        "{long[scaled_loss][1.3]:.2f} nats at 1.3, {long[scaled_loss][20]:.2f ci} at 20",
         "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
         "nats, the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; "
         "on tokens drawn at random, at {real_loss[random]:.2f} nats, where a model that says nothing has 10.80, the share is "
@@ -375,7 +413,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("benchmarks", "examples"))])
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

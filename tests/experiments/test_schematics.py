@@ -12,7 +12,8 @@ from tying_utils.pages import notebooks
 
 
 def test_every_notebook_has_one_and_nothing_else_does() -> None:
-    assert [*schematics.SCHEMATICS] == sorted(path.name[:2] for path in notebooks.numbered())
+    names = [path.name.split("_")[0] for path in sorted(notebooks.FOLDER.glob("*.ipynb"))]
+    assert sorted(schematics.SCHEMATICS) == names
 
 
 @pytest.mark.parametrize("number", schematics.SCHEMATICS)
@@ -32,17 +33,17 @@ def test_alike_is_of_the_look() -> None:
 
 
 def test_what_is_attached_to_the_notebooks_is_what_is_drawn(tmp_path: Path) -> None:
-    for path in notebooks.numbered():
+    for path in sorted(notebooks.FOLDER.glob("*.ipynb")):
         first = nbformat.read(path, as_version=4).cells[0]
         assert f"](attachment:{notebooks.SCHEMATIC})" in first.source, path.name
         kept = base64.b64decode(first.attachments[notebooks.SCHEMATIC]["image/png"])
-        assert schematics.alike(kept, schematics.png(path.name[:2])), path.name
+        assert schematics.alike(kept, schematics.png(path.name.split("_")[0])), path.name
 
 
 def test_attaching_changes_what_differs_alone(tmp_path: Path) -> None:
     for number in ("00", "04"):
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A notebook")])
         nbformat.write(book, tmp_path / f"{number}_x.ipynb")
-    assert [path.name for path in notebooks.attach_schematics(tmp_path)] == ["04_x.ipynb", "00_x.ipynb"]
+    assert [path.name for path in notebooks.attach_schematics(tmp_path)] == ["00_x.ipynb", "04_x.ipynb"]
     before = (tmp_path / "04_x.ipynb").read_bytes()
     assert notebooks.attach_schematics(tmp_path) == [] and (tmp_path / "04_x.ipynb").read_bytes() == before

@@ -22,7 +22,7 @@ def laptop(monkeypatch: pytest.MonkeyPatch) -> Results:
     return Results("laptop", only_read=True)
 
 
-BLOCKS = {"README.md": ["conditions", "verdicts"], "benchmarks/README.md": ["benchmarks", "card"]}
+BLOCKS = {"benchmarks/README.md": ["benchmarks", "card"]}
 
 
 @pytest.mark.parametrize(("name", "blocks"), BLOCKS.items())
@@ -39,6 +39,8 @@ def test_results_are_those_of_the_committed_tables(laptop: Results) -> None:
 
 def judged(values: pd.Series, null: float, claimed_above: bool, smallest: float) -> str:
     """A verdict cell as the documents show it, by scipy and without the package."""
+    if len(values) < 3:
+        return f"{values.mean():.3f}"
     low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     word = "open" if low <= null <= high else "supported" if (low > null) == claimed_above else "refuted"
     if null - smallest < low and high < null + smallest:
@@ -62,7 +64,8 @@ def test_committed_verdicts_follow_from_the_committed_results(corpus: str) -> No
         "validation loss, tied - untied, equal shape, nats": (losses["tied"] - losses["untied"], 0, 0.02),
     }
     lines = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
-    column = next(line for line in lines if line.startswith("| Claim | Statistic | Python source")).split(" | ")
+    lines = lines[next(n for n, line in enumerate(lines) if line.startswith("| Claim | Statistic | Python source")) :]
+    column = lines[0].split(" | ")
     place = column.index(markdown.NAMES[corpus])
     for statistic, (values, null, smallest) in rows.items():
         assert len(values) == 5

@@ -13,6 +13,7 @@ from tying_utils.experiments import (
     alignment,
     cause,
     evolution,
+    front,
     gradients,
     ground_truth,
     length,
@@ -33,7 +34,7 @@ from tying_utils.experiments.tables import Tables
 from tying_utils.study import profiles
 
 _EXPERIMENTS = (overview, sizes, alignment, gradients, tuned_lens, scaling, evolution, ground_truth)
-_EXPERIMENTS += (position, cause, public_figures, remedies, places, transfer, length, remedies_by_length, advice)
+_EXPERIMENTS += (position, cause, public_figures, remedies, places, transfer, length, remedies_by_length, advice, front)
 _GALLERIES = [experiment.FIGURES for experiment in _EXPERIMENTS]
 FIGURES: dict[str, Drawing] = dict(sorted((name, figure) for gallery in _GALLERIES for name, figure in gallery.items()))
 

@@ -14,6 +14,8 @@ from tying_utils.experiments.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURP
 
 _HEIGHT, _ROWS = 1.5, 6  # of a table, in the units of the panel; rows that are drawn of it
 _LIGHT = "#f2f2f2"
+START = "start"
+HEIGHTS = {START: 4.6}  # of the schematics that are not three units high
 
 
 def _table(ax: Axes, x: float, y: float, colour: str, name: str, words: str = "", height: float = _HEIGHT) -> None:
@@ -196,7 +198,19 @@ def advice(ax: Axes) -> None:
     _box(ax, 8.6, 1.5, "tie, untie, or\n“nothing near this\nwas measured”", 2.2, 1.1)
 
 
+def front(ax: Axes) -> None:
+    """Draw the tables of an untied and a tied model with the gradients that each of them gets; 4.6 units high."""
+    _table(ax, 2.6, 3.5, BLUE, "E", "untied: reads tokens")
+    _table(ax, 7.4, 3.5, ORANGE, "U", "untied: predicts tokens")
+    _table(ax, 5.0, 1.2, BLACK, "W", "tied: one table does both")
+    reading, predicting = "gradient\nof reading", "gradient\nof predicting"
+    for y, ends in ((3.5, ((0.2, 2.15), (9.8, 7.85))), (1.2, ((2.0, 4.5), (8.0, 5.5)))):
+        for (start, end), words, colour in zip(ends, (reading, predicting), (BLUE, ORANGE), strict=True):
+            _arrow(ax, (start, y), (end, y), words, colour)
+
+
 SCHEMATICS: dict[str, Callable[[Axes], None]] = {
+    START: front,
     "00": models,
     "01": alignment,
     "02": gradients,
@@ -214,8 +228,8 @@ SCHEMATICS: dict[str, Callable[[Axes], None]] = {
 
 
 def panel(ax: Axes, number: str) -> None:
-    """Draw the schematic of notebook `number` into `ax`, whose ticks and frame go."""
-    ax.set(xlim=(0, 10), ylim=(0, 3), aspect="equal")
+    """Draw the schematic of notebook `number` into `ax`, whose ticks and frame go: ten units wide, `HEIGHTS` high."""
+    ax.set(xlim=(0, 10), ylim=(0, HEIGHTS.get(number, 3.0)), aspect="equal")
     ax.axis("off")
     SCHEMATICS[number](ax)
 
@@ -223,7 +237,7 @@ def panel(ax: Axes, number: str) -> None:
 def schematic(number: str) -> Figure:
     """Return the schematic of the notebook whose name begins with `number`, 6.9 inches wide; KeyError for another."""
     with style.styled():
-        figure = style.Picture(figsize=(style.TWO_COLUMNS, 2.1))
+        figure = style.Picture(figsize=(style.TWO_COLUMNS, 0.7 * HEIGHTS.get(number, 3.0)))
         panel(figure.add_axes((0, 0, 1, 1)), number)
     figure.set_label((SCHEMATICS[number].__doc__ or "").removeprefix("Draw ").rstrip("."))
     return figure

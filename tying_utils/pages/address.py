@@ -10,6 +10,7 @@ _URL = re.compile(r'(?m)^(Repository = ")https://github\.com/([^"]*)(")$')
 _BADGE = re.compile(r"(?<=\]\()https://colab\.research\.google\.com/github/[^)]*(?=\))")
 _FETCH = re.compile(r"(?m)^( *address = ).*$")
 _README = re.compile(r"(<!-- badges: [^>]*-->\n).*?(<!-- end of badges -->)", re.DOTALL)
+_CLONE = re.compile(r"git clone (?:<[^>]*>|https://\S+) ")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
@@ -23,20 +24,25 @@ def known(root: Path | None = None) -> str | None:
 def write(repo: str, root: Path | None = None) -> list[Path]:
     """Make `repo`, as owner/name on GitHub, the address of this checkout, and return the files that changed.
 
-    pyproject.toml gets it, and from there the badge and the setup cell of every notebook, and README's list of badges. Raises
-    ValueError for anything but owner/name, and outside a checkout.
+    pyproject.toml gets it, and from there the badge and the setup cell of every notebook, and README's badge and clone line.
+    Raises ValueError for anything but owner/name, and outside a checkout.
     """
     if not _NAME.fullmatch(repo):
         raise ValueError(f"repo: owner/name as on GitHub is needed, got {repo!r}")
     root = root or paths.root()
-    project, books = root / "pyproject.toml", sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    project, books = root / "pyproject.toml", sorted((root / "notebooks").glob("*.ipynb"))
     if not project.is_file() or not books:
         raise ValueError(f"root: {root} is no checkout of this repository; run from one")
     changed = _rewrite(project, lambda text: _URL.sub(rf"\g<1>https://github.com/{repo}\g<3>", text))
     for book in books:
         changed += _rewrite_book(book, repo)
-    lines = "".join(f"- [![Open in Colab]({_IMAGE})]({_colab(repo, book)}) {book.stem}\n" for book in books)
-    changed += _rewrite(root / "README.md", lambda text: _README.sub(rf"\g<1>{lines}\g<2>", text))
+    first = root / "notebooks" / "start_here.ipynb"
+    line = f"[![Open in Colab]({_IMAGE})]({_colab(repo, first)}) or [any notebook](https://colab.research.google.com/github/{repo})\n"
+    told = _rewrite(
+        root / "README.md",
+        lambda text: _CLONE.sub(f"git clone https://github.com/{repo} ", _README.sub(rf"\g<1>{line}\g<2>", text)),
+    )
+    changed += told
     return changed
 
 

@@ -1,4 +1,4 @@
-"""What the axis of length shows, as Markdown: tables of RESULTS.md and the verdicts of README.md."""
+"""What the axis of length shows, as Markdown: tables of RESULTS.md."""
 
 from typing import Any
 

@@ -10,6 +10,7 @@ from tying_utils.base.console import tqdm
 from tying_utils.study import profiles
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+START = "start_here.ipynb"  # the idea, in plain torch: no profile
 SCHEMATIC = "schematic.png"  # the attachment of a notebook's first cell that shows what it compares
 
 
@@ -22,7 +23,7 @@ def numbered(folder: Path = FOLDER) -> list[Path]:
 
 
 def attach_schematics(folder: Path = FOLDER) -> list[Path]:
-    """Attach to the first cell of each numbered notebook the picture of what it compares; return the notebooks that changed.
+    """Attach to the first cell of each notebook the picture of what it compares; return the notebooks that changed.
 
     An attachment shows wherever the notebook is opened. One that looks the same is left as it is.
     """
@@ -31,9 +32,9 @@ def attach_schematics(folder: Path = FOLDER) -> list[Path]:
     from tying_utils.experiments import schematics
 
     changed = []
-    for path in numbered(folder):
+    for path in sorted(folder.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        drawn = schematics.png(path.name[:2])
+        drawn = schematics.png(path.name.split("_")[0])
         kept = notebook.cells[0].get("attachments", {}).get(SCHEMATIC, {}).get("image/png", "")
         if not kept or not schematics.alike(base64.b64decode(kept), drawn):
             notebook.cells[0].attachments = {SCHEMATIC: {"image/png": base64.b64encode(drawn).decode()}}
@@ -104,7 +105,7 @@ def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress
             study.complete(name for name in study.names if name not in kept)
         Public(profile, fresh=True, progress=progress).complete()
     target = paths.root() / "build" / "notebooks" / profile
-    for path in notebooks or numbered():
-        run(path, target / path.name, {"PROFILE": repr(profile)}, progress=progress)
+    for path in notebooks or (FOLDER / START, *numbered()):
+        run(path, target / path.name, {} if path.name == START else {"PROFILE": repr(profile)}, progress=progress)
     figures.render(profile, progress=progress)
     return target
