@@ -75,7 +75,12 @@ class Decide(Shown):
         for control in (*self.sizes.values(), self.tokens, self.memory):
             control.observe(lambda _: self._draw(), names="value")
         self._draw()
-        rows = [flow(*self.sizes.values()), flow(self.tokens, self.memory), self.words, flow(self.facts, self.screen)]
+        rows = [
+            flow(*self.sizes.values()),
+            flow(self.tokens, self.memory),
+            self.words,
+            flow(self.facts, self.screen, align="flex-start"),
+        ]
         return widgets.VBox(rows)
 
     def _draw(self) -> None:
@@ -84,7 +89,8 @@ class Decide(Shown):
         facts = advised.table()
         facts.loc[len(facts)] = ["public models of its size", advice.described(advice.peers(self.public, advised.parameters))]
         self.words.value = f'<div style="font-size:1.3em;line-height:1.35">{said(advised.sentence)}</div>'
-        self.facts.value = facts.to_html(index=False, header=False, border=0)
+        # Without its own, a table has the height of a slider for each of its lines.
+        self.facts.value = f'<div style="line-height:1.3">{facts.to_html(index=False, header=False, border=0)}</div>'
         self.screen.value = self.view.show(advised)
 
 

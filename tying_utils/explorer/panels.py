@@ -119,22 +119,23 @@ class SweepView:
         bundles = [*self.ghosts.values(), *self.curves.values()]
         self._stage = Stage(figure, [*(artist for bundle in bundles for artist in bundle.artists), *moving])
 
-    def _values(self, scales: Scales, share: bool = False) -> dict[str, np.ndarray]:
-        """Return what each curve shows of a condition, (seeds, points)."""
-        sweep = self.sweep
-        if share:
-            return {name: sweep.share(scales, name) for name in ("output_share", "output_update_share")}
-        aligned = {name: sweep.alignment(scales, name, "corrected") for name in W_WITH}
-        return aligned | {"bias": aligned["output"] - aligned["input"]}
+    def _values(self, scales: Scales) -> dict[str, np.ndarray]:
+        """Return what each curve of the first panel shows of a condition, (seeds, steps)."""
+        aligned = {name: self.sweep.alignment(scales, name, "corrected") for name in W_WITH}
+        return aligned | {"bias": self.sweep.bias(scales)}
+
+    def _shares(self, scales: Scales) -> dict[str, np.ndarray]:
+        """Return what each curve of the second panel shows of a condition, (seeds, spans)."""
+        return {name: self.sweep.share(scales, name) for name in ("output_share", "output_update_share")}
 
     def show(self, scales: Scales, step: int, seed: int | None = None, words: str = "") -> bytes:
-        """Return a PNG of one condition with `step` marked, of `seed` or the mean of all; `words` follow the condition's name."""
+        """Return a PNG of a condition with `step` marked: of `seed`, or of all and their mean. `words` follow its name."""
         sweep, rows = self.sweep, self.sweep.rows(seed)
-        for pair, bundles in ((ORDINARY, self.ghosts), (scales, self.curves)):
-            for name, values in (self._values(pair) | self._values(pair, share=True)).items():
-                values = values[rows]
-                bundles[name].show(values if bundles is self.curves else values.mean(0, keepdims=True))
-        low, high = (self.curves[name].mean.get_ydata() for name in W_WITH)
+        shown, ordinary = (self._values(pair) | self._shares(pair) for pair in (scales, ORDINARY))
+        for name, curve in self.curves.items():
+            curve.show(shown[name][rows])
+            self.ghosts[name].show(ordinary[name][rows].mean(0, keepdims=True))
+        low, high = (shown[name][rows].mean(0) for name in W_WITH)
         self.between.set_data(sweep.steps, low, high)
         at = sweep.steps.index(step)
         ends = float(low[at]), float(high[at])

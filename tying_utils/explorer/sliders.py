@@ -176,12 +176,13 @@ class Explore(Shown):
 
     def _draw(self) -> None:
         view, seed = self._shown, None if self.seed.value == MEAN else self.seed.value
+        what: Any = self.mapped.value
         assert view is not None
         scales = self.input_scale.value, self.output_scale.value
         self.screen.value = view.show(scales, self.step.value, seed)
         self.numbers.value = large(compared(view.sweep, scales, self.step.value, seed))
         self.state.value = said(described(view.sweep, scales, self.step.value, seed))
-        self.map(view.sweep.corpus).show(scales, self.mapped.value, seed)
+        self.map(view.sweep.corpus).show(scales, what, seed)
         self.line.value = view.sweep.line(scales, seed)
 
     def _copy(self, _: Any) -> None:
@@ -208,7 +209,10 @@ def compared(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = N
     """Return by name what the ordinary tied arm has and what `scales` have: mean over seeds, or `seed`."""
     rows, at = swept.rows(seed), swept.steps.index(step)
     loss = "loss over the floor" if swept.has_floor else "loss"
-    measures = {f"output bias after step {step}": lambda pair: swept.bias(pair)[:, at], f"{loss} after training, nats per token": swept.loss}
+    measures = {
+        f"output bias after step {step}": lambda pair: swept.bias(pair)[:, at],
+        f"{loss} after training, nats per token": swept.loss,
+    }
     if swept.has_roles:
         for role in ("target", "source"):
             measures[f"purity, {role} role"] = lambda pair, role=role: swept.purity(pair, role)
