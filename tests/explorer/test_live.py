@@ -47,11 +47,14 @@ class Gate:
 
 
 def test_train_trains_the_scale_and_joins_its_point(made: Live) -> None:
-    before = bytes(made.screen.value)
+    before, noted = bytes(made.screen.value), []
+    made.note.observe(lambda change: noted.append(change["new"]), names="value")
     made.exact[0].value = 7.3
     made.train.click()
+    assert "Preparing input scale 7.3, output scale 1, seed 0" in noted[0], "at once"
     made.wait(120)
     assert not made.training
+    assert "Training input scale 7.3, output scale 1, seed 0: step 1 of 20, loss " in noted[1]
     (run,) = made.runs
     assert run.config == PROFILES["smoke"][TWO_ROLE].config(TIED, 0).replace(input_scale=7.3)
     assert "Joined" in made.note.value and "input scale 7.3, output scale 1, seed 0" in made.note.value

@@ -1,6 +1,5 @@
 """Train a scale of your own while you watch: a slider, a button, a growing curve, and the point that it adds."""
 
-import importlib
 import math
 import threading
 import time
@@ -65,6 +64,7 @@ class Live(Shown):
 
     def _build(self) -> Any:
         import ipywidgets as widgets
+        from transformers import OlmoForCausalLM  # noqa: F401 (takes seconds: now, rather than when Train is pressed)
 
         self.sliders, self.exact = [], []
         for name, scale in zip(("input scale", "output scale"), self.start, strict=True):
@@ -77,13 +77,11 @@ class Live(Shown):
         self.seed = widgets.Dropdown(options=list(self.profile.seeds), description="seed", **SNUG)
         self.train = widgets.Button(description="Train", button_style="primary", tooltip="Train a run with these scales")
         self.stop = widgets.Button(description="Stop", tooltip="Stop the run that is being trained")
-        self.bar = widgets.IntProgress(max=self.view.steps, layout={"flex": "1 1 200px", "width": "auto"})
+        self.bar = widgets.IntProgress(max=self.view.steps, description="steps", style=WIDE, layout={"flex": "1 1 200px", "width": "auto"})
         self.note = widgets.HTML(said(self.missing, alert=True) if self.missing else said("Ready."))
         self.screen = widgets.Image(format="png", layout={"max_width": "1000px", "width": "100%"}, value=self.view.restart())
         self.train.on_click(lambda _: self._start())
         self.stop.on_click(lambda _: self._halt())
-        # The library of models takes seconds to import: by the time that Train is pressed it mostly is.
-        threading.Thread(target=importlib.import_module, args=("transformers.models.olmo.modeling_olmo",), daemon=True).start()
         scales = [control for pair in zip(self.sliders, self.exact, strict=True) for control in pair]
         return widgets.VBox([flow(*scales), flow(self.seed, self.train, self.stop, self.bar), self.note, self.screen])
 
