@@ -77,7 +77,9 @@ class Live(Shown):
         self.seed = widgets.Dropdown(options=list(self.profile.seeds), description="seed", **SNUG)
         self.train = widgets.Button(description="Train", button_style="primary", tooltip="Train a run with these scales")
         self.stop = widgets.Button(description="Stop", tooltip="Stop the run that is being trained")
-        self.bar = widgets.IntProgress(max=self.view.steps, description="steps", style=WIDE, layout={"flex": "1 1 200px", "width": "auto"})
+        self.bar = widgets.IntProgress(
+            max=self.view.steps, description="steps", style=WIDE, layout={"flex": "1 1 200px", "width": "auto"}
+        )
         self.note = widgets.HTML(said(self.missing, alert=True) if self.missing else said("Ready."))
         self.screen = widgets.Image(format="png", layout={"max_width": "1000px", "width": "100%"}, value=self.view.restart())
         self.train.on_click(lambda _: self._start())

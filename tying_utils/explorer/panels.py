@@ -112,7 +112,7 @@ class SweepView:
             ax.set_xticks(ticks, [str(step) for step in ticks])
             ax.minorticks_off()
         low, high = _range(values for pair in sweep.conditions for values in self._values(pair).values())
-        a.set(ylabel="alignment above chance (0 to 1)", ylim=(min(-0.03, 1.05 * low), 1.05 * high))
+        a.set(ylabel="alignment, corrected for chance", ylim=(min(-0.03, 1.05 * low), 1.05 * high))
         b.set(ylabel="output share of the norm", ylim=(0, 1))
         style.legend(figure, [*looks.values(), Look("ordinary tied arm", GHOST)])
         moving = [self.between, self.distance, self.number, self.step, self.title]
@@ -140,7 +140,7 @@ class SweepView:
         at = sweep.steps.index(step)
         ends = float(low[at]), float(high[at])
         self.distance.set_data([step, step], ends)
-        self.number.set_text(f" {ends[1] - ends[0]:+.2f}".replace("-", "−"))
+        self.number.set_text(f"  {ends[1] - ends[0]:+.2f}".replace("-", "−"))
         self.number.set_position((step, sum(ends) / 2))
         self.step.set_xdata([step, step])
         whose = f"mean of {len(sweep.seeds)} seeds" if seed is None else f"seed {seed}"

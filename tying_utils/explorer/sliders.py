@@ -226,13 +226,12 @@ def described(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = 
     def mean(values: np.ndarray) -> float:
         return float(values[rows].mean())
 
-    aligned = {name: mean(swept.alignment(scales, name)[:, at]) for name in ("input", "output")}
-    chance = np.mean([mean(swept.alignment(scales, name, "chance")[:, at]) for name in aligned])
+    aligned = {name: mean(swept.alignment(scales, name, "corrected")[:, at]) for name in ("input", "output")}
     words = [
         f"{swept.corpus}, input scale {scales[0]:g}, output scale {scales[1]:g}, "
         + (f"mean of {len(swept.seeds)} seeds" if seed is None else f"seed {seed}"),
-        f"after step {step} W aligns with U to {aligned['output']:.2f} and with E to {aligned['input']:.2f} "
-        f"(chance {chance:.2f}): output bias {mean(swept.bias(scales)[:, at]):+.3f}",
+        f"after step {step} W aligns with U to {aligned['output']:.2f} and with E to {aligned['input']:.2f}, corrected for "
+        f"chance: output bias {mean(swept.bias(scales)[:, at]):+.3f}",
     ]
     if step:
         span = int(np.searchsorted(swept.spans, step))
