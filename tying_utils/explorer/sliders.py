@@ -83,7 +83,8 @@ class Explore(Shown):
             interval=900, description="play the input scale", tooltip="Sweep the input scale there and back"
         )
         self.reset = widgets.Button(description="Reset", tooltip="Back to the ordinary tied arm", layout={"width": "auto"})
-        self.note, self.numbers, self.state = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.note = widgets.HTML(layout={"min_height": "22px"})  # so that nothing jumps when it speaks
+        self.numbers, self.state = widgets.HTML(), widgets.HTML()
         self.screen = widgets.Image(
             format="png", layout={"flex": "2 1 0", "min_width": "400px", "width": "0", "height": "auto"}
         )
@@ -211,7 +212,7 @@ def compared(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = N
     loss = "loss over the floor" if swept.has_floor else "loss"
     measures = {
         f"output bias after step {step}": lambda pair: swept.bias(pair)[:, at],
-        f"{loss} after training, nats per token": swept.loss,
+        f"{loss}, nats per token": swept.loss,
     }
     if swept.has_roles:
         for role in ("target", "source"):
