@@ -84,7 +84,7 @@ def test_the_bias_is_the_distance_of_the_two_curves_and_is_said_at_the_step(seed
     low, high, bias = (np.array(points(view.curves[name].mean))[:, 1] for name in ("input", "output", "bias"))
     np.testing.assert_allclose(high - low, bias, atol=1e-12)
     assert points(view.distance) == [[STEPS[2], low[2]], [STEPS[2], high[2]]]
-    assert view.number.get_text().strip() == f"{bias[2]:+.2f}".replace("-", "−")
+    assert view.number.get_text() == f"{bias[2]:+.2f}".replace("-", "−")
 
 
 def test_the_ordinary_tied_arm_is_a_grey_ghost_behind_every_condition_of_the_same_seeds() -> None:

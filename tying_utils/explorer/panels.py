@@ -99,7 +99,15 @@ class SweepView:
         self.between = a.fill_between(sweep.steps, 0, 0, color=GREY, alpha=0.15, linewidth=0)
         self.distance = a.plot([], [], color=BLACK, linewidth=2.5, marker="_", markersize=7)[0]
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-        self.number = a.text(0, 0, "", ha="left", va="center", fontsize=9, fontweight="bold", bbox=box)
+        text = {
+            "xytext": (8, 0),
+            "textcoords": "offset points",
+            "va": "center",
+            "fontsize": 9,
+            "fontweight": "bold",
+            "bbox": box,
+        }
+        self.number = a.annotate("", (0, 0), **text)
         self.step = b.axvline(0, color=GREY, linewidth=5, alpha=0.3)
         self.title = figure.supxlabel("input scale 1", fontsize="medium", fontweight="bold")
         style.level(a, 0)
@@ -140,8 +148,8 @@ class SweepView:
         at = sweep.steps.index(step)
         ends = float(low[at]), float(high[at])
         self.distance.set_data([step, step], ends)
-        self.number.set_text(f"  {ends[1] - ends[0]:+.2f}".replace("-", "−"))
-        self.number.set_position((step, sum(ends) / 2))
+        self.number.set_text(f"{ends[1] - ends[0]:+.2f}".replace("-", "−"))
+        self.number.xy = step, sum(ends) / 2
         self.step.set_xdata([step, step])
         whose = f"mean of {len(sweep.seeds)} seeds" if seed is None else f"seed {seed}"
         self.title.set_text(f"input ×{scales[0]:g}, output ×{scales[1]:g}, step {step}, {whose}{words}")

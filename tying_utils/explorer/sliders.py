@@ -63,8 +63,8 @@ class Explore(Shown):
             {swept.input_scales[0], sweep.nearest("input_scale", 1.0, swept.input_scales), swept.input_scales[-1]}
         ):
             chosen = (scale, output_scale), swept.steps[-1]
-            numbers = (f"{name} {before:.2f} → {after:.2f}" for name, (before, after) in compared(swept, *chosen).items())
-            pictures.append(view.show(*chosen, words="\n" + ", ".join(numbers)))
+            bias, loss = (f"{before:.2f} → {after:.2f}" for before, after in [*compared(swept, *chosen).values()][:2])
+            pictures.append(view.show(*chosen, words=f": output bias {bias}, loss {loss}".replace("-", "−")))
         return panels.stacked(pictures)
 
     def _build(self) -> Any:
