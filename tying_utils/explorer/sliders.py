@@ -109,8 +109,9 @@ class Explore(Shown):
     def _preload(self) -> None:
         """Open what is not shown yet, so that a switch is fast."""
         for corpus in self.corpora:
-            with suppress(ValueError):  # it is named where it is chosen
-                self.map(corpus)
+            if corpus not in self._maps:
+                with suppress(ValueError):  # it is named where it is chosen
+                    self.map(corpus).show(ORDINARY)
 
     def _open(self, input_scale: float, output_scale: float) -> None:
         """Set the controls to what the chosen corpus was swept over, as near to the given scales as there is."""
@@ -242,7 +243,4 @@ def described(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = 
     words.append(f"after training, lens KL at the input {kl:.2f} bits (untied {mean(swept.lens(None)[:, 0]):.2f})")
     name = "loss over the floor" if swept.has_floor else "validation loss"
     words.append(f"{name} {mean(swept.loss(scales)):.3f} nats (untied {mean(swept.loss(None)):.3f})")
-    if swept.has_roles:
-        target, source = (mean(swept.purity(scales, role)) for role in ("target", "source"))
-        words.append(f"purity {target:.2f} in the target role, {source:.2f} in the source role")
     return "; ".join(words) + "."
