@@ -1,8 +1,9 @@
-"""Notebook 07 in a real browser: JupyterLab, all cells run, a slider moved by keyboard, a run trained, stopped, and seen."""
+"""Notebook 07 in a real browser at 1280 x 720: all cells run, everything on one screen, moved by keyboard, trained, stopped."""
 
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -89,7 +90,7 @@ def page(lab: str) -> Iterator[Any]:
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=quiet)
         context = browser.new_context(
-            viewport={"width": 1500, "height": 1100}, permissions=["clipboard-read", "clipboard-write"]
+            viewport={"width": 1280, "height": 720}, permissions=["clipboard-read", "clipboard-write"]
         )
         page = context.new_page()
         page.set_default_timeout(MINUTE)
@@ -101,12 +102,11 @@ def page(lab: str) -> Iterator[Any]:
             page.get_by_text("Run All Cells", exact=True).click()
             last = page.locator(".jp-CodeCell").last.locator(".jp-OutputArea-output")
             last.get_by_text("C4 sweep").first.wait_for(state="attached")
+            page.keyboard.press("Control+b")  # the file browser closes
         except Exception:
             page.screenshot(path=kept("07_failed"))
             raise
         yield page
-        for number, name in enumerate(("explore", "live")):
-            page.locator(".jp-OutputArea-output:has(img.widget-image)").nth(number).screenshot(path=kept(f"07_{name}"))
         browser.close()
 
 
@@ -115,6 +115,23 @@ def kept(name: str) -> Path:
     folder = ROOT / "build" / "browser"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}.png"
+
+
+def outside(page: Any, number: int, *parts: Any) -> list[str]:
+    """Scroll to the explorer (0) or to Live (1), keep a screenshot, and name what is then not wholly on the screen."""
+    output = page.locator(".jp-OutputArea-output:has(img.widget-image)").nth(number)
+    output.evaluate("shown => shown.scrollIntoView({block: 'start'})")
+    screen = page.locator(".jp-WindowedPanel-outer").first.bounding_box()
+    page.screenshot(path=kept(f"07_{('explore', 'live')[number]}"))
+    lost = []
+    for part in parts:
+        box = part.bounding_box()
+        inside = all(
+            screen[start] - 1 <= box[start] and box[start] + box[size] <= screen[start] + screen[size] + 1 and box[size] > 0
+            for start, size in (("x", "width"), ("y", "height"))
+        )
+        lost += [] if inside else [f"{part}: {box}, on {screen}"]
+    return lost
 
 
 def pictures(page: Any) -> tuple[Any, Any]:
@@ -130,7 +147,34 @@ def test_every_cell_ran_without_an_error(page: Any) -> None:
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 
-def test_the_arrow_key_moves_the_slider_and_the_figure(page: Any) -> None:
+def parts_of(page: Any, number: int) -> list[Any]:
+    """All that is to be on one screen with the explorer or with Live."""
+    shown = page.locator(".jp-OutputArea-output:has(img.widget-image)").nth(number)
+    sliders = shown.locator(".widget-hslider, .widget-slider")
+    parts = [shown.locator("img.widget-image"), *sliders.all(), *shown.locator(".widget-readout").all()]
+    return [*parts, *shown.locator("button").all(), *shown.locator("select").all()]
+
+
+def test_sliders_numbers_and_panels_are_on_one_screen(page: Any) -> None:
+    pictures(page)
+    number = page.locator(".widget-html-content b", has_text="0.44").first
+    parts = [number, *parts_of(page, 0)]
+    assert len(parts) > 3 + 3 + 18 and not outside(page, 0, *parts)
+    widths = [slider.bounding_box()["width"] for slider in page.locator(".noUi-target").all()[:3]]
+    assert min(widths) > 150 and number.evaluate("shown => parseFloat(getComputedStyle(shown).fontSize)") > 20
+    map_ = page.get_by_role("button", name="0.24", exact=True).bounding_box()
+    picture = page.locator("img.widget-image").first.bounding_box()
+    assert map_["x"] > picture["x"] + picture["width"] > 700 and picture["y"] < map_["y"] < picture["y"] + picture["height"]
+    page.keyboard.press("Control+b")  # the file browser opens beside it: narrower, and nothing is cut off
+    time.sleep(1)
+    assert not outside(page, 0, *parts)
+    page.screenshot(path=kept("07_beside_the_files"))
+    page.keyboard.press("Control+b")
+    time.sleep(1)
+    assert not outside(page, 1, *parts_of(page, 1))
+
+
+def test_the_arrow_key_moves_the_slider_the_figure_and_the_numbers(page: Any) -> None:
     picture, _ = pictures(page)
     page.get_by_text("input scale 1, output scale 1, mean of 5 seeds").wait_for()
     before = picture.get_attribute("src")
@@ -139,10 +183,38 @@ def test_the_arrow_key_moves_the_slider_and_the_figure(page: Any) -> None:
     page.keyboard.press("ArrowRight")
     page.get_by_text("input scale 2, output scale 1, mean of 5 seeds").wait_for()
     assert picture.get_attribute("src") != before
+    assert numbers(page) == ["0.44 → 0.38", "4.49 → 4.51"]
     assert page.locator("img.widget-image").count() == 2, "nothing stacks"
 
 
+def numbers(page: Any) -> list[str]:
+    """The large numbers."""
+    return page.locator(".widget-html-content div:has(> span + b)").all_inner_texts()
+
+
+def test_a_press_on_the_map_loads_that_pair_by_mouse_and_by_keyboard(page: Any) -> None:
+    page.get_by_role("button", name="0.24", exact=True).click()
+    page.get_by_text("input scale 10, output scale 1, mean of 5 seeds").wait_for()
+    assert numbers(page) == ["0.44 → 0.24", "4.49 → 4.77"]
+    assert not outside(page, 0, *parts_of(page, 0))
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_text("input scale 20, output scale 1, mean of 5 seeds").wait_for()
+
+
+def test_play_sweeps_and_reset_returns(page: Any) -> None:
+    page.locator(".widget-play button").first.click()
+    for scale in (10, 5):
+        page.get_by_text(f"input scale {scale}, output scale 1, mean of 5 seeds").wait_for()
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_text("input scale 1, output scale 1, mean of 5 seeds").wait_for()
+    time.sleep(2)
+    assert page.get_by_text("input scale 1, output scale 1, mean of 5 seeds").count(), "and stays"
+
+
 def test_another_corpus_and_a_typed_scale(page: Any) -> None:
+    page.locator(".noUi-handle").first.press("ArrowRight")
+    page.get_by_text("input scale 2, output scale 1").wait_for()
     page.get_by_label("corpus").first.select_option("two-role")
     page.get_by_text("input scale 2 was not swept: 3 is the nearest.").wait_for()
     seed = page.get_by_label("seed").first
@@ -156,6 +228,7 @@ def test_another_corpus_and_a_typed_scale(page: Any) -> None:
     box.press("Enter")
     page.get_by_text("input scale 7 was not swept: 10 is the nearest.").wait_for()
     page.get_by_text("two-role, input scale 10, output scale 1").wait_for()
+    assert len(numbers(page)) == 4 and not outside(page, 0, *parts_of(page, 0))
 
 
 def test_copy_puts_the_line_on_the_clipboard(page: Any) -> None:
@@ -171,7 +244,12 @@ def test_train_adds_a_point(page: Any) -> None:
     _, picture = pictures(page)
     before, seen = picture.get_attribute("src"), []
     page.get_by_role("button", name="Train", exact=True).click()
-    page.get_by_text("Training input scale 7").wait_for()
+    began = time.monotonic()
+    page.get_by_text("Preparing input scale 7").or_(page.get_by_text("Training input scale 7")).wait_for()
+    prepared = time.monotonic() - began
+    page.get_by_text(re.compile(r"Training input scale 7.*: step \d+ of 200, loss \d")).wait_for()
+    print(f"prepared in {prepared:.2f} s, the first step after {time.monotonic() - began:.2f} s")
+    assert time.monotonic() - began < 10, "about a second where nothing else runs"
     joined = page.get_by_text("1 trained here.")
     deadline = time.monotonic() + 180
     while not joined.count() and time.monotonic() < deadline:
@@ -179,7 +257,7 @@ def test_train_adds_a_point(page: Any) -> None:
         time.sleep(0.1)
     assert joined.count() and page.get_by_text("input scale 7, output scale 1, seed 0: purity").count()
     assert len(set(seen)) >= 4, "the curve grows while it trains"
-    assert picture.get_attribute("src") not in (before, seen[0])
+    assert picture.get_attribute("src") not in (before, seen[0]) and not outside(page, 1, *parts_of(page, 1))
 
 
 def test_stop_stops(page: Any) -> None:

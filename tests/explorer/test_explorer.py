@@ -1,5 +1,6 @@
 """The sliders: every stop shows its own numbers and one picture, a scale that was not swept snaps and says so."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -64,7 +65,7 @@ def test_the_words_are_the_numbers_of_the_sweep() -> None:
     words = sliders.described(swept, scales, STEPS[-1])
     assert f"output bias {swept.bias(scales)[:, -1].mean():+.3f}" in words
     assert f"lens KL at the input {swept.lens(scales)[:, 0].mean():.2f} bits (untied 1.00)" in words
-    assert f"loss over the floor {swept.loss(scales).mean():.3f} nats" in words and "purity" in words
+    assert f"loss over the floor {swept.loss(scales).mean():.3f} nats" in words
     one = sliders.described(swept, scales, STEPS[-1], SEEDS[2])
     assert f"loss over the floor {swept.loss(scales)[2]:.3f} nats" in one
     assert "output share" not in sliders.described(swept, scales, 0), "before the first step there is none"
@@ -116,7 +117,67 @@ def test_copy_hands_the_line_to_the_browser(explorer_: Explore) -> None:
 def test_every_control_has_a_label(explorer_: Explore) -> None:
     silent = widgets.HTML | widgets.Image | widgets.Output | widgets.Box
     controls = [control for control in every(explorer_.widget) if not isinstance(control, silent)]
-    assert len(controls) == 8 and all(control.description for control in controls)
+    assert len(controls) == 11 + len(INPUT) * len(OUTPUT) and all(control.description for control in controls)
+
+
+def test_large_numbers_are_those_of_the_ordinary_arm_and_of_the_condition(explorer_: Explore) -> None:
+    swept, scales = synthetic_sweep(), (10.0, 0.3)
+    numbers = sliders.compared(swept, scales, STEPS[1], SEEDS[2])
+    assert numbers["output bias after step 1"] == (swept.bias((1.0, 1.0))[2, 1], swept.bias(scales)[2, 1])
+    name = "loss over the floor, nats per token"
+    assert numbers[name] == (swept.loss((1.0, 1.0))[2], swept.loss(scales)[2])
+    assert numbers["purity, target role"] == (pytest.approx(0.4), swept.purity(scales, "target")[2])
+    assert len(sliders.compared(synthetic_sweep(PYTHON), scales, STEPS[1])) == 2, "no roles there"
+    explorer_.input_scale.value = 10.0
+    assert "0.10 →</span> <b>−0.20</b>" in explorer_.numbers.value and "1.21 →</span> <b>1.31</b>" in explorer_.numbers.value
+
+
+def test_a_press_on_the_map_loads_that_pair(explorer_: Explore) -> None:
+    before = bytes(explorer_.screen.value)
+    explorer_.map(TWO_ROLE).cells[10.0, 0.3].click()
+    assert (explorer_.input_scale.value, explorer_.output_scale.value) == (10.0, 0.3)
+    assert "input scale 10, output scale 0.3" in explorer_.state.value and bytes(explorer_.screen.value) != before
+    explorer_.corpus.value = PYTHON
+    assert [explorer_.map(PYTHON).widget] == list(explorer_.place.children)
+
+
+def test_play_takes_the_input_scale_there_and_back(explorer_: Explore) -> None:
+    seen = []
+    for count in range(1, explorer_.play.max + 1):
+        explorer_.play.value = count
+        seen.append(explorer_.input_scale.value)
+    assert seen == [10.0, 1.0, 0.1, 1.0]
+    explorer_.play.value = 0
+    assert explorer_.input_scale.value == 1.0, "its stop moves nothing"
+
+
+def test_reset_returns_to_the_ordinary_tied_arm(explorer_: Explore) -> None:
+    first = bytes(explorer_.screen.value)
+    explorer_.input_scale.value, explorer_.output_scale.value, explorer_.step.value = 10.0, 0.3, STEPS[1]
+    explorer_.seed.value, explorer_.play.value = SEEDS[1], 1
+    explorer_.reset.click()
+    assert bytes(explorer_.screen.value) == first and explorer_.play.value == 0
+    assert (explorer_.input_scale.value, explorer_.output_scale.value, explorer_.seed.value) == (1.0, 1.0, sliders.MEAN)
+
+
+def test_loading_is_said_while_a_corpus_opens_and_only_then(explorer_: Explore) -> None:
+    noted: list[str] = []
+    explorer_.note.observe(lambda change: noted.append(change["new"]), names="value")
+    explorer_.corpus.value = PYTHON
+    assert "loading python ..." in noted[0] and explorer_.note.value == ""
+    noted.clear()
+    explorer_.corpus.value = TWO_ROLE
+    assert not noted
+
+
+def test_in_a_running_loop_the_other_corpora_are_opened_soon(swept: None) -> None:
+    async def cell() -> Explore:
+        made = explore(corpus=TWO_ROLE)
+        assert made.widget and list(made._maps) == [TWO_ROLE]
+        await asyncio.sleep(1.5)
+        return made
+
+    assert set(asyncio.run(cell())._maps) == {TWO_ROLE, PYTHON}
 
 
 def test_a_notebook_gets_the_widget_and_a_still_picture(explorer_: Explore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +201,9 @@ def test_a_missing_sweep_is_named_with_the_command_that_makes_it(home: Any) -> N
     assert "sweep_alignment.csv: missing" in made.note.value and "tying-utils sweep --profile laptop" in made.note.value
     made.typed.value = "3"  # and no control fails
     made.corpus.value = TWO_ROLE
+    made.reset.click()
+    made.play.value = 1
+    made.mapped.value = "loss"
     made.copy.click()
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,14 @@ class Gate:
 
 
 def test_train_trains_the_scale_and_joins_its_point(made: Live) -> None:
-    before = bytes(made.screen.value)
+    before, noted = bytes(made.screen.value), []
+    made.note.observe(lambda change: noted.append(change["new"]), names="value")
     made.exact[0].value = 7.3
     made.train.click()
+    assert "Preparing input scale 7.3, output scale 1, seed 0" in noted[0], "at once"
     made.wait(120)
     assert not made.training
+    assert "Training input scale 7.3, output scale 1, seed 0: step 1 of 20, loss " in noted[1]
     (run,) = made.runs
     assert run.config == PROFILES["smoke"][TWO_ROLE].config(TIED, 0).replace(input_scale=7.3)
     assert "Joined" in made.note.value and "input scale 7.3, output scale 1, seed 0" in made.note.value
@@ -61,6 +66,12 @@ def test_train_trains_the_scale_and_joins_its_point(made: Live) -> None:
     assert made.bar.value == made.bar.max == run.config.steps
     assert len(np.asarray(made.view.curve.get_xdata())) == run.config.steps
     assert bytes(made.screen.value) != before
+
+
+def test_what_takes_seconds_to_import_is_there_before_train_is_pressed() -> None:
+    code = "import sys; from tying_utils.explorer.live import live; live().widget; print('{}' in sys.modules)"
+    command = [sys.executable, "-c", code.format("transformers.models.olmo.modeling_olmo")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["True"]
 
 
 def test_a_run_that_was_trained_before_is_loaded(made: Live, monkeypatch: pytest.MonkeyPatch) -> None:

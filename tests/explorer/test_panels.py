@@ -58,7 +58,7 @@ def test_sweep_panels_hold_every_point_of_every_condition() -> None:
     view = SweepView(synthetic_sweep())
     for scales in view.sweep.conditions:
         view.show(scales, STEPS[-1])
-        bundles = [*view.alignment.values(), view.share, view.update, *view.lens.values(), view.loss]
+        bundles = [*view.curves.values(), *view.ghosts.values()]
         for bundle in bundles:
             low, high = bundle.ax.get_ylim()
             drawn = [points(bundle.mean), *bundle.seeds.get_segments()]
@@ -69,12 +69,34 @@ def test_sweep_panels_hold_every_point_of_every_condition() -> None:
 def test_one_seed_is_drawn_alone_and_the_mean_with_its_seeds() -> None:
     view, scales = SweepView(synthetic_sweep()), (10.0, 1.0)
     view.show(scales, STEPS[-1], SEEDS[1])
-    curve = view.alignment["output"]
-    np.testing.assert_allclose(np.array(points(curve.mean))[:, 1], view.sweep.alignment(scales, "output")[1])
+    curve, aligned = view.curves["output"], view.sweep.alignment(scales, "output", "corrected")
+    np.testing.assert_allclose(np.array(points(curve.mean))[:, 1], aligned[1])
     assert not curve.seeds.get_segments()
     view.show(scales, STEPS[-1])
-    np.testing.assert_allclose(np.array(points(curve.mean))[:, 1], view.sweep.alignment(scales, "output").mean(0))
+    np.testing.assert_allclose(np.array(points(curve.mean))[:, 1], aligned.mean(0))
     assert len(curve.seeds.get_segments()) == len(SEEDS)
+
+
+@pytest.mark.parametrize("seed", [None, SEEDS[1]])
+def test_the_bias_is_the_distance_of_the_two_curves_and_is_said_at_the_step(seed: int | None) -> None:
+    view = SweepView(synthetic_sweep())
+    view.show((10.0, 0.3), STEPS[2], seed)
+    low, high, bias = (np.array(points(view.curves[name].mean))[:, 1] for name in ("input", "output", "bias"))
+    np.testing.assert_allclose(high - low, bias, atol=1e-12)
+    assert points(view.distance) == [[STEPS[2], low[2]], [STEPS[2], high[2]]]
+    assert view.number.get_text() == f"{bias[2]:+.2f}".replace("-", "−")
+
+
+def test_the_ordinary_tied_arm_is_a_grey_ghost_behind_every_condition_of_the_same_seeds() -> None:
+    view = SweepView(synthetic_sweep())
+    for seed, rows in ((None, [0, 1, 2]), (SEEDS[1], [1])):
+        view.show((10.0, 0.3), STEPS[-1], seed)
+        ghosts = {name: np.array(points(ghost.mean))[:, 1] for name, ghost in view.ghosts.items()}
+        view.show((1.0, 1.0), STEPS[-1], seed)
+        for name, ghost in ghosts.items():
+            np.testing.assert_allclose(ghost, np.array(points(view.curves[name].mean))[:, 1])
+        np.testing.assert_allclose(ghosts["bias"], view.sweep.bias((1.0, 1.0))[rows].mean(0))
+    assert {ghost.mean.get_color() for ghost in view.ghosts.values()} == {panels.GHOST}
 
 
 @pytest.mark.parametrize("swept", [None, synthetic_sweep()])

@@ -10,7 +10,7 @@ from tying_utils.experiments.advice import Advice
 from tying_utils.experiments.style import GREY, PURPLE
 from tying_utils.experiments.tables import where
 from tying_utils.explorer.panels import Stage
-from tying_utils.explorer.sliders import WIDE, Shown, said
+from tying_utils.explorer.shown import SLIDER, SNUG, Shown, flow, said
 
 SIZES = {
     "vocab_size": (512, 2048, 8192, 32_000, 49_152, 50_304, 65_536, 100_352, 128_256, 151_936, 256_000),
@@ -65,26 +65,32 @@ class Decide(Shown):
         self.sizes = {}
         for name, sizes in SIZES.items():
             options = sorted({*sizes, self.start[name]})
-            found = {"options": options, "value": self.start[name], "description": LABELS[name], "style": WIDE}
+            found = {"options": options, "value": self.start[name], "description": LABELS[name], **SLIDER}
             self.sizes[name] = widgets.SelectionSlider(**found)
         tokens = {"value": float(self.start["tokens"]), "base": 10, "min": 4, "max": 14, "step": 0.05, "readout_format": ".2e"}
-        self.tokens = widgets.FloatLogSlider(description="tokens planned", style=WIDE, **tokens)
-        self.memory = widgets.Checkbox(description="memory matters: compare at equal parameters", style=WIDE, indent=False)
-        self.words, self.facts = widgets.HTML(), widgets.HTML()
-        self.screen = widgets.Image(format="png", layout=widgets.Layout(max_width="900px"))
+        self.tokens = widgets.FloatLogSlider(description="tokens planned", **tokens, **SLIDER)
+        self.memory = widgets.Checkbox(description="memory matters: compare at equal parameters", indent=False, **SNUG)
+        self.words, self.facts = widgets.HTML(), widgets.HTML(layout={"flex": "1 1 300px"})
+        self.screen = widgets.Image(format="png", layout={"flex": "1.4 1 400px", "width": "auto", "min_width": "0"})
         for control in (*self.sizes.values(), self.tokens, self.memory):
             control.observe(lambda _: self._draw(), names="value")
         self._draw()
-        rows = [widgets.HBox([*self.sizes.values()]), widgets.HBox([self.tokens, self.memory])]
-        return widgets.VBox([*rows, self.words, self.facts, self.screen])
+        rows = [
+            flow(*self.sizes.values()),
+            flow(self.tokens, self.memory),
+            self.words,
+            flow(self.facts, self.screen, align="flex-start"),
+        ]
+        return widgets.VBox(rows)
 
     def _draw(self) -> None:
         sizes: dict[str, Any] = {name: slider.value for name, slider in self.sizes.items()}
         advised = advice.advise(self.measured, **sizes, tokens=round(self.tokens.value), memory=self.memory.value)
         facts = advised.table()
         facts.loc[len(facts)] = ["public models of its size", advice.described(advice.peers(self.public, advised.parameters))]
-        self.words.value = f'<div style="font-size:1.4em;line-height:1.4">{said(advised.sentence)}</div>'
-        self.facts.value = facts.to_html(index=False, header=False, border=0)
+        self.words.value = f'<div style="font-size:1.3em;line-height:1.35">{said(advised.sentence)}</div>'
+        # Without its own, a table has the height of a slider for each of its lines.
+        self.facts.value = f'<div style="line-height:1.3">{facts.to_html(index=False, header=False, border=0)}</div>'
         self.screen.value = self.view.show(advised)
 
 

@@ -9,7 +9,7 @@ from tying_utils.base import checks
 from tying_utils.base.names import TIED, TWO_ROLE
 from tying_utils.corpora.two_role import Language
 from tying_utils.explorer.panels import LiveView
-from tying_utils.explorer.sliders import WIDE, Shown, said
+from tying_utils.explorer.shown import SLIDER, SNUG, WIDE, Shown, flow, said
 from tying_utils.study import arms, of_language, sweep
 from tying_utils.study.sweep import Sweep
 from tying_utils.study.trained import Trained
@@ -64,25 +64,28 @@ class Live(Shown):
 
     def _build(self) -> Any:
         import ipywidgets as widgets
+        from transformers import OlmoForCausalLM  # noqa: F401 (takes seconds: now, rather than when Train is pressed)
 
         self.sliders, self.exact = [], []
         for name, scale in zip(("input scale", "output scale"), self.start, strict=True):
-            slider = widgets.FloatLogSlider(value=scale, base=10, min=-3, max=4, step=0.05, description=name, style=WIDE)
-            exact = widgets.FloatText(value=scale, description="exactly", layout=widgets.Layout(width="180px"), style=WIDE)
+            slider = widgets.FloatLogSlider(value=scale, base=10, min=-3, max=4, step=0.05, description=name, **SLIDER)
+            exact = widgets.FloatText(value=scale, description="exactly", layout={"width": "130px"}, style=WIDE)
             slider.observe(lambda change, box=exact: self._slid(change["new"], box, change["owner"].step), names="value")
             exact.observe(lambda change, other=slider: self._typed(change, other), names="value")
             self.sliders.append(slider)
             self.exact.append(exact)
-        self.seed = widgets.Dropdown(options=list(self.profile.seeds), description="seed")
+        self.seed = widgets.Dropdown(options=list(self.profile.seeds), description="seed", **SNUG)
         self.train = widgets.Button(description="Train", button_style="primary", tooltip="Train a run with these scales")
         self.stop = widgets.Button(description="Stop", tooltip="Stop the run that is being trained")
-        self.bar = widgets.IntProgress(max=self.view.steps, description="training")
+        self.bar = widgets.IntProgress(
+            max=self.view.steps, description="steps", style=WIDE, layout={"flex": "1 1 200px", "width": "auto"}
+        )
         self.note = widgets.HTML(said(self.missing, alert=True) if self.missing else said("Ready."))
-        self.screen = widgets.Image(format="png", layout=widgets.Layout(max_width="900px"), value=self.view.restart())
+        self.screen = widgets.Image(format="png", layout={"max_width": "1000px", "width": "100%"}, value=self.view.restart())
         self.train.on_click(lambda _: self._start())
         self.stop.on_click(lambda _: self._halt())
-        rows = [widgets.HBox([slider, exact]) for slider, exact in zip(self.sliders, self.exact, strict=True)]
-        return widgets.VBox([*rows, widgets.HBox([self.seed, self.train, self.stop, self.bar]), self.note, self.screen])
+        scales = [control for pair in zip(self.sliders, self.exact, strict=True) for control in pair]
+        return widgets.VBox([flow(*scales), flow(self.seed, self.train, self.stop, self.bar), self.note, self.screen])
 
     def _slid(self, scale: float, box: Any, step: float) -> None:
         # A browser rounds what a slider is set to and sends it back: within half a step a typed number stays as it is.
@@ -107,7 +110,8 @@ class Live(Shown):
             return
         self._stop.clear()
         self.bar.value, self.screen.value = 0, self.view.restart()
-        self.note.value = said(f"Training input scale {scales[0]:g}, output scale {scales[1]:g}, seed {seed} ...")
+        self._name = f"input scale {scales[0]:g}, output scale {scales[1]:g}, seed {seed}"
+        self.note.value = said(f"Preparing {self._name} ...")
         self._thread = threading.Thread(target=self._run, args=(config,), daemon=True)
         self._thread.start()
 
@@ -131,6 +135,7 @@ class Live(Shown):
     def _step(self, step: int, loss: float) -> None:
         if self._stop.is_set():
             raise Stopped
+        self.note.value = said(f"Training {self._name}: step {step} of {self.bar.max}, loss {loss:.2f}")
         self.bar.value, self.screen.value = step, self.view.grow(step, loss)
 
     def _join(self, run: Run, seconds: float) -> None:

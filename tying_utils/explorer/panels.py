@@ -18,10 +18,11 @@ from PIL import Image
 
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
-from tying_utils.experiments.style import BLACK, DASHED, GREY, LOOKS, ROLE_LOOKS, W_WITH, Look
-from tying_utils.study.sweep import Scales, Sweep
+from tying_utils.experiments.style import BLACK, DASHED, DOTTED, GREY, LOOKS, ROLE_LOOKS, W_WITH, Look
+from tying_utils.study.sweep import ORDINARY, Scales, Sweep
 
 DPI = 150
+GHOST = "#b5b5b5"  # the ordinary tied arm, behind every condition
 
 
 class Stage:
@@ -72,7 +73,10 @@ class _Bundle:
 
 
 class SweepView:
-    """The linked panels of a sweep: alignment and output share over training, lens KL by layer, loss by input scale."""
+    """The linked panels of a sweep over training: alignment with its distance, the output bias, and the output path's share.
+
+    The ordinary tied arm stays behind every condition as a grey ghost.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -81,70 +85,74 @@ class SweepView:
 
     def _build(self) -> None:
         sweep = self.sweep
-        loss = "Loss over the floor" if sweep.has_floor else "Validation loss"
-        titles = "Alignment of W", "Output path's share", "Tuned lens, after training", f"{loss}, after training"
-        figure, axes = style.panels(7.4, 5.0, *titles, rows=2)
-        self.figure, (a, b, c, d) = figure, axes
-        self.band = a.fill_between(sweep.steps, 0, 0, color=GREY, alpha=0.25, linewidth=0)
-        self.alignment = {name: _Bundle(a, sweep.steps, look) for name, look in W_WITH.items()}
-        paths = {"gradient": Look("gradient", BLACK), "update": Look("Adam update", BLACK, line=DASHED)}
-        self.share, self.update = (_Bundle(b, sweep.spans, look) for look in paths.values())
-        depth = sweep.lens(None).shape[1]
-        self.lens = {name: _Bundle(c, range(depth), LOOKS[name]) for name in (UNTIED, TIED)}
-        self.loss = _Bundle(d, sweep.input_scales, LOOKS[TIED])
-        self.level = d.axhline(0, color=LOOKS[UNTIED].colour, linestyle=LOOKS[UNTIED].line)
-        self.steps = [ax.axvline(0, color=GREY, linewidth=5, alpha=0.3) for ax in (a, b)]
-        self.chosen = d.axvline(1, color=GREY, linewidth=5, alpha=0.3)
+        figure, (a, b) = style.panels(7.2, 3.1, "How W aligns, and its output bias", "Output path's share")
+        self.figure = figure
+        for ax in (a, b):
+            ax.set_title("", loc="left")  # no letters: the third panel is the map
+        looks = {"input": replace(W_WITH["input"], label="W with E"), "output": replace(W_WITH["output"], label="W with U")}
+        looks |= {"bias": Look("output bias U − E", BLACK, line=DOTTED)}
+        looks |= {"output_share": Look("share of gradient", BLACK)}
+        looks |= {"output_update_share": Look("share of Adam update", BLACK, line=DASHED)}
+        places = {name: (b, sweep.spans) if "share" in name else (a, sweep.steps) for name in looks}
+        self.ghosts = {name: _Bundle(*places[name], replace(look, colour=GHOST)) for name, look in looks.items()}
+        self.curves = {name: _Bundle(*places[name], look) for name, look in looks.items()}
+        self.between = a.fill_between(sweep.steps, 0, 0, color=GREY, alpha=0.15, linewidth=0)
+        self.distance = a.plot([], [], color=BLACK, linewidth=2.5, marker="_", markersize=7)[0]
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        text = {
+            "xytext": (8, 0),
+            "textcoords": "offset points",
+            "va": "center",
+            "fontsize": 9,
+            "fontweight": "bold",
+            "bbox": box,
+        }
+        self.number = a.annotate("", (0, 0), **text)
+        self.step = b.axvline(0, color=GREY, linewidth=5, alpha=0.3)
         self.title = figure.supxlabel("input scale 1", fontsize="medium", fontweight="bold")
+        style.level(a, 0)
         style.level(b, 0.5)
-        self._fix_axes(*axes)
-        looks = [*W_WITH.values(), Look("chance", GREY), *paths.values(), LOOKS[TIED], LOOKS[UNTIED]]
-        style.legend(figure, looks, columns=4)
-        bundles = [*self.alignment.values(), self.share, self.update, *self.lens.values(), self.loss]
-        moving = [self.band, *self.steps, self.chosen, self.level, self.title]
-        self._stage = Stage(figure, [*moving, *(artist for bundle in bundles for artist in bundle.artists)])
-
-    def _fix_axes(self, a: Axes, b: Axes, c: Axes, d: Axes) -> None:
-        """Give every panel room for all conditions and seeds."""
-        sweep, last = self.sweep, self.sweep.steps[-1]
+        last = sweep.steps[-1]
         for ax in (a, b):
             ax.set_xscale("symlog", linthresh=1, linscale=0.5)
-            ax.set(xlabel="step (optimizer)", xlim=(-0.1, 1.15 * last))
+            ax.set(xlabel="step (optimizer)", xlim=(-0.1, (5 if ax is a else 1.3) * last))
             ticks = [0, *(step for step in (1, 10, 100, 1000, 10_000) if step < last / 1.5), last]
             ax.set_xticks(ticks, [str(step) for step in ticks])
             ax.minorticks_off()
-        low, high = _range(sweep.alignment(pair, name) for pair in sweep.conditions for name in W_WITH)
-        a.set(ylabel="alignment (orthogonal, uncorrected)", ylim=(min(0, low), 1.05 * high))
+        low, high = _range(values for pair in sweep.conditions for values in self._values(pair).values())
+        a.set(ylabel="alignment, corrected for chance", ylim=(min(-0.03, 1.05 * low), 1.05 * high))
         b.set(ylabel="output share of the norm", ylim=(0, 1))
-        style.layers(c, "input", "output", sweep.lens(None).shape[1] - 1)
-        _, high = _range(sweep.lens(pair) for pair in (None, *sweep.conditions))
-        c.set(ylabel="lens KL (bits per token)", ylim=(-0.03 * high, 1.05 * high))
-        d.set_xscale("log")
-        name = "loss over the floor" if sweep.has_floor else "loss"
-        style.scale_axis(d, sweep.input_scales, f"{name} (nats per token)")
-        low, high = _range(sweep.loss(pair) for pair in (None, *sweep.conditions))
-        room = 0.05 * (high - low)
-        d.set(xlim=(sweep.input_scales[0] / 1.5, 1.5 * sweep.input_scales[-1]), ylim=(low - room, high + room))
+        style.legend(figure, [*looks.values(), Look("ordinary tied arm", GHOST)])
+        moving = [self.between, self.distance, self.number, self.step, self.title]
+        bundles = [*self.ghosts.values(), *self.curves.values()]
+        self._stage = Stage(figure, [*(artist for bundle in bundles for artist in bundle.artists), *moving])
 
-    def show(self, scales: Scales, step: int, seed: int | None = None) -> bytes:
-        """Return a PNG of one condition with `step` marked: of `seed`, or of all of them and their mean."""
-        sweep = self.sweep
-        rows = slice(None) if seed is None else [sweep.seeds.index(seed)]
-        for name, bundle in self.alignment.items():
-            bundle.show(sweep.alignment(scales, name)[rows])
-        chance = [[sweep.alignment(scales, name, f"chance_{edge}")[rows] for name in W_WITH] for edge in ("low", "high")]
-        self.band.set_data(sweep.steps, *np.mean(chance, axis=(1, 2)))
-        self.share.show(sweep.share(scales)[rows])
-        self.update.show(sweep.share(scales, "output_update_share")[rows])
-        self.lens[TIED].show(sweep.lens(scales)[rows])
-        self.lens[UNTIED].show(sweep.lens(None)[rows])
-        self.loss.show(np.column_stack([sweep.loss((a, scales[1])) for a in sweep.input_scales])[rows])
-        self.level.set_ydata([sweep.loss(None)[rows].mean()] * 2)
-        for line in self.steps:
-            line.set_xdata([step, step])
-        self.chosen.set_xdata([scales[0]] * 2)
+    def _values(self, scales: Scales) -> dict[str, np.ndarray]:
+        """Return what each curve of the first panel shows of a condition, (seeds, steps)."""
+        aligned = {name: self.sweep.alignment(scales, name, "corrected") for name in W_WITH}
+        return aligned | {"bias": self.sweep.bias(scales)}
+
+    def _shares(self, scales: Scales) -> dict[str, np.ndarray]:
+        """Return what each curve of the second panel shows of a condition, (seeds, spans)."""
+        return {name: self.sweep.share(scales, name) for name in ("output_share", "output_update_share")}
+
+    def show(self, scales: Scales, step: int, seed: int | None = None, words: str = "") -> bytes:
+        """Return a PNG of a condition with `step` marked: of `seed`, or of all and their mean. `words` follow its name."""
+        sweep, rows = self.sweep, self.sweep.rows(seed)
+        shown, ordinary = (self._values(pair) | self._shares(pair) for pair in (scales, ORDINARY))
+        for name, curve in self.curves.items():
+            curve.show(shown[name][rows])
+            self.ghosts[name].show(ordinary[name][rows].mean(0, keepdims=True))
+        low, high = (shown[name][rows].mean(0) for name in W_WITH)
+        self.between.set_data(sweep.steps, low, high)
+        at = sweep.steps.index(step)
+        ends = float(low[at]), float(high[at])
+        self.distance.set_data([step, step], ends)
+        self.number.set_text(f"{ends[1] - ends[0]:+.2f}".replace("-", "−"))
+        self.number.xy = step, sum(ends) / 2
+        self.step.set_xdata([step, step])
         whose = f"mean of {len(sweep.seeds)} seeds" if seed is None else f"seed {seed}"
-        self.title.set_text(f"input ×{scales[0]:g}, output ×{scales[1]:g}, step {step}, {whose}")
+        self.title.set_text(f"input ×{scales[0]:g}, output ×{scales[1]:g}, step {step}, {whose}{words}")
         return self._stage.png()
 
 

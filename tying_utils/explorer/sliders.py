@@ -1,16 +1,14 @@
 """The sliders: tidy tables in, widgets out; nothing here trains (see `live`).
 
-Every control has a label and works by keyboard, the state stands beside the picture as text, and the picture is one image
+Every control has a label and works by keyboard, the numbers are beside the picture as text, and the picture is one image
 that is replaced in place: nothing stacks and nothing flickers, in JupyterLab as in Colab. Core ipywidgets only, 7.7.1 or 8.
+All of it fits on one screen of 1280 x 720.
 """
 
-import html
+import asyncio
 import json
 import math
-import sys
-from abc import ABC, abstractmethod
 from contextlib import suppress
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,64 +16,39 @@ import numpy as np
 from tying_utils.base import checks
 from tying_utils.explorer import panels
 from tying_utils.explorer.panels import SweepView
+from tying_utils.explorer.scale_map import MAPPED, ScaleMap
+from tying_utils.explorer.shown import SLIDER, SNUG, WIDE, Shown, flow, large, said
 from tying_utils.study import sweep
-from tying_utils.study.sweep import Sweep
+from tying_utils.study.sweep import ORDINARY, Sweep
 
-WIDE = {"description_width": "initial"}
 MEAN = "mean"  # over the seeds: a choice of its own, since None is no choice to a Dropdown
 
 
-class Shown(ABC):
-    """What a notebook shows: a widget, and a still picture wherever widgets are unknown or not installed."""
-
-    alt: str  # what is to be seen, in words
-
-    @abstractmethod
-    def _build(self) -> Any: ...
-
-    @abstractmethod
-    def still(self) -> bytes:
-        """Return a PNG in place of the widget."""
-
-    @cached_property
-    def widget(self) -> Any:
-        """Return the ipywidgets widget. Raises ImportError where ipywidgets is not installed."""
-        return self._build()
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        bundle: dict[str, Any] = {"text/plain": self.alt}
-        with suppress(ImportError):
-            view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-            bundle["application/vnd.jupyter.widget-view+json"] = view
-        if len(bundle) == 1 or "google.colab" not in sys.modules:  # Colab knows widgets, and would have to choose
-            bundle["image/png"] = self.still()
-        return bundle, {"image/png": {"alt": self.alt}}
-
-
-def said(words: str, alert: bool = False) -> str:
-    """Return `words` as HTML that a screen reader speaks when it changes."""
-    role, style = ("alert", "color:#b00020;font-weight:bold") if alert else ("status", "")
-    return f'<div role="{role}" aria-live="polite" style="{style}">{html.escape(words)}</div>'
-
-
 class Explore(Shown):
-    """Sliders over the swept scales and the training step, with linked panels. Made by `explore`."""
+    """Sliders over the swept scales and the training step, with linked panels and a map. Made by `explore`."""
 
-    alt = "Linked panels of the sweep: alignment and output share over training, tuned lens by layer, loss by input scale"
+    alt = "Linked panels of the sweep: alignment with the output bias, and the output path's share, over training"
 
     def __init__(self, profile: str, corpus: str | None, input_scale: float, output_scale: float) -> None:
         self.profile, self.corpora = profile, sweep.corpora(profile)
         scales = checks.above_zero("input_scale", input_scale), checks.above_zero("output_scale", output_scale)
         self.start = sweep.study(profile, corpus).profile.corpus, *scales
         self._views: dict[str, SweepView] = {}
+        self._maps: dict[str, ScaleMap] = {}
         self._shown: SweepView | None = None
-        self._settling = False
+        self._settling, self._rising = False, True
 
     def view(self, corpus: str) -> SweepView:
         """Return the panels of `corpus`; ValueError names a file that is missing or damaged, and the command that makes it."""
         if corpus not in self._views:
             self._views[corpus] = SweepView(Sweep.of(sweep.study(self.profile, corpus)))
         return self._views[corpus]
+
+    def map(self, corpus: str) -> ScaleMap:
+        """Return the map of `corpus`; ValueError as `view`."""
+        if corpus not in self._maps:
+            self._maps[corpus] = ScaleMap(self.view(corpus).sweep, lambda pair: self._settle(*pair))
+        return self._maps[corpus]
 
     def still(self) -> bytes:
         """Return a PNG of the panels at the smallest input scale, at 1 and at the largest, one below the other."""
@@ -84,44 +57,72 @@ class Explore(Shown):
             view = self.view(corpus)
         except ValueError as error:
             return panels.words(str(error))
-        swept = view.sweep
+        swept, pictures = view.sweep, []
         output_scale = sweep.nearest("output_scale", output_scale, swept.output_scales)
-        chosen = sorted({swept.input_scales[0], sweep.nearest("input_scale", 1.0, swept.input_scales), swept.input_scales[-1]})
-        return panels.stacked([view.show((scale, output_scale), swept.steps[-1]) for scale in chosen])
+        for scale in sorted(
+            {swept.input_scales[0], sweep.nearest("input_scale", 1.0, swept.input_scales), swept.input_scales[-1]}
+        ):
+            chosen = (scale, output_scale), swept.steps[-1]
+            bias, loss = (f"{before:.2f} → {after:.2f}" for before, after in [*compared(swept, *chosen).values()][:2])
+            pictures.append(view.show(*chosen, words=f": output bias {bias}, loss {loss}".replace("-", "−")))
+        return panels.stacked(pictures)
 
     def _build(self) -> Any:
         import ipywidgets as widgets
 
         corpus, *scales = self.start
-        self.corpus = widgets.Dropdown(options=self.corpora, value=corpus, description="corpus")
-        self.seed = widgets.Dropdown(options=[MEAN], description="seed")
+        self.corpus = widgets.Dropdown(options=self.corpora, value=corpus, description="corpus", **SNUG)
+        self.seed = widgets.Dropdown(options=[MEAN], description="seed", **SNUG)
+        self.mapped = widgets.Dropdown(options=MAPPED, description="map", **SNUG)
         self.typed = widgets.Text(description="any input scale", placeholder="7", continuous_update=False, style=WIDE)
+        self.typed.layout.width = "165px"
         names = ("input scale", "output scale", "step")
-        sliders = [widgets.SelectionSlider(options=[1.0], description=name, style=WIDE) for name in names]
+        sliders = [widgets.SelectionSlider(options=[1.0], description=name, **SLIDER) for name in names]
         self.input_scale, self.output_scale, self.step = sliders
-        self.note, self.state = widgets.HTML(), widgets.HTML()
-        self.screen = widgets.Image(format="png", layout=widgets.Layout(max_width="900px"))
-        self.line = widgets.Text(description="as Python", layout=widgets.Layout(width="75%"), style=WIDE)
+        self.play = widgets.Play(
+            interval=900, description="play the input scale", tooltip="Sweep the input scale there and back"
+        )
+        self.reset = widgets.Button(description="Reset", tooltip="Back to the ordinary tied arm", layout={"width": "auto"})
+        self.note = widgets.HTML(layout={"min_height": "22px"})  # so that nothing jumps when it speaks
+        self.numbers, self.state = widgets.HTML(), widgets.HTML()
+        self.screen = widgets.Image(
+            format="png", layout={"flex": "2 1 0", "min_width": "400px", "width": "0", "height": "auto"}
+        )
+        self.place = widgets.Box(layout={"flex": "1 1 0", "min_width": "260px"})
+        self.line = widgets.Text(description="as Python", layout={"flex": "1 1 auto", "width": "auto"}, style=WIDE)
         self.copy = widgets.Button(description="Copy", tooltip="Copy the line of Python that trains this condition")
         self._clipboard = widgets.Output()
-        for control in (self.seed, self.input_scale, self.output_scale, self.step):
+        for control in (self.seed, self.mapped, *sliders):
             control.observe(self._changed, names="value")
         self.corpus.observe(lambda _: self._open(self.input_scale.value, self.output_scale.value), names="value")
         self.typed.observe(lambda _: self._take(self.typed.value), names="value")
+        self.play.observe(self._tick, names="value")
+        self.reset.on_click(lambda _: self._reset())
         self.copy.on_click(self._copy)
         self._open(*scales)
-        rows = (self.corpus, self.seed, self.typed), (self.input_scale, self.output_scale, self.step)
-        below = widgets.HBox([self.line, self.copy])
-        return widgets.VBox([*(widgets.HBox(row) for row in rows), self.note, self.state, self.screen, below, self._clipboard])
+        with suppress(RuntimeError):  # there is a loop in a kernel only; a thread would share matplotlib's settings with a cell
+            asyncio.get_running_loop().call_later(0.5, self._preload)
+        controls = flow(self.play, self.reset, self.corpus, self.seed, self.mapped, self.typed)
+        pictures, below = flow(self.screen, self.place, align="flex-start"), widgets.HBox([self.line, self.copy])
+        return widgets.VBox([flow(*sliders), controls, self.note, self.numbers, pictures, self.state, below, self._clipboard])
+
+    def _preload(self) -> None:
+        """Open what is not shown yet, so that a switch is fast."""
+        for corpus in self.corpora:
+            if corpus not in self._maps:
+                with suppress(ValueError):  # it is named where it is chosen
+                    self.map(corpus).show(ORDINARY)
 
     def _open(self, input_scale: float, output_scale: float) -> None:
         """Set the controls to what the chosen corpus was swept over, as near to the given scales as there is."""
         corpus: Any = self.corpus.value
+        if corpus not in self._maps:
+            self.note.value = said(f"loading {corpus} ...")
         try:
-            self._shown = self.view(corpus)
+            self._shown, self.place.children = self.view(corpus), [self.map(corpus).widget]
         except ValueError as error:
-            self._shown = None
-            self.note.value, self.state.value, self.line.value = said(str(error), alert=True), "", ""
+            self._shown, self.place.children = None, []
+            self.note.value, self.numbers.value, self.state.value, self.line.value = said(str(error), alert=True), "", "", ""
             self.screen.value = panels.words("There is no sweep to show.")
             return
         swept = self._shown.sweep
@@ -130,6 +131,7 @@ class Explore(Shown):
         self.output_scale.options = [(f"{scale:g}", scale) for scale in swept.output_scales]
         self.step.options, self.step.value = [(str(step), step) for step in swept.steps], swept.steps[-1]
         self.seed.options, self.seed.value = [MEAN, *swept.seeds], MEAN
+        self.play.value, self.play.max = 0, 2 * (len(swept.input_scales) - 1)
         self._settle(input_scale, output_scale)
 
     def _settle(self, input_scale: float, output_scale: float) -> None:
@@ -144,7 +146,22 @@ class Explore(Shown):
                 moved.append(f"{slider.description} {wanted:g} was not swept: {slider.value:g} is the nearest.")
         self._settling = False
         self._draw()
-        self.note.value = said(" ".join([*moved, "Live trains any scale."] if moved else ""))
+        self.note.value = said(" ".join([*moved, "Live trains any scale."])) if moved else ""
+
+    def _tick(self, change: Any) -> None:
+        """Take Play's next count as one more stop of the input scale, back and forth between both ends."""
+        if change["new"] <= change["old"] or self._shown is None:
+            return
+        last = len(self.input_scale.options) - 1
+        if self.input_scale.index in (0, last):
+            self._rising = self.input_scale.index == 0
+        self.input_scale.index += 1 if self._rising else -1
+
+    def _reset(self) -> None:
+        self.play.playing, self.play.value = False, 0
+        if self._shown is not None:
+            self.step.value, self.seed.value = self._shown.sweep.steps[-1], MEAN
+            self._settle(*ORDINARY)
 
     def _take(self, text: str) -> None:
         if not text.strip() or self._shown is None:
@@ -161,10 +178,13 @@ class Explore(Shown):
 
     def _draw(self) -> None:
         view, seed = self._shown, None if self.seed.value == MEAN else self.seed.value
+        what: Any = self.mapped.value
         assert view is not None
         scales = self.input_scale.value, self.output_scale.value
         self.screen.value = view.show(scales, self.step.value, seed)
+        self.numbers.value = large(compared(view.sweep, scales, self.step.value, seed))
         self.state.value = said(described(view.sweep, scales, self.step.value, seed))
+        self.map(view.sweep.corpus).show(scales, what, seed)
         self.line.value = view.sweep.line(scales, seed)
 
     def _copy(self, _: Any) -> None:
@@ -187,21 +207,33 @@ def explore(
     return Explore(profile, corpus, input_scale, output_scale)
 
 
+def compared(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = None) -> dict[str, tuple[float, float]]:
+    """Return by name what the ordinary tied arm has and what `scales` have: mean over seeds, or `seed`."""
+    rows, at = swept.rows(seed), swept.steps.index(step)
+    loss = "loss over the floor" if swept.has_floor else "loss"
+    measures = {
+        f"output bias after step {step}": lambda pair: swept.bias(pair)[:, at],
+        f"{loss}, nats per token": swept.loss,
+    }
+    if swept.has_roles:
+        for role in ("target", "source"):
+            measures[f"purity, {role} role"] = lambda pair, role=role: swept.purity(pair, role)
+    return {name: (float(of(ORDINARY)[rows].mean()), float(of(scales)[rows].mean())) for name, of in measures.items()}
+
+
 def described(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = None) -> str:
     """Say one condition: alignment, bias and share at `step`, lens and loss after training; mean over seeds, or `seed`."""
-    rows = slice(None) if seed is None else [swept.seeds.index(seed)]
-    at = swept.steps.index(step)
+    rows, at = swept.rows(seed), swept.steps.index(step)
 
     def mean(values: np.ndarray) -> float:
         return float(values[rows].mean())
 
-    aligned = {name: mean(swept.alignment(scales, name)[:, at]) for name in ("input", "output")}
-    chance = np.mean([mean(swept.alignment(scales, name, "chance")[:, at]) for name in aligned])
+    aligned = {name: mean(swept.alignment(scales, name, "corrected")[:, at]) for name in ("input", "output")}
     words = [
         f"{swept.corpus}, input scale {scales[0]:g}, output scale {scales[1]:g}, "
         + (f"mean of {len(swept.seeds)} seeds" if seed is None else f"seed {seed}"),
-        f"after step {step} W aligns with U to {aligned['output']:.2f} and with E to {aligned['input']:.2f} "
-        f"(chance {chance:.2f}): output bias {mean(swept.bias(scales)[:, at]):+.3f}",
+        f"after step {step} W aligns with U to {aligned['output']:.2f} and with E to {aligned['input']:.2f}, corrected for "
+        f"chance: output bias {mean(swept.bias(scales)[:, at]):+.3f}",
     ]
     if step:
         span = int(np.searchsorted(swept.spans, step))
@@ -211,7 +243,4 @@ def described(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = 
     words.append(f"after training, lens KL at the input {kl:.2f} bits (untied {mean(swept.lens(None)[:, 0]):.2f})")
     name = "loss over the floor" if swept.has_floor else "validation loss"
     words.append(f"{name} {mean(swept.loss(scales)):.3f} nats (untied {mean(swept.loss(None)):.3f})")
-    if swept.has_roles:
-        target, source = (mean(swept.purity(scales, role)) for role in ("target", "source"))
-        words.append(f"purity {target:.2f} in the target role, {source:.2f} in the source role")
     return "; ".join(words) + "."

@@ -15,6 +15,7 @@ from tying_utils.study import profiles
 from tying_utils.study.study import SWEEP, Results, Study
 
 Scales = tuple[float, float]  # of the input and of the output path
+ORDINARY: Scales = (1.0, 1.0)  # of the ordinary tied arm
 
 
 def explored(profile: str) -> str:
@@ -83,6 +84,10 @@ class Sweep:
     def seeds(self) -> list[int]:
         """Return the seeds of initialisation, data order and (two-role) language."""
         return sorted(map(int, self.tables["sweep_losses"]["seed"].unique()))
+
+    def rows(self, seed: int | None) -> Any:
+        """Return which rows of an array are of `seed`: all of them for None."""
+        return slice(None) if seed is None else [self.seeds.index(seed)]
 
     @cached_property
     def steps(self) -> list[int]:
