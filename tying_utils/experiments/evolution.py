@@ -34,7 +34,7 @@ def drift(tables: Tables) -> Figure:
     # Tables are kept at log-spaced steps and at round ones too: a gap that is short for its place would look like rest.
     gap = table.groupby(["arm", "seed", "table"])["step"].diff()
     shown = {"to_start": table, "to_previous": table[gap >= table["step"] / 5]}
-    figure, panels = style.panels(TWO_COLUMNS, 2.6, "With the table of step 0", "With the table kept before")
+    figure, panels = style.panels(TWO_COLUMNS, 2.6, "How like its start is each table?", "How like itself a moment before?")
     for ax, (column, rows) in zip(panels, shown.items(), strict=True):
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)  # linear from step 0 to 1
         for first, (name, look) in enumerate(TABLES.items()):
@@ -42,7 +42,7 @@ def drift(tables: Tables) -> Figure:
             style.curve(ax, where(rows, table=name), "step", column, look, every=(first % 2, 2))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlabel="step (optimizer)", ylabel="mean row cosine", xlim=(-0.15, None))
-    return style.finish(figure, table, TABLES.values(), "b: intervals of at least a fifth of the step.")
+    return style.finish(figure, table, TABLES.values(), "b: intervals of at least a fifth of the step.", bars=False)
 
 
 @FIGURES.reads("05_frequency", "frequency")
