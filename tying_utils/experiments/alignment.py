@@ -80,7 +80,7 @@ def alignment(tables: Tables) -> Figure:
 @FIGURES.reads("01_cosines", "cosines")
 def cosines(tables: Tables) -> Figure:
     """Draw Figure 1: per-token cosines of the tied table with the linear images of E and of U."""
-    figure, (ax,) = style.panels(ONE_COLUMN, 2.7, "Which table is W's image, token by token?")
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.7, "W beside the images of E and U, by token")
     looks = {name: replace(LOOKS[name], label=f"{LOOKS[name].label} → W") for name in ("input", "output")}
     for source, look in looks.items():
         style.curve(ax, where(tables["cosines"], arm=TIED, source=source), "cosine", "density", look)

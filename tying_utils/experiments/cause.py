@@ -17,7 +17,7 @@ FIRST = 10  # steps that are called the first
 EQUAL_NORMS, EARLY, LATE, THROUGHOUT = "norm-match", "early x5", "late x5", scaled(5)
 FIGURES = style.Gallery()
 # What the figure calls the interventions, in its order.
-_SHOWN = {EQUAL_NORMS: "equal\nnorms", EARLY: "×5,\nearly", LATE: "×5,\nlate", THROUGHOUT: "×5"}
+_SHOWN = {EQUAL_NORMS: "equal\nnorms", EARLY: "input ×5,\nearly", LATE: "input ×5,\nlate", THROUGHOUT: "input\n×5"}
 
 
 def bias_left(tables: Tables) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def cause(tables: Tables) -> Figure:
             seen += [*shares.min(), *shares.max(), 0.5]
         style.level(ax, 0.5)
         style.categories(ax, [CORPORA[corpus].label.replace(" ", "\n") for corpus in of_corpus])
-        ax.set(xlabel="corpus", ylabel="output share of the norm (fraction)")
+        ax.set(xlabel="corpus", ylabel="output share (fraction)")
     for ax in right:
         ax.set_ylim(min(seen) - 0.05, max(seen) + 0.05)
     looks = [*(CORPORA[corpus] for corpus in remains), *(replace(LOOKS[arm], line="none") for arm in (TIED, UNTIED))]

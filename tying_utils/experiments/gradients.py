@@ -46,7 +46,7 @@ def draw_share(ax: Axes, tied: pd.DataFrame, column: str, look: Look) -> None:
     """Draw the output share `column` by step, as a rolling mean, beside the level of equal norms."""
     style.curve(ax, rolled(tied, column), "step", column, look)
     style.level(ax, 0.5)
-    ax.set(xlabel="step (optimizer)", ylabel="output share of the norm (fraction)", ylim=(0, 1))
+    ax.set(xlabel="step (optimizer)", ylabel="output share (fraction)", ylim=(0, 1))
 
 
 def rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFram
 def gradients(tables: Tables) -> Figure:
     """Draw Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
     tied = where(tables["gradients"], arm=TIED)
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "How large is each path's?", "Share of the gradient", "Share of Adam's update")
+    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Norm of each path's", "Share of the gradient", "Share of Adam's update")
     looks = {
         "input_norm": replace(LOOKS["input"], label="input path"),
         "output_norm": replace(LOOKS["output"], label="output path"),

@@ -151,8 +151,9 @@ def measures(tables: Tables) -> Figure:
     ax.axvline(0, color=GREY, linewidth=1, linestyle=DOTTED)
     ax.set(xlabel="purity, target − source role (fraction)", ylabel="output bias (corrected alignment)")
     rho = np.mean([part["output_bias"].corr(part["purity_gap"], method="spearman") for _, part in both.groupby("seed")])
-    note = f"Spearman ρ over scales, mean of the seeds: {rho:.2f}.".replace("-", "−")
-    return style.finish(figure, both, [replace(looks[arm], line="none") for arm in arms], note, columns=3)
+    style.legend(figure, [replace(looks[arm], line="none") for arm in arms], columns=3)
+    words = f"{style.seeds(both)} (dots) and their means. Spearman ρ over scales, mean of the seeds: {rho:.2f}."
+    return style.small_print(figure, words.replace("-", "−"))
 
 
 @FIGURES.reads("06_agreement", "roles", corpus=TWO_ROLE)

@@ -66,7 +66,7 @@ def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
 @FIGURES.reads("04_scaling", "alignment", "scaling_alignment", "lens", "scaling_lens", "losses", "scaling_losses")
 def scaling(tables: Tables) -> Figure:
     """Draw Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Is W nearer to E or to U?", "How far is the input's lens?", "What does it cost?")
+    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Is W nearer to E or to U?", "How far is the input (lens)?", "What does it cost?")
     alignment = with_scaling(tables, "alignment")
     left.set_xscale("log")
     for source, look in W_WITH.items():

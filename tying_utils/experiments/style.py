@@ -72,6 +72,7 @@ CORPORA = {
     WIKITEXT: Look("WikiText-2", DARK, "v", "none", hollow=True),
     TWO_ROLE: Look("two-role language", "#8c8c8c", "X", "none"),
 }
+SOURCE = Look("source of packages", DARK, "P", "none")
 ARMS = {
     scaled(5): Look("tied, input ×5", PURPLE, "v"),
     "norm-match": Look("tied, norm-match", ROSE, "P", DASHED),
@@ -158,13 +159,11 @@ def finish(
     return small_print(figure, f"{seeds(frame, every, by=by)}{shown}. {note}")
 
 
-def seeds(
-    frame: pd.DataFrame, every: Sequence[str] = (), *, by: str = "corpus", labels: Mapping[str, Look] = CORPORA
-) -> str:
+def seeds(frame: pd.DataFrame, every: Sequence[str] = (), *, by: str = "corpus") -> str:
     """Return how many seeds each group of the columns `every` has: "n = 5 seeds", or a number for each value of `by`."""
     counts = {}
     for value, part in frame.groupby(by, sort=False) if by in frame else [("", frame)]:
-        label = labels[value].label if value in labels else str(value)
+        label = CORPORA[value].label if value in CORPORA else str(value)
         counts[label] = part.groupby([*every])["seed"].nunique() if every else [part["seed"].nunique()]
     return counted(counts)
 
@@ -228,6 +227,8 @@ def curve(
     shape: dict[str, Any] = {"linestyle": look.line, "marker": look.marker, "markevery": every, "markeredgewidth": 0.4}
     if look.hollow:
         shape |= {"markerfacecolor": "white", "markeredgecolor": look.colour, "markeredgewidth": 0.8}
+    elif look.marker in "PX*":  # slender: seaborn's white edges would eat them
+        shape |= {"markeredgecolor": look.colour, "markersize": 4.5}
     with _spread(ax, seeds):
         sns.lineplot(**common, **spread, **shape)
 
@@ -314,7 +315,7 @@ def scale_looks(table: pd.DataFrame) -> dict[str, Look]:
 
 def in_order(labels: Sequence[str]) -> list[Look]:
     """Return looks for what has an order and no colour of its own, such as sizes: from light to dark grey."""
-    shades = np.linspace(0.42, 0.82, len(labels))
+    shades = np.linspace(0.4, 0.9, len(labels))
     kinds = zip("vPX*hp", (DOTTED, DASHED, "-") * 2, strict=True)
     return [
         Look(label, to_hex(colormaps["Greys"](shade)), marker, line)

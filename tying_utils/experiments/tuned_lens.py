@@ -115,7 +115,7 @@ def lens(tables: Tables) -> Figure:
     lens_curves(left, table, arms)
     lens_curves(middle, table, arms, indexing="published")
     lens_curves(right, table, arms, kind="logit")
-    note = "b: one layer off (translator k − 1 on layer k, and one on the last, whose KL must be 0). Scales differ."
+    note = "b: one layer off (translator k − 1 on layer k, and one on the last, whose KL must be 0). Vertical scales differ."
     return style.finish(figure, table, [LOOKS[arm] for arm in arms], note)
 
 
