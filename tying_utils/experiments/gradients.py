@@ -62,7 +62,9 @@ def rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFram
 def gradients(tables: Tables) -> Figure:
     """Draw Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
     tied = where(tables["gradients"], arm=TIED)
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Norm of each path's", "Share of the gradient", "Share of Adam's update")
+    figure, (left, middle, right) = style.panels(
+        TWO_COLUMNS, 2.6, "Norm of each path's", "Share of the gradient", "Share of Adam's update"
+    )
     looks = {
         "input_norm": replace(LOOKS["input"], label="input path"),
         "output_norm": replace(LOOKS["output"], label="output path"),

@@ -250,6 +250,8 @@ def rates(lengths: Lengths) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="rate (10⁻³ per step)", ylabel="loss (nats per token)" if ax is axes[0] else "")
     counts = [where(table, tokens_per_weight=length)["seed"].nunique() for length in tried]
-    words = f"n = {', '.join(map(str, counts))} seeds from left to right (thin lines), mean, no interval. Source of packages, d 64."
+    words = (
+        f"n = {', '.join(map(str, counts))} seeds from left to right (thin lines), mean, no interval. Source of packages, d 64."
+    )
     style.legend(figure, looks.values())
     return style.small_print(figure, words)

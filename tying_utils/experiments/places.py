@@ -6,7 +6,6 @@ of tokens (`profiles.Profile.elsewhere`). Its tables are those of the group "arc
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,9 +46,9 @@ EFFECTS = {
 # What the figures show of them, with their titles and axes: the others are in RESULTS.md.
 _SHOWN = {
     "output_bias": ("Is W nearer to U?", "output bias\n(corrected alignment)"),
-    "early_share": ("Is its gradient larger?", "output share, first tenth\n(fraction)"),
-    "lens_gap": ("Is the input further?", "lens KL, tied − untied\n(bits per token)"),
-    "equal_shape": ("Does the tie cost loss?", "loss, tied − untied\n(nats per token)"),
+    "early_share": ("Is the output path larger?", "output share, first tenth\n(fraction)"),
+    "lens_gap": ("Is the input further off?", "lens KL, tied − untied\n(bits per token)"),
+    "equal_shape": ("Does tying cost loss?", "loss, tied − untied\n(nats per token)"),
 }
 
 
@@ -291,7 +290,7 @@ def loss_gap(tables: Tables) -> Figure:
     """Draw loss, tied minus untied, by the untied tables' share of all parameters, at equal shape and at equal parameters."""
     frame = effects(tables, "grid")
     looks = _vocabularies(frame)
-    figure, panels = style.panels(TWO_COLUMNS, 2.8, "Does the tie cost loss at equal shape?", "… and at equal parameters?")
+    figure, panels = style.panels(TWO_COLUMNS, 2.8, "Does tying cost loss at equal shape?", "… and at equal parameters?")
     for ax, name in zip(panels, ("equal_shape", "equal_parameters"), strict=True):
         for vocabulary, look in looks.items():
             rows = where(frame, vocab_size=vocabulary).dropna(subset=name)

@@ -80,7 +80,11 @@ def tuned_positions(lengths: Tables) -> pd.DataFrame:
 @FIGURES.reads("09_lengths", "losses", "deciles", "remedy_losses", "remedy_deciles", "remedy_poles", corpus=NAME)
 def remedies_by_length(lengths: Tables) -> Figure:
     """Draw what six remedies do to loss and position as training goes on, and to which tokens."""
-    titles = ("Loss beside the untied model", "Loss beside a tied one of equal size", "Is the input-use table more E or more U?")
+    titles = (
+        "Loss beside the untied model",
+        "Loss beside a tied one of equal size",
+        "Is the input-use table more E or more U?",
+    )
     table, where_they_lie = losses(lengths), positions(lengths)
     wide = table.pivot_table(index=["tokens_per_weight", "seed"], columns="arm", values="validation_loss").reset_index()
     tenths = losses(lengths, "deciles")
@@ -94,7 +98,11 @@ def remedies_by_length(lengths: Tables) -> Figure:
             style.curve(ax, wide.assign(gap=wide[arm] - wide[beside]), "tokens_per_weight", "gap", look, bars=True)
         style.curve(axes[2], where(where_they_lie, arm=arm), "tokens_per_weight", "position", look, bars=True)
         style.curve(axes[3], by_tenth.assign(gap=by_tenth[arm] - by_tenth[UNTIED]), "decile", "gap", look)
-    for ax, ylabel in zip(axes, ("loss − untied (nats per token)", "loss − larger tied (nats per token)", "from E′ (0) to U′ (1) (fraction)"), strict=False):
+    for ax, ylabel in zip(
+        axes,
+        ("loss − untied (nats per token)", "loss − larger tied (nats per token)", "from E′ (0) to U′ (1) (fraction)"),
+        strict=False,
+    ):
         over_tokens(ax, ylabel, np.unique(wide["tokens_per_weight"]))
     for ax in (axes[0], axes[1], axes[3]):
         style.level(ax, 0)

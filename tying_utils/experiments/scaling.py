@@ -66,7 +66,9 @@ def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
 @FIGURES.reads("04_scaling", "alignment", "scaling_alignment", "lens", "scaling_lens", "losses", "scaling_losses")
 def scaling(tables: Tables) -> Figure:
     """Draw Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Is W nearer to E or to U?", "How far is the input (lens)?", "What does it cost?")
+    figure, (left, middle, right) = style.panels(
+        TWO_COLUMNS, 2.6, "Is W nearer to E or to U?", "How far is the input (lens)?", "What does it cost?"
+    )
     alignment = with_scaling(tables, "alignment")
     left.set_xscale("log")
     for source, look in W_WITH.items():
@@ -104,8 +106,8 @@ def sweep_map(tables: Tables) -> Figure:
                 if values.min() < 0 < values.max():
                     ax.contour(values, levels=[0], colors=lines[name].colour, linestyles=[lines[name].line], linewidths=1.5)
     style.legend(figure, lines.values())
-    words = f"Cells: means, {style.seeds(tables['sweep_losses'])}. Towards the lower right the input path weighs more; along a rising diagonal "
-    words += "the ratio of the scales stays. Where there is no line, the grid does not cross it."
+    words = f"Cells: means, {style.seeds(tables['sweep_losses'])}. Towards the lower right the input path weighs more; along a "
+    words += "rising diagonal the ratio of the scales stays. Where there is no line, the grid does not cross it."
     return style.small_print(figure, words, tight=True)
 
 

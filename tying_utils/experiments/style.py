@@ -163,7 +163,7 @@ def seeds(frame: pd.DataFrame, every: Sequence[str] = (), *, by: str = "corpus")
     """Return how many seeds each group of the columns `every` has: "n = 5 seeds", or a number for each value of `by`."""
     counts = {}
     for value, part in frame.groupby(by, sort=False) if by in frame else [("", frame)]:
-        label = CORPORA[value].label if value in CORPORA else str(value)
+        label = CORPORA[str(value)].label if value in CORPORA else str(value)
         counts[label] = part.groupby([*every])["seed"].nunique() if every else [part["seed"].nunique()]
     return counted(counts)
 

@@ -121,7 +121,9 @@ def loss(tables: Tables) -> Figure:
             style.curve(ax, where(table, to=to, arm=arm), "step", "less_tied", look)
         style.level(ax, 0)
         ax.set(xlabel="step of fine-tuning", ylabel="loss, arm − tied (nats per token)")
-    words = "All starts are fine-tuned with the ordinary gradient on the same batches. Below 0 a start is ahead of the tied one."
+    words = (
+        "All starts are fine-tuned with the ordinary gradient on the same batches. Below 0 a start is ahead of the tied one."
+    )
     return style.finish(figure, table, [*looks.values(), replace(NO_EFFECT, label="as the tied start")], words, bars=False)
 
 
@@ -135,7 +137,10 @@ def outcome(tables: Tables) -> Figure:
         own = where(rows, to=to)
         if not own["reached"].all():
             style.level(above, own["steps"].max())
-        for ax, column, label in ((above, "steps", "steps to the target loss"), (below, "forgetting", "forgetting (nats per token)")):
+        for ax, column, label in (
+            (above, "steps", "steps to the target loss"),
+            (below, "forgetting", "forgetting (nats per token)"),
+        ):
             for place, (arm, look) in enumerate(looks.items()):
                 values = where(own, arm=arm)[column]
                 style.point(ax, place, values, look)

@@ -111,7 +111,9 @@ def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str 
 def lens(tables: Tables) -> Figure:
     """Draw Figure 2: how far each layer is from the model's own prediction, with matched lenses and one layer off."""
     table, arms = tables["lens"], (UNTIED, TIED)
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Tuned lens, read right", "Tuned lens, as published", "Logit lens")
+    figure, (left, middle, right) = style.panels(
+        TWO_COLUMNS, 2.6, "Tuned lens, read right", "Tuned lens, as published", "Logit lens"
+    )
     lens_curves(left, table, arms)
     lens_curves(middle, table, arms, indexing="published")
     lens_curves(right, table, arms, kind="logit")
