@@ -20,6 +20,7 @@ from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE
 from tying_utils.experiments import alignment, claims, figures, gradients, overview, scaling, sizes, style, tuned_lens
 from tying_utils.experiments.alignment import output_bias
+from tying_utils.experiments.public import Public
 from tying_utils.experiments.tables import with_scaling
 from tying_utils.measures import statistics
 from tying_utils.study import axis, profiles
@@ -43,6 +44,12 @@ class OnDisk(dict):
             entries[name] = {"sha256": digest, "made": made}
         self.checksums = {f"{corpus}/{name}": entry["sha256"] for name, entry in entries.items()}
         files.write_json(folder / "manifest.json", {"tables": entries, "runs": {}, "corpora": {}})
+
+
+class OfPublicModels(dict):
+    """Tables of the public models themselves, as `public.Public` says it."""
+
+    profile = SimpleNamespace(corpus="public")
 
 
 FORESTS = ("01_alignment", "01_position", "08_alignment", "09_changes", "10_architectures", "11_probe")
@@ -112,7 +119,7 @@ def test_captions_state_the_seeds_of_each_corpus(name: str):
         if seeds.nunique() == 1:
             assert found == {"": str(seeds.iloc[0])}
         else:
-            assert found == {style.CORPORA[corpus].label: str(n) for corpus, n in seeds.items()}
+            assert found == {style.CORPORA[str(corpus)].label: str(n) for corpus, n in seeds.items()}
 
 
 def test_captions_of_lengths_state_the_fewest_and_the_most_seeds():
@@ -145,8 +152,15 @@ def test_miniatures_carry_the_word_in_every_panel_that_shows_one():
         if figure.corpus == "miniatures" and name != "08_shares":  # counted of the public models
             marked = ["MINIATURE" in [text.get_text() for text in ax.texts] for ax in figures.draw(name, tables).axes]
             assert all(marked if name != "08_lens" else marked[:-1]) and len(marked) > 1
-            public = type("Public", (dict,), {"profile": SimpleNamespace(corpus="public")})(tables)
+            public = OfPublicModels(tables)
             assert not any("MINIATURE" in [text.get_text() for text in ax.texts] for ax in figures.draw(name, public).axes)
+
+
+def test_committed_miniatures_have_no_difference_to_a_public_model():
+    public = Public("laptop", only_read=True)
+    for name in ("alignment", "neighbors", "spectral"):
+        assert "difference" in (public.folder / f"{name}.csv").read_text().splitlines()[0], "the file keeps its bytes"
+        assert "published" in public[name] and "difference" not in public[name]
 
 
 def test_what_was_left_out_is_marked_and_named():

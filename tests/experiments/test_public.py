@@ -151,11 +151,6 @@ def test_published_values_stand_beside_each_pair(measured: Public):
     assert apart["published"].notna().all()
 
 
-def test_committed_miniatures_show_no_difference_to_a_public_model():
-    public = Public("laptop", only_read=True)
-    assert not any("difference" in public[name] for name in ("alignment", "neighbors", "spectral"))
-
-
 def test_the_output_bias_is_the_difference_of_two_rows(measured: Public):
     bias, table = output_bias(measured["alignment"]), where(measured["alignment"], family="OLMo", kind="orthogonal")
     own = one(bias, family="OLMo", kind="orthogonal")

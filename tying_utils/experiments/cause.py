@@ -17,7 +17,7 @@ FIRST = 10  # steps that are called the first
 EQUAL_NORMS, EARLY, LATE, THROUGHOUT = "norm-match", "early x5", "late x5", scaled(5)
 FIGURES = style.Gallery()
 # What the figure calls the interventions, in its order.
-_SHOWN = {EQUAL_NORMS: "equal\nnorms", EARLY: "input ×5,\nearly", LATE: "input ×5,\nlate", THROUGHOUT: "input\n×5"}
+_SHOWN = {EQUAL_NORMS: "equal\nnorms", EARLY: "input\n×5,\nearly", LATE: "input\n×5,\nlate", THROUGHOUT: "input\n×5"}
 
 
 def bias_left(tables: Tables) -> pd.DataFrame:

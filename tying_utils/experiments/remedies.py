@@ -200,11 +200,11 @@ def _name(ax: Axes, means: pd.DataFrame, named: list[str]) -> None:
     figure = ax.get_figure(root=True)
     assert figure is not None
     half, within = 3.5 * figure.dpi / 72, ax.get_window_extent()
-    at = ax.transData.transform(means.to_numpy())
-    taken = [Bbox([[x - half, y - half], [x + half, y + half]]) for x, y in at]
+    at = dict(zip(means.index, means.to_numpy().tolist(), strict=True))
+    taken = [Bbox([[x - half, y - half], [x + half, y + half]]) for x, y in ax.transData.transform([*at.values()])]
     ways = [(sign * (7 if abs(rise) < 18 else 12), rise) for rise in (0, 9, -9, 18, -18, 27, -27, 36, -36) for sign in (1, -1)]
     for arm in named:
-        x, y = means.loc[arm].tolist()
+        x, y = at[arm]
         tried = []
         for across, rise in ways:
             beside = offset_copy(ax.transData, figure, across, rise, units="points")

@@ -19,9 +19,10 @@ PLACE = D64.name  # where the remedies were trained
 BESIDE = (UNTIED, EQUAL)  # what a remedy has to beat, both of them
 _X5 = scaled(5)
 _LOOKS = {
-    **style.ARMS,
+    **{arm: style.ARMS[arm] for arm in (_X5, "norm-match")},
     "coupled-adam": Look("coupled Adam", "#661133", "p"),
     "table-rates": Look("untied, input rate ×3", DARK, "*", DASHED),
+    "untie": style.ARMS["untie"],
     "compact": Look("compact input map", "#d9a3cf", "h", DOTTED),
 }
 ARMS = tuple(_LOOKS)
