@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
+from matplotlib.text import Text
 from PIL import Image
 from synthetic_tables import synthetic, synthetic_public
 
@@ -80,6 +81,9 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     texts = [*drawn.legends[0].get_texts(), *drawn.texts, *titles, *labels, *(ax.xaxis.label for ax in drawn.axes)]
     for box in (text.get_window_extent() for text in texts if text.get_text()):  # nothing leaves the page
         assert drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 and drawn.bbox.y0 <= box.y0 and box.y1 <= drawn.bbox.y1
+    within = [text for ax in drawn.axes for text in ax.get_children() if isinstance(text, Text)]
+    letters = [text for text in within if len(text.get_text()) == 1 and text.get_fontweight() == "bold"]
+    assert not any(letter.get_window_extent().overlaps(title.get_window_extent()) for letter in letters for title in titles)
     assert not any(title.get_window_extent().overlaps(label.get_window_extent()) for title in titles for label in labels)
 
 

@@ -91,7 +91,8 @@ def verdicts(tables: Tables) -> Figure:
     """Draw every claim in words with its estimate, 95 % interval and verdict on each corpus, the claimed side shaded."""
     table = claims.verdicts(tables, ("C1", "C2", "C3", "C4", "C5"))
     corpora = [corpus for corpus in CORPORA if corpus in set(table["corpus"])]
-    figure = style.Picture(figsize=(TWO_COLUMNS, (0.36 + 0.13 * len(corpora)) * len(CLAIMED) + 0.5), layout="constrained")
+    height = (0.36 + 0.13 * max(2, len(corpora))) * len(CLAIMED) + 0.5
+    figure = style.Picture(figsize=(TWO_COLUMNS, height), layout="constrained")
     words, panels = figure.subplots(len(CLAIMED), 2, width_ratios=(1, 1.25)).T
     for beside, ax, (name, claimed) in zip(words, panels, CLAIMED.items(), strict=True):
         beside.set_axis_off()
@@ -100,7 +101,7 @@ def verdicts(tables: Tables) -> Figure:
         for place, corpus in enumerate(corpora):
             for row in where(rows, corpus=corpus).to_dict("records"):
                 look = CORPORA[corpus]
-                if row["seeds"] > 1:
+                if row["seeds"] > 2:  # an interval of two would set the scale alone
                     ax.plot([row["low"], row["high"]], [place, place], color=look.colour, linewidth=1.2)
                 ax.plot(row["estimate"], place, markersize=4.5, zorder=3, **look.mark)
                 mark, colour, weight = _VERDICTS.get(row["verdict"], ("", GREY, "normal"))
@@ -114,7 +115,8 @@ def verdicts(tables: Tables) -> Figure:
     style.legend(figure, [*(CORPORA[corpus] for corpus in corpora), NO_EFFECT, shade])
     own = table[table["id"].isin(CLAIMED)]
     seeds = style.counted({CORPORA[corpus].label: where(own, corpus=corpus)["seeds"] for corpus in corpora})
-    return style.small_print(figure, f"{seeds}: mean and 95 % t interval. No effect of a share: one half.", tight=True)
+    words = f"{seeds}: mean, with its 95 % t interval from three seeds up. No effect of a share: one half."
+    return style.small_print(figure, words, tight=True)
 
 
 def _claimed_side(ax: Axes, null: float, side: Side) -> None:

@@ -46,8 +46,8 @@ EFFECTS = {
 # What the figures show of them, with their titles and axes: the others are in RESULTS.md.
 _SHOWN = {
     "output_bias": ("Is W nearer to U?", "output bias\n(corrected alignment)"),
-    "early_share": ("Is the output path larger?", "output share, first tenth\n(fraction)"),
-    "lens_gap": ("Is the input further off?", "lens KL, tied − untied\n(bits per token)"),
+    "early_share": ("Output path larger?", "output share, first tenth\n(fraction)"),
+    "lens_gap": ("Input further off?", "lens KL, tied − untied\n(bits per token)"),
     "equal_shape": ("Does tying cost loss?", "loss, tied − untied\n(nats per token)"),
 }
 

@@ -43,7 +43,7 @@ def alignment(tables: Tables) -> Figure:
         "orthogonal": ("Orthogonal map", "mean row cosine"),
         "linear": ("Linear map", "mean row cosine"),
         "KNN@10": ("Ten neighbours", "overlap (fraction)"),
-        "spectral": ("Spectral distance (low is near)", "distance of the spectra (L2)"),
+        "spectral": ("Spectral distance (low is near)", "distance (relative spectral norm)"),
     }
     families = _families(tables["neighbors"])
     names = [name for family in families for name in (family, *(look.label.replace("\n", " ") for look in PAIRS.values()))]
@@ -170,7 +170,12 @@ def evolution(tables: Tables) -> Figure:
     steps = ", ".join(f"{model} {where(table, model=model)['step'].max():,}" for model in models)
     left = table.dropna(subset="problem").drop_duplicates(["model", "step"])
     out = "; ".join(f"{row['model']} step {row['step']}: {row['problem']}" for row in left.to_dict("records")) or "none"
-    return style.small_print(figure, f"Steps followed: {steps}. Left out: {out}. {_whose(tables)}")
+    # The way from the start adds up early steps: from one checkpoint to the next another table may move further.
+    moved = table[table["step"] > 0].pivot_table(index=["model", "step"], columns="table", values="to_previous").dropna()
+    further = (moved["output"] < moved["input"]).groupby(level="model", sort=False).agg(["sum", "size"])
+    often = ", ".join(f"{row['sum']} of {row['size']}" for row in further.to_dict("records"))
+    words = f"Steps followed: {steps}. The output table moves further than the input table in {often} of the intervals between "
+    return style.small_print(figure, f"{words}checkpoints. Left out: {out}. {_whose(tables)}")
 
 
 @FIGURES.reads("08_lens", "lens", corpus=HOME)

@@ -315,7 +315,7 @@ def scale_looks(table: pd.DataFrame) -> dict[str, Look]:
 
 def in_order(labels: Sequence[str]) -> list[Look]:
     """Return looks for what has an order and no colour of its own, such as sizes: from light to dark grey."""
-    shades = np.linspace(0.4, 0.9, len(labels))
+    shades = np.linspace(0.38, 0.8, len(labels))
     kinds = zip("vPX*hp", (DOTTED, DASHED, "-") * 2, strict=True)
     return [
         Look(label, to_hex(colormaps["Greys"](shade)), marker, line)
