@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tying_utils.experiments import advice, figures, grid, places
+from tying_utils.experiments import advice, figures, grid, places, style
 from tying_utils.experiments.advice import NEAR, SHAPE, SIZE, advise, cases, distances
 from tying_utils.experiments.shares import Parameters
 from tying_utils.experiments.tables import where
@@ -173,11 +173,11 @@ def test_the_verdict_says_each_length_and_the_rare_tokens(committed: Any) -> Non
 
 def test_the_figure_is_drawn_and_counts_seeds(committed: Any) -> None:
     figure = figures.draw("12_gaps", committed[1])
-    assert [ax.get_title() for ax in figure.axes] == ["At equal shape", "At equal parameters"]
+    assert [ax.get_title() for ax in figure.axes] == ["Does untying pay at equal shape?", "… and at equal parameters?"]
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes) and "n = " in figure.get_supxlabel()
-    counts = committed[1]["losses"].groupby(["place", "tokens_per_weight"])["seed"].nunique()
-    few, many = counts.min(), counts.max()
-    assert f"n = {many if few == many else f'{few} to {many}'} seeds" in figure.get_supxlabel()
+    counts = committed[1]["losses"].groupby(["corpus", "tokens_per_weight"])["seed"].nunique()
+    by = {advice.LOOKS[str(corpus)].label: part for corpus, part in counts.groupby("corpus", sort=False)}
+    assert figure.get_supxlabel().startswith(style.counted(by))
 
 
 def test_shares_are_counted_by_the_one_rule() -> None:

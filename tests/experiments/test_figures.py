@@ -1,9 +1,11 @@
 """Figures from synthetic tidy tables: drawn, labelled, saved whole, and tied to the tables that they show."""
 
 import base64
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -11,17 +13,20 @@ import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
+from matplotlib.text import Text
 from PIL import Image
 from synthetic_tables import synthetic, synthetic_public
 
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE
-from tying_utils.experiments import figures, style
+from tying_utils.experiments import alignment, claims, figures, gradients, overview, scaling, sizes, style, tuned_lens
 from tying_utils.experiments.alignment import output_bias
+from tying_utils.experiments.public import Public
 from tying_utils.experiments.tables import with_scaling
 from tying_utils.measures import statistics
 from tying_utils.study import axis, profiles
 from tying_utils.study.profiles import SCALES
+from tying_utils.study.study import Results
 
 matplotlib.use("Agg")
 
@@ -42,6 +47,13 @@ class OnDisk(dict):
         files.write_json(folder / "manifest.json", {"tables": entries, "runs": {}, "corpora": {}})
 
 
+class OfPublicModels(dict):
+    """Tables of the public models themselves, as `public.Public` says it."""
+
+    profile = SimpleNamespace(corpus="public")
+
+
+FORESTS = ("01_alignment", "01_position", "08_alignment", "09_changes", "10_architectures", "11_probe")
 FEW = [(name, seeds) for name in ("00_overview", "01_control", "03_lens") for seeds in (1, 2)]
 
 
@@ -54,9 +66,9 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     known = synthetic_public() if of_public else synthetic(seeds)
     drawn = figures.draw(name, {table: known[table] for table in figures.FIGURES[name].needs})
     assert drawn.get_figwidth() in (style.ONE_COLUMN, style.TWO_COLUMNS)
-    if name in ("00_verdicts", "09_changes"):  # a forest: the titles say what is across, the legend what is up
-        assert all(ax.get_title() for ax in drawn.axes)
-    elif name in ("01_position", "10_architectures", "10_grid"):  # forests whose rows are named at the left
+    if name == "00_verdicts":  # a row per claim: its sentence, and its forest
+        assert all(bool(ax.get_xlabel()) != any(text.get_text() for text in ax.texts if not ax.axison) for ax in drawn.axes)
+    elif name in FORESTS:  # rows are named at the left
         assert all(ax.get_title() and ax.get_xlabel() for ax in drawn.axes)
         assert all(label.get_text() for label in drawn.axes[0].get_yticklabels())
     else:
@@ -69,6 +81,9 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
     texts = [*drawn.legends[0].get_texts(), *drawn.texts, *titles, *labels, *(ax.xaxis.label for ax in drawn.axes)]
     for box in (text.get_window_extent() for text in texts if text.get_text()):  # nothing leaves the page
         assert drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 and drawn.bbox.y0 <= box.y0 and box.y1 <= drawn.bbox.y1
+    within = [text for ax in drawn.axes for text in ax.get_children() if isinstance(text, Text)]
+    letters = [text for text in within if len(text.get_text()) == 1 and text.get_fontweight() == "bold"]
+    assert not any(letter.get_window_extent().overlaps(title.get_window_extent()) for letter in letters for title in titles)
     assert not any(title.get_window_extent().overlaps(label.get_window_extent()) for title in titles for label in labels)
 
 
@@ -83,10 +98,79 @@ def test_means_and_intervals_are_those_of_the_seeds():
     assert np.allclose(bars, [(interval.low, interval.high) for interval in expected])
 
 
+def stated(drawn) -> dict[str, str]:
+    """The numbers of seeds that a caption states, by corpus; "" for all of them."""
+    words = drawn.get_supxlabel().replace("\n", " ")
+    numbers = re.search(r"n = (.*?) seed", words)
+    assert numbers, words
+    by = re.findall(r"(\d+(?: to \d+)?) \(([^)]*)\)", numbers[1])
+    return {label: n for n, labels in by for label in labels.split(", ")} or {"": numbers[1]}
+
+
+@pytest.mark.parametrize("name", ["00_verdicts", "02_cause", "09_changes", "09_pareto", "10_architectures", "11_loss"])
+def test_captions_state_the_seeds_of_each_corpus(name: str):
+    """From the committed tables, once as they are and once with fewer seeds of the two-role language."""
+    results = Results("laptop", only_read=True)
+    tables = {table: results[table] for table in figures.FIGURES[name].needs}
+    fewer = {
+        table: rows[(rows["corpus"] != TWO_ROLE) | (rows["seed"] % 5 < 2)] for table, rows in tables.items() if "seed" in rows
+    }
+    for given in (tables, tables | fewer):
+        counted = next(given[table] for table in ("remedy_losses", "architecture_losses", "transfer_losses", "gradients")
+                       if table in given and not (name == "02_cause" and table.startswith("remedy")))  # fmt: skip
+        seeds = counted.groupby("corpus")["seed"].nunique()
+        found = stated(figures.draw(name, given))
+        if seeds.nunique() == 1:
+            assert found == {"": str(seeds.iloc[0])}
+        else:
+            assert found == {style.CORPORA[str(corpus)].label: str(n) for corpus, n in seeds.items()}
+
+
+def test_captions_of_lengths_state_the_fewest_and_the_most_seeds():
+    lengths = axis.Lengths()
+    assert stated(figures.draw("00_rates", lengths)) == {"": ", ".join(
+        str(n) for n in lengths["rates"].groupby("tokens_per_weight")["seed"].nunique())}  # fmt: skip
+    shown = lengths["deciles"].query("place == 'packages, d 64' and tokens_per_weight in (0.4, 4.0, 20.0)")
+    counts = shown.groupby("tokens_per_weight")["seed"].nunique()
+    assert stated(figures.draw("00_deciles", lengths)) == {"": style.from_to(counts)}
+
+
+def test_a_colour_has_one_meaning():
+    four = {style.BLUE, style.ORANGE, style.GREEN, style.BLACK}
+    others = [*style.CORPORA.values(), *style.ARMS.values(), *style.in_order("abcdef"), style.SOURCE, style.CHANCE]
+    assert not {look.colour for look in others} & four
+    assert len({look.marker for look in (*style.CORPORA.values(), style.SOURCE)}) == len(style.CORPORA) + 1
+
+
+def test_what_the_verdicts_shade_is_the_side_that_the_statistics_claim():
+    judged = (alignment, gradients, tuned_lens, scaling, sizes)
+    sides = {statistic.id: statistic.claimed for of in judged for statistic, _ in of.evidence(synthetic())}
+    assert {name: claimed.side for name, claimed in overview.CLAIMED.items()} == {
+        name: sides[name] for name in claims.HEADLINES
+    }
+
+
+def test_miniatures_carry_the_word_in_every_panel_that_shows_one():
+    tables = synthetic_public()
+    for name, figure in figures.FIGURES.items():
+        if figure.corpus == "miniatures" and name != "08_shares":  # counted of the public models
+            marked = ["MINIATURE" in [text.get_text() for text in ax.texts] for ax in figures.draw(name, tables).axes]
+            assert all(marked if name != "08_lens" else marked[:-1]) and len(marked) > 1
+            public = OfPublicModels(tables)
+            assert not any("MINIATURE" in [text.get_text() for text in ax.texts] for ax in figures.draw(name, public).axes)
+
+
+def test_committed_miniatures_have_no_difference_to_a_public_model():
+    public = Public("laptop", only_read=True)
+    for name in ("alignment", "neighbors", "spectral"):
+        assert "difference" in (public.folder / f"{name}.csv").read_text().splitlines()[0], "the file keeps its bytes"
+        assert "published" in public[name] and "difference" not in public[name]
+
+
 def test_what_was_left_out_is_marked_and_named():
     drawn = figures.draw("08_evolution", synthetic_public())
     crosses = [[line for line in ax.lines if line.get_marker() == "x"] for ax in drawn.axes]
-    assert [len(lines) for lines in crosses] == [0, 0, 2, 0, 0, 2]  # both tables of Pythia-1B, in both of its panels
+    assert [len(lines) for lines in crosses] == [0, 0, 2]  # both tables of Pythia-1B
     assert np.asarray(crosses[2][0].get_xdata()).tolist() == [pytest.approx(2 / 3)]
     assert "Pythia-1B step 200: equal to step 100" in drawn.get_supxlabel().replace("\n", " ")
 

@@ -92,9 +92,12 @@ def test_the_figure_draws_every_remedy():
     figure = figures.draw("09_lengths", tables())
     axes = figure.get_axes()
     assert [ax.get_title() for ax in axes] == [
-        "Loss − untied", "Loss − tied of equal size", "Position of the input-use table", "Loss − untied, at 2"
-    ]  # fmt: skip
-    assert len(figure.legends[0].get_texts()) == len(ARMS)
+        "Loss beside the untied model",
+        "Loss beside a tied one of equal size",
+        "Is the input-use table more E or more U?",
+        "By token, at 2 tokens per weight",
+    ]
+    assert len(figure.legends[0].get_texts()) == len(ARMS) + 1  # and the line of no effect
     for ax in axes:
         drawn = {line.get_color() for line in ax.lines}
         assert {line.get_color() for line in figure.legends[0].get_lines()} <= drawn

@@ -22,14 +22,14 @@ from tying_utils.experiments import places, style
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.shares import Parameters
 from tying_utils.experiments.sizes import loss_gaps
-from tying_utils.experiments.style import BLACK, CORPORA, TWO_COLUMNS, Look
+from tying_utils.experiments.style import CORPORA, NO_EFFECT, SOURCE, TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.study.axis import NAME, Lengths
 from tying_utils.study.study import Results
 
 FIGURES = style.Gallery()
 SHAPE, SIZE = "equal shape", "equal parameters"
-LOOKS = {PACKAGES: Look("source of packages", BLACK, "D", "none"), **CORPORA}
+LOOKS = {PACKAGES: SOURCE, **CORPORA}
 # The three ways in which a measured place may differ: what is counted, and the words for less of it and for more.
 AXES = {
     "odds": ("odds of the tables' share", "lower", "higher"),
@@ -317,13 +317,13 @@ def across(measured: pd.DataFrame) -> np.ndarray:
 
 def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     """Draw every measured gap with its interval against tokens per weight, a panel per budget; the figure and its panels."""
-    figure, panels = style.panels(TWO_COLUMNS, 2.9, "At equal shape", "At equal parameters")
+    figure, panels = style.panels(TWO_COLUMNS, 2.9, "Does untying pay at equal shape?", "… and at equal parameters?")
     for ax, budget in zip(panels, (SHAPE, SIZE), strict=True):
         for corpus, look in LOOKS.items():
             own = where(measured, budget=budget, corpus=corpus)
             error = [own["estimate"] - own["low"], own["high"] - own["estimate"]]
-            bars: dict[str, Any] = {"color": look.colour, "fmt": look.marker, "elinewidth": 0.8, "capsize": 1.5}
-            ax.errorbar(across(own), own["estimate"], error, markersize=3.5, **bars)
+            bars: dict[str, Any] = {"linestyle": "none", "elinewidth": 0.8, "capsize": 1.5}
+            ax.errorbar(across(own), own["estimate"], error, markersize=3.5, **bars, **look.mark)
         style.level(ax, 0)
         ax.set(xscale="log", xlabel="tokens per weight", ylabel="loss, tied − untied (nats per token)")
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -332,9 +332,9 @@ def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     for ax in panels:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     shown = [look for corpus, look in LOOKS.items() if (measured["corpus"] == corpus).any()]
-    style.legend(figure, shown)
-    seeds = f"n = {style.from_to(measured['seeds'])} seeds, mean with 95 % t interval"
-    style.small_print(figure, f"{seeds}. Corpora stand side by side. Above the dotted line the tied model is worse.")
+    style.legend(figure, [*shown, NO_EFFECT])
+    seeds = style.counted({LOOKS[str(corpus)].label: part["seeds"] for corpus, part in measured.groupby("corpus", sort=False)})
+    style.small_print(figure, f"{seeds}, mean with 95 % t interval. Corpora are side by side. Above 0 the tied model is worse.")
     return figure, panels
 
 

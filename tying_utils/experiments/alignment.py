@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tying_utils.base.names import SHARED_START, TIED
 from tying_utils.experiments import position, published, style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLACK, LOOKS, ONE_COLUMN, PAIRS, TWO_COLUMNS, W_WITH, Look
+from tying_utils.experiments.style import DARK, LOOKS, ONE_COLUMN, PAIRS, TWO_COLUMNS, W_WITH, Look
 from tying_utils.experiments.tables import Tables, output_minus_input, where
 
 FIGURES = style.Gallery()
@@ -58,42 +58,41 @@ def alignment(tables: Tables) -> Figure:
     table_5 = published.knn().rename(columns={"a": "source", "b": "target"}).assign(kind="KNN@10")
     paper = where(pd.concat([published.alignment(), table_5]), models="OLMo").replace(regex="^untied ", value="")
     known = {(row["kind"], frozenset((row["source"], row["target"]))): row["value"] for row in paper.to_dict("records")}
-    kinds = {"identity": "Identity", "orthogonal": "Orthogonal map", "linear": "Linear map", "KNN@10": "Neighbours"}
-    figure, panels = style.panels(TWO_COLUMNS, 2.6, *kinds.values())
-    hollow: dict[str, Any] = {"marker": "d", "markerfacecolor": "white", "linestyle": "none"}
+    kinds = {"identity": "Identity", "orthogonal": "Orthogonal map", "linear": "Linear map", "KNN@10": "Ten neighbours"}
+    figure, panels = style.panels(TWO_COLUMNS, 2.3, *kinds.values())
+    hollow: dict[str, Any] = {"marker": "d", "markerfacecolor": "white", "linestyle": "none", "markersize": 4}
     for ax, kind in zip(panels, kinds, strict=True):
         for place, ((source, target), look) in enumerate(PAIRS.items()):
             own = where(rows, kind=kind, source=source, target=target)
-            style.chance(ax, place, own, 0.35)
-            style.point(ax, place, own["value"], look)
-            ax.plot(place + 0.25, known[kind, frozenset((source, target))], color=look.colour, **hollow)
-        style.categories(ax, [look.label for look in PAIRS.values()])
-        ax.set(xlabel="pair of tables", ylabel="mean row cosine")
-    panels[-1].set_ylabel("KNN@10 overlap (fraction)")
-    low = min(ax.get_ylim()[0] for ax in panels)
+            style.chance(ax, place, own, 0.35, across=True)
+            style.row(ax, place, own["value"], look)
+            ax.plot(known[kind, frozenset((source, target))], place - 0.25, color=look.colour, **hollow)
+        ax.set(xlabel="mean row cosine")
+    panels[-1].set_xlabel("overlap (fraction)")
+    style.named_rows(panels, [look.label for look in PAIRS.values()])
+    low = min(ax.get_xlim()[0] for ax in panels)
     for ax in panels:
-        ax.set_ylim(min(low, -0.05), 1)
-    here, paper = Look("measured here", BLACK, "o", "none"), Look("published (OLMo-1B)", BLACK, "d", "none", hollow=True)
-    looks = [here, paper, style.CHANCE]
-    return style.finish(figure, rows, looks, "E: untied input table, U: untied output table, W: tied table.")
+        ax.set_xlim(min(low, -0.05), 1)
+    here, paper = Look("measured here", DARK, "o", "none"), Look("published (OLMo-1B)", DARK, "d", "none", hollow=True)
+    return style.finish(figure, rows, [here, paper, style.CHANCE])
 
 
 @FIGURES.reads("01_cosines", "cosines")
 def cosines(tables: Tables) -> Figure:
     """Draw Figure 1: per-token cosines of the tied table with the linear images of E and of U."""
-    figure, (ax,) = style.panels(ONE_COLUMN, 2.5, "")
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.7, "W beside the images of E and U, by token")
     looks = {name: replace(LOOKS[name], label=f"{LOOKS[name].label} → W") for name in ("input", "output")}
     for source, look in looks.items():
         style.curve(ax, where(tables["cosines"], arm=TIED, source=source), "cosine", "density", look)
     ax.set(xlabel="cosine similarity after a linear map, per token", ylabel="density (per unit of cosine)")
     ax.set(xlim=(-0.25, 1), ylim=(0, None))
-    return style.finish(figure, tables["cosines"], looks.values())
+    return style.finish(figure, tables["cosines"], looks.values(), bars=False)
 
 
 @FIGURES.reads("01_control", "alignment", "control_alignment")
 def control(tables: Tables) -> Figure:
     """Draw what a start that both arms share adds to the alignment of W with E."""
-    figure, (ax,) = style.panels(ONE_COLUMN, 2.6, "")
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.8, "What does a shared start add?")
     rows = where(pd.concat([tables["alignment"], tables["control_alignment"]]), kind="orthogonal")
     for place, arm in enumerate((TIED, SHARED_START)):
         for shift, source in ((-0.2, "input"), (0.2, "output")):

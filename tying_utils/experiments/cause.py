@@ -9,7 +9,7 @@ from tying_utils.base.names import TIED, UNTIED, scaled
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.remedies import biases
-from tying_utils.experiments.style import CORPORA, LOOKS, TWO_COLUMNS
+from tying_utils.experiments.style import CORPORA, LOOKS, NO_EFFECT, TWO_COLUMNS
 from tying_utils.experiments.tables import OfCorpus, Tables
 
 CLAIM = "C2 cause"
@@ -17,7 +17,7 @@ FIRST = 10  # steps that are called the first
 EQUAL_NORMS, EARLY, LATE, THROUGHOUT = "norm-match", "early x5", "late x5", scaled(5)
 FIGURES = style.Gallery()
 # What the figure calls the interventions, in its order.
-_SHOWN = {EQUAL_NORMS: "equal\nnorms", EARLY: "×5,\nearly", LATE: "×5,\nlate", THROUGHOUT: "×5"}
+_SHOWN = {EQUAL_NORMS: "equal\nnorms", EARLY: "input\n×5,\nearly", LATE: "input\n×5,\nlate", THROUGHOUT: "input\n×5"}
 
 
 def bias_left(tables: Tables) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def evidence(tables: Tables) -> Evidence:
 @FIGURES.reads("02_cause", "gradients", "remedy_alignment", "remedy_roles", corpus=None)
 def cause(tables: Tables) -> Figure:
     """Draw what remains of the output bias under each intervention, and the early output share of tied and untied models."""
-    titles = "Output bias that remains", f"Gradient, steps 1 to {FIRST}", "Gradient, first tenth"
+    titles = "How much of the bias is left?", f"Gradient, steps 1 to {FIRST}", "Gradient, first tenth"
     figure, (left, *right) = style.panels(TWO_COLUMNS, 2.8, *titles)
     gradients = tables["gradients"]
     of_corpus = {corpus: OfCorpus(tables, corpus) for corpus in CORPORA if (gradients["corpus"] == corpus).any()}
@@ -86,7 +86,7 @@ def cause(tables: Tables) -> Figure:
         style.level(left, y)
     style.categories(left, [_SHOWN[arm] for arm in shown])
     lowest = min(rows[arm].min() for rows in remains.values() for arm in shown if arm in rows)  # dots set no limits
-    left.set(xlabel="intervention", ylabel="bias (fraction of tied)", ylim=(min(0, lowest) - 0.15, None))
+    left.set(xlabel="intervention", ylabel="output bias (fraction of tied)", ylim=(min(0, lowest) - 0.15, None))
     seen = []
     for ax, steps in zip(right, (FIRST, None), strict=True):
         for x, own in enumerate(of_corpus.values()):
@@ -96,15 +96,15 @@ def cause(tables: Tables) -> Figure:
             seen += [*shares.min(), *shares.max(), 0.5]
         style.level(ax, 0.5)
         style.categories(ax, [CORPORA[corpus].label.replace(" ", "\n") for corpus in of_corpus])
-        ax.set(xlabel="corpus", ylabel="output share of the norm")
+        ax.set(xlabel="corpus", ylabel="output share (fraction)")
     for ax in right:
         ax.set_ylim(min(seen) - 0.05, max(seen) + 0.05)
     looks = [*(CORPORA[corpus] for corpus in remains), *(replace(LOOKS[arm], line="none") for arm in (TIED, UNTIED))]
-    note = "a: dotted, the tied arm (1) and no bias (0); in the two-role language of the purity gap. Early: the first quarter, "
-    note += "inside the warmup; late: the rest. b, c: dotted, equal norms. "
-    fewer = {corpus: len(rows) for corpus, rows in remains.items() if len(rows) < gradients["seed"].nunique()}
-    note += " ".join(f"{CORPORA[corpus].label} in a: n = {n}." for corpus, n in fewer.items())
-    return style.finish(figure, gradients, looks, note)
+    looks.append(replace(NO_EFFECT, label="tied (1) and none (0); equal norms"))
+    of_remedies = style.counted({CORPORA[corpus].label: [len(rows)] for corpus, rows in remains.items()})
+    note = f"In a {of_remedies}; the bias is the purity gap in the two-role language. Early: the first quarter, inside the "
+    note += "warmup; late: the rest."
+    return style.finish(figure, gradients, looks, note, columns=3)
 
 
 def _beside(place: int, count: int) -> float:

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from tying_utils.base.names import UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import TABLES, TWO_COLUMNS
+from tying_utils.experiments.style import GREY, TABLES, TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 
 FIGURES = style.Gallery()
@@ -34,7 +35,7 @@ def drift(tables: Tables) -> Figure:
     # Tables are kept at log-spaced steps and at round ones too: a gap that is short for its place would look like rest.
     gap = table.groupby(["arm", "seed", "table"])["step"].diff()
     shown = {"to_start": table, "to_previous": table[gap >= table["step"] / 5]}
-    figure, panels = style.panels(TWO_COLUMNS, 2.6, "With the table of step 0", "With the table kept before")
+    figure, panels = style.panels(TWO_COLUMNS, 2.6, "How like its start is each table?", "How like itself as kept before?")
     for ax, (column, rows) in zip(panels, shown.items(), strict=True):
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)  # linear from step 0 to 1
         for first, (name, look) in enumerate(TABLES.items()):
@@ -42,7 +43,7 @@ def drift(tables: Tables) -> Figure:
             style.curve(ax, where(rows, table=name), "step", column, look, every=(first % 2, 2))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlabel="step (optimizer)", ylabel="mean row cosine", xlim=(-0.15, None))
-    return style.finish(figure, table, TABLES.values(), "b: intervals of at least a fifth of the step.")
+    return style.finish(figure, table, TABLES.values(), "b: intervals of at least a fifth of the step.", bars=False)
 
 
 @FIGURES.reads("05_frequency", "frequency")
@@ -58,5 +59,6 @@ def frequency(tables: Tables) -> Figure:
         style.curve(ax, own, "log10_count", "norm_mean", look, bars=True)
         ax.set(xlabel="log10(count + 1) of the token", ylabel="row norm (L2)", ylim=(0, None))
         rho = own.groupby("seed")["spearman"].first().mean()
-        looks.append(replace(look, label=f"Spearman ρ = {rho:.2f}".replace("-", "−")))
-    return style.finish(figure, tables["frequency"], looks, "Wide band: one standard deviation of the tokens in a bin.")
+        looks.append(replace(look, label=f"{look.label}: Spearman ρ = {rho:.2f}".replace("-", "−")))
+    band = Patch(color=GREY, alpha=0.3, linewidth=0, label="one standard deviation of the tokens in a bin")
+    return style.finish(figure, tables["frequency"], [*looks, band], columns=2)

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from tying_utils.base.names import TIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLUE, DASHED, GREY, LOOKS, TWO_COLUMNS, Look
+from tying_utils.experiments.style import BLUE, DASHED, GREY, LOOKS, NO_EFFECT, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.measures import statistics
 
@@ -46,7 +46,7 @@ def draw_share(ax: Axes, tied: pd.DataFrame, column: str, look: Look) -> None:
     """Draw the output share `column` by step, as a rolling mean, beside the level of equal norms."""
     style.curve(ax, rolled(tied, column), "step", column, look)
     style.level(ax, 0.5)
-    ax.set(xlabel="step (optimizer)", ylabel="output share of the norm", ylim=(0, 1))
+    ax.set(xlabel="step (optimizer)", ylabel="output share (fraction)", ylim=(0, 1))
 
 
 def rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFrame:
@@ -62,13 +62,15 @@ def rolled(frame: pd.DataFrame, *columns: str, points: int = 300) -> pd.DataFram
 def gradients(tables: Tables) -> Figure:
     """Draw Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
     tied = where(tables["gradients"], arm=TIED)
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Path gradients", "Gradient", "Adam update")
+    figure, (left, middle, right) = style.panels(
+        TWO_COLUMNS, 2.6, "Norm of each path's", "Share of the gradient", "Share of Adam's update"
+    )
     looks = {
         "input_norm": replace(LOOKS["input"], label="input path"),
         "output_norm": replace(LOOKS["output"], label="output path"),
         "published_input_norm": Look("input path as published", BLUE, "o", DASHED, hollow=True),
         "output_share": replace(LOOKS[TIED], label="output share"),
-        "published_output_share": Look("share as published", GREY, "D", DASHED, hollow=True),
+        "published_output_share": Look("share as published", GREY, "v", DASHED, hollow=True),
     }
     norms = [column for column in looks if column.endswith("norm")]
     left.set_yscale("log")
@@ -81,6 +83,7 @@ def gradients(tables: Tables) -> Figure:
     for column in ("published_output_share", "output_share"):
         draw_share(middle, tied, column, looks[column])
     draw_share(right, tied, "output_update_share", looks["output_share"])
-    note = f"Tied arm, rolling mean of {WINDOW} steps. a: geometric mean of the seeds. b, c: dotted, equal norms. "
+    note = f"Tied arm, rolling mean of {WINDOW} steps. a: geometric mean of the seeds. "
     note += "As published: the input norm is of the activation gradient, the output norm of the weight gradient."
-    return style.finish(figure, tied, looks.values(), note)
+    equal = replace(NO_EFFECT, label="equal norms")
+    return style.finish(figure, tied, [*looks.values(), equal], note, columns=3, bars=False)

@@ -1,18 +1,31 @@
 """Notebook 06: the claims in a language whose right answer is known, by the role that a table's neighbourhoods show."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 
 from tying_utils.base.names import TIED, TWO_ROLE, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.scaling import per_decade
-from tying_utils.experiments.style import BLACK, DOTTED, GREY, LOOKS, ONE_COLUMN, ROLE_LOOKS, TABLES, TWO_COLUMNS, Look
+from tying_utils.experiments.style import (
+    DARK,
+    DOTTED,
+    GREY,
+    LOOKS,
+    NO_EFFECT,
+    ONE_COLUMN,
+    PURPLE,
+    ROLE_LOOKS,
+    TABLES,
+    TWO_COLUMNS,
+    Look,
+)
 from tying_utils.experiments.tables import Tables, where, with_scaling
 from tying_utils.study.profiles import described
 
@@ -60,20 +73,20 @@ def evidence(tables: Tables) -> Evidence:
 @FIGURES.reads("06_language", "language", "unigrams", corpus=TWO_ROLE)
 def language(tables: Tables) -> Figure:
     """Draw the two-role language: which target classes follow which source classes, and how often tokens occur."""
-    figure, (left, right) = style.panels(TWO_COLUMNS, 2.9, "What follows what", "How often")
+    figure, (left, right) = style.panels(TWO_COLUMNS, 2.9, "What follows what?", "How often does a token occur?")
     wide = tables["language"].pivot_table(index="source", columns="target", values="log_ratio")
     bound = np.quantile(np.abs(wide.to_numpy()), 0.9)  # a few pairs of classes are nearly forbidden
-    image = left.imshow(wide.to_numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal")
+    image = left.imshow(wide.to_numpy(), cmap="RdGy_r", vmin=-bound, vmax=bound, aspect="equal")
     left.grid(visible=False)
     left.set(xlabel="target class of the next token", ylabel="source class of this token")
     figure.colorbar(image, ax=left, label="log of P(next) over its base rate (nats)", shrink=0.9, extend="both")
     for axis in (left.xaxis, left.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     unigrams = tables["unigrams"].sort_values("rank")
-    right.set(xscale="log", yscale="log", xlabel="rank of the token (by weight)", ylabel="probability")
+    right.set(xscale="log", yscale="log", xlabel="rank of the token (by weight)", ylabel="probability (fraction)")
     right.plot(unigrams["rank"], unigrams["unigram"], ".", color=GREY, markersize=2.5)
-    right.plot(unigrams["rank"], unigrams["weight"], color=BLACK)
-    style.legend(figure, [Look("weight p (Zipf)", BLACK), Look("stationary probability", GREY, ".", "none")])
+    right.plot(unigrams["rank"], unigrams["weight"], color=PURPLE)
+    style.legend(figure, [Look("weight p (Zipf)", PURPLE), Look("stationary probability", GREY, ".", "none")])
     return figure
 
 
@@ -81,7 +94,7 @@ def language(tables: Tables) -> Figure:
 def roles(tables: Tables) -> Figure:
     """Draw which role each table's neighbourhoods show: how pure they are in either."""
     rows = where(tables["roles"], agreement=0.0, input_scale=1.0, output_scale=1.0)
-    figure, (ax,) = style.panels(ONE_COLUMN, 2.6, "")
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.8, "Which role does each table show?")
     for place, table in enumerate(TABLES):
         for shift, (role, look) in zip((-0.18, 0.18), ROLE_LOOKS.items(), strict=True):
             own = where(rows, table=table, role=role)
@@ -95,28 +108,30 @@ def roles(tables: Tables) -> Figure:
 
 @FIGURES.reads("06_scaling", "roles", corpus=TWO_ROLE)
 def role_scaling(tables: Tables) -> Figure:
-    """Draw which role the tied table shows, and its loss above the language's own, by the scale of either path's gradient."""
+    """Draw which role the tied table shows, and its loss above the language's own, by input scale over output scale."""
     rows = where(tables["roles"], agreement=0.0)
-    titles = "Input path scaled", "Loss", "Output path scaled", "Loss"
-    figure, panels = style.panels(TWO_COLUMNS, 4.9, *titles, rows=2)
-    for path, other, (left, right) in (("input", "output", panels[:2]), ("output", "input", panels[2:])):
-        tied = where(rows, table="tied", **{f"{other}_scale": 1.0})
-        for ax in (left, right):
-            ax.set_xscale("log")
+    rows = rows.assign(ratio=rows["input_scale"] / rows["output_scale"])
+    figure, (left, right) = style.panels(TWO_COLUMNS, 3.0, "Which role does W show?", "What does it cost?")
+    tied = where(rows, table="tied")
+    turned = {"input": where(tied, output_scale=1.0), "output": where(tied, input_scale=1.0)}
+    shapes: dict[str, dict[str, Any]] = {"input": {}, "output": {"line": DOTTED, "hollow": True}}
+    for path, own in turned.items():
+        if own["ratio"].nunique() == 1:  # the profile turns the other scale alone
+            continue
         for role, look in ROLE_LOOKS.items():
-            style.curve(left, where(tied, role=role), f"{path}_scale", "purity", look, bars=True)
-        style.level(left, tied["chance"].mean())
-        style.scale_axis(left, tied[f"{path}_scale"], "purity of 10 neighbours (fraction)", path)
-        left.set_ylim(0, None)
-        untied = where(rows, table="input", role="source", arm=UNTIED)
-        style.reference(right, untied["over_floor"], LOOKS[UNTIED])
-        style.curve(right, where(tied, role="source"), f"{path}_scale", "over_floor", LOOKS[TIED], bars=True)
-        style.scale_axis(right, tied[f"{path}_scale"], "loss over the floor (nats per token)", path)
-        right.set_ylim(0, None)
-    looks = [*ROLE_LOOKS.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker="")]
-    return style.finish(
-        figure, rows, looks, "Dotted: chance, and the ordinary tied arm. Floor: the language's own loss on the same text."
-    )
+            style.curve(left, where(own, role=role), "ratio", "purity", replace(look, **shapes[path]), bars=True)
+        style.curve(right, where(own, role="source"), "ratio", "over_floor", replace(LOOKS[TIED], **shapes[path]), bars=True)
+    untied = where(rows, table="input", role="source", arm=UNTIED)
+    style.reference(right, untied["over_floor"], LOOKS[UNTIED])
+    style.level(left, tied["chance"].mean())
+    for ax, ylabel in ((left, "purity of 10 neighbours (fraction)"), (right, "loss over the floor (nats per token)")):
+        ax.set_xscale("log")
+        ax.axvline(1, color=GREY, linewidth=0.6, linestyle=DOTTED)
+        ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.set(xlabel="input scale / output scale (1: ordinary tied)", ylabel=ylabel, ylim=(0, None))
+    scales = [Look(f"{path} scale turned", DARK, "o", **{"line": "-", **shapes[path]}) for path in shapes]
+    looks = [*ROLE_LOOKS.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker=""), *scales, replace(NO_EFFECT, label="chance")]
+    return style.finish(figure, rows, looks, "Floor: the language's own loss on the same text.", columns=4)
 
 
 @FIGURES.reads("06_measures", "alignment", "scaling_alignment", "roles", corpus=TWO_ROLE)
@@ -125,7 +140,7 @@ def measures(tables: Tables) -> Figure:
     bias = output_bias(where(with_scaling(tables, "alignment"), kind="orthogonal"))
     gaps = purity_gap(where(tables["roles"], table="tied", agreement=0.0, output_scale=1.0))
     both = bias.merge(gaps, on=["arm", "input_scale", "seed"])
-    figure, (ax,) = style.panels(ONE_COLUMN, 2.9, "")
+    figure, (ax,) = style.panels(ONE_COLUMN, 3.2, "Do both measures of the lean agree?")
     looks = style.scale_looks(both) | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
     arms = list(both.sort_values("input_scale")["arm"].unique())
     for arm in arms:
@@ -134,17 +149,18 @@ def measures(tables: Tables) -> Figure:
         ax.plot(own["purity_gap"].mean(), own["output_bias"].mean(), color=look.colour, marker=look.marker, markersize=5)
     style.level(ax, 0)
     ax.axvline(0, color=GREY, linewidth=1, linestyle=DOTTED)
-    ax.set(xlabel="purity, target − source role (fraction)", ylabel="output bias (orthogonal, corrected)")
+    ax.set(xlabel="purity, target − source role (fraction)", ylabel="output bias (corrected alignment)")
     rho = np.mean([part["output_bias"].corr(part["purity_gap"], method="spearman") for _, part in both.groupby("seed")])
-    note = f"Large: means. Spearman ρ over scales, mean of the seeds: {rho:.2f}.".replace("-", "−")
-    return style.finish(figure, both, [replace(looks[arm], line="none") for arm in arms], note, columns=3)
+    style.legend(figure, [replace(looks[arm], line="none") for arm in arms], columns=3)
+    words = f"{style.seeds(both)} (dots) and their means. Spearman ρ over scales, mean of the seeds: {rho:.2f}."
+    return style.small_print(figure, words.replace("-", "−"))
 
 
 @FIGURES.reads("06_agreement", "roles", corpus=TWO_ROLE)
 def agreement(tables: Tables) -> Figure:
     """Draw which role the tied table shows, and the loss, tied and untied, by how far the two roles of a token agree."""
     rows = where(tables["roles"], input_scale=1.0, output_scale=1.0)
-    figure, (left, right) = style.panels(TWO_COLUMNS, 2.7, "Tied table", "Loss over the floor")
+    figure, (left, right) = style.panels(TWO_COLUMNS, 2.7, "Which role does W show?", "What does the tie cost?")
     tied = where(rows, table="tied")
     for role, look in ROLE_LOOKS.items():
         style.curve(left, where(tied, role=role), "agreement", "purity", look, bars=True)
@@ -158,4 +174,4 @@ def agreement(tables: Tables) -> Figure:
         places = sorted(rows["agreement"].unique())
         ax.set_xticks(places, [f"{place:g}" for place in places])
         ax.set_xlabel("tokens whose two roles agree (fraction)")
-    return style.finish(figure, rows, [*ROLE_LOOKS.values(), LOOKS[UNTIED], LOOKS[TIED]], "Dotted: chance.")
+    return style.finish(figure, rows, [*ROLE_LOOKS.values(), LOOKS[UNTIED], LOOKS[TIED], replace(NO_EFFECT, label="chance")])

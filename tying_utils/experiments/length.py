@@ -1,6 +1,7 @@
 """Notebook 00: every claim again at each length of training, and whether it grows, holds, fades or turns."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tying_utils.base.names import EQUAL, TIED, UNTIED, scaled
+from tying_utils.base.names import EQUAL, TIED, TWO_ROLE, UNTIED, scaled
 from tying_utils.experiments import alignment, evolution, gradients, position, style, tuned_lens
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLACK, BLUE, DASHED, DOTTED, GREEN, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.style import ARMS, CORPORA, DASHED, DOTTED, LOOKS, NO_EFFECT, SOURCE, TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, tuned, where
 from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME, Axis, Lengths
@@ -33,9 +34,9 @@ HEADLINES = {
 }
 FIGURES = style.Gallery()
 PLACES = {
-    "packages, d 64": Look("source of packages, d 64", BLUE, "o"),
-    "packages, d 128": Look("the same, d 128", PURPLE, "D", DASHED),
-    "two-role": Look("two-role language", ORANGE, "s"),
+    "packages, d 64": replace(SOURCE, label="source of packages, d 64", line="-"),
+    "packages, d 128": replace(SOURCE, label="the same, d 128", line=DASHED, hollow=True),
+    "two-role": replace(CORPORA[TWO_ROLE], line=DOTTED),
 }
 _X5 = scaled(5)
 
@@ -189,15 +190,15 @@ def over_tokens(ax: Axes, ylabel: str, lengths: Iterable[float] = TOKENS_PER_WEI
 def over_lengths(lengths: Lengths) -> Figure:
     """Draw what becomes of each claim as training goes on, up to the paper's 20 tokens per weight."""
     panels = {
-        "position": ("Position of W", "input table 0, output table 1"),
-        "early_share": ("Output share, early", "fraction of the norm"),
+        "position": ("W from E′ (0) to U′ (1)", "position of W (fraction)"),
+        "early_share": ("Output path's early share", "output share (fraction)"),
         "lens_gap": ("Lens, tied − untied", "KL at the input (bits per token)"),
-        "scaled_bias": ("Bias, input ×5 − tied", "corrected alignment"),
-        "equal_shape": ("At equal shape", "loss (nats per token)"),
-        "equal_parameters": ("At equal parameters", "loss (nats per token)"),
+        "scaled_bias": ("Bias, input ×5 − tied", "bias (corrected alignment)"),
+        "equal_shape": ("Loss, tied − untied", "loss (nats per token)"),
+        "equal_parameters": ("The same, equal parameters", "loss (nats per token)"),
     }
     frame = values(lengths)
-    figure, axes = style.panels(TWO_COLUMNS, 4.6, *(title for title, _ in panels.values()), rows=2)
+    figure, axes = style.panels(TWO_COLUMNS, 4.7, *(title for title, _ in panels.values()), rows=2)
     for ax, (name, (_, unit)) in zip(axes, panels.items(), strict=True):
         rows = where(frame, id=name)
         for place, look in PLACES.items():
@@ -206,8 +207,9 @@ def over_lengths(lengths: Lengths) -> Figure:
         style.level(ax, rows["statistic"].iloc[0].null)
         over_tokens(ax, unit)
     shown = [PLACES[place] for place in PLACES if (frame["place"] == place).any()]
-    note = "Each point is trained to its end. Dotted: no effect. b: first tenth of training. e, f: tied − untied."
-    return style.finish(figure, frame, shown, note, every=["place", "tokens_per_weight"])
+    note = "Each point is trained to its end. b: first tenth of training."
+    frame["place"] = frame["place"].map({place: look.label for place, look in PLACES.items()})
+    return style.finish(figure, frame, [*shown, NO_EFFECT], note, every=["place", "tokens_per_weight"], by="place")
 
 
 @FIGURES.reads("00_deciles", "deciles", corpus=NAME)
@@ -215,12 +217,9 @@ def by_frequency(lengths: Lengths) -> Figure:
     """Draw where tying hurts: the loss, tied minus untied, from rare tokens to common ones, by length of training."""
     table = where(lengths["deciles"], place="packages, d 64")
     wide = table.pivot_table(index=["tokens_per_weight", "decile", "seed"], columns="arm", values="loss").reset_index()
-    figure, axes = style.panels(TWO_COLUMNS, 2.7, "Tied − untied", "Input ×5 − untied", "Equal parameters − untied")
-    looks = {
-        0.4: Look("0.4 tokens per weight", GREEN, "o", DOTTED),
-        4.0: Look("4 tokens per weight", BLUE, "s", DASHED),
-        20.0: Look("20 tokens per weight", BLACK, "D"),
-    }
+    figure, axes = style.panels(TWO_COLUMNS, 2.7, "Tied − untied", "Tied, input ×5, − untied", "Larger tied − untied")
+    shown = (0.4, 4.0, 20.0)
+    looks = dict(zip(shown, style.in_order([f"{length:g} tokens per weight" for length in shown]), strict=True))
     for ax, arm in zip(axes, (TIED, _X5, EQUAL), strict=True):
         for length, look in looks.items():
             own = where(wide, tokens_per_weight=length)
@@ -230,7 +229,8 @@ def by_frequency(lengths: Lengths) -> Figure:
     limits = [ax.get_ylim() for ax in axes]
     for ax in axes:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    return style.finish(figure, table, looks.values(), "Source of packages, d 64.", every=["tokens_per_weight"])
+    drawn, note = table[table["tokens_per_weight"].isin(shown)], "Source of packages, d 64. Larger: as many weights as untied."
+    return style.finish(figure, drawn, [*looks.values(), NO_EFFECT], note, every=["tokens_per_weight"], bars=False)
 
 
 @FIGURES.reads("00_rates", "rates", corpus=NAME)
@@ -238,8 +238,8 @@ def rates(lengths: Lengths) -> Figure:
     """Draw the loss against the learning rate, arm by arm, at each length where rates were tried."""
     table = lengths["rates"]
     tried = sorted(table["tokens_per_weight"].unique())
-    figure, axes = style.panels(TWO_COLUMNS, 2.6, *(f"{length:g}" for length in tried))
-    looks = {arm: LOOKS.get(arm, Look("tied, input ×5", PURPLE, "v")) for arm in (UNTIED, TIED, _X5)}
+    figure, axes = style.panels(TWO_COLUMNS, 2.6, *(f"{length:g} tokens\nper weight" for length in tried))
+    looks = {**{arm: LOOKS[arm] for arm in (UNTIED, TIED)}, _X5: ARMS[_X5]}
     for ax, length in zip(axes, tried, strict=True):
         own = where(table, tokens_per_weight=length)
         for arm, look in looks.items():
@@ -249,5 +249,9 @@ def rates(lengths: Lengths) -> Figure:
         ax.set_xticks(found, [f"{1000 * rate:g}" for rate in found])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="rate (10⁻³ per step)", ylabel="loss (nats per token)" if ax is axes[0] else "")
-    words = "Above each panel: tokens per weight. Source of packages, d 64."
-    return style.finish(figure, table, looks.values(), words, every=["tokens_per_weight"])
+    counts = [where(table, tokens_per_weight=length)["seed"].nunique() for length in tried]
+    words = (
+        f"n = {', '.join(map(str, counts))} seeds from left to right (thin lines), mean, no interval. Source of packages, d 64."
+    )
+    style.legend(figure, looks.values())
+    return style.small_print(figure, words)

@@ -1,21 +1,65 @@
 """Notebook 00: all claims in short."""
 
+from dataclasses import dataclass, replace
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import claims, gradients, style
 from tying_utils.experiments.alignment import output_bias
-from tying_utils.experiments.style import CORPORA, DOTTED, GREY, LOOKS, TWO_COLUMNS
+from tying_utils.experiments.judge import Side
+from tying_utils.experiments.style import CORPORA, DARK, DOTTED, GREY, LOOKS, NO_EFFECT, PURPLE, TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where, with_scaling
 from tying_utils.experiments.tuned_lens import lens_curves
 
 FIGURES = style.Gallery()
+_SHADE = "#ece7f0"
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What a headline says in words, what is measured of it with its unit, and on which side of no effect it has to lie."""
+
+    sentence: str
+    axis: str
+    side: Side = "above"
+
+
+# In the order of `claims.HEADLINES`, by id.
+CLAIMED = {
+    "output_bias": Claimed("C1  The tied table is nearer to the output\ntable U than to the input table E",
+                           "output bias of W (corrected alignment)"),
+    "early_share": Claimed("C2  Early in training the output path has\nthe larger gradient",
+                           "output share of the gradient norm (fraction)"),
+    "early_update_share": Claimed("C2b  … and the larger part of Adam's update",
+                                  "output share of the update norm (fraction)"),
+    "lens_gap": Claimed("C3  Early layers of a tied model are further\nfrom its prediction",
+                        "lens KL at the input, tied − untied (bits per token)"),
+    "bias_per_decade": Claimed("C4  A larger input scale reduces the bias",
+                               "output bias per decade of scale (corrected alignment)", "below"),
+    "loss_per_decade": Claimed("C4  … and costs loss", "loss per decade of scale (nats per token)"),
+    "equal_shape": Claimed("C5  A tied model of equal shape has more loss",
+                           "loss, tied − untied (nats per token)"),
+    "equal_parameters": Claimed("C5  … and so has one of equal parameters",
+                                "loss, tied − untied (nats per token)"),
+}  # fmt: skip
+# Mark and colour of each verdict; without one (too few seeds) a row has neither.
+_VERDICTS = {
+    "supported": ("✓", DARK, "bold"),
+    "refuted": ("✗", "#cc3311", "bold"),
+    "equivalent": ("≈", PURPLE, "normal"),
+    "open": ("?", GREY, "normal"),
+}
 
 
 @FIGURES.reads("00_overview", "alignment", "gradients", "lens", "scaling_alignment")
 def overview(tables: Tables) -> Figure:
-    """Draw the four claims in short: alignment, gradients, lens, input scale."""
-    titles = "Alignment of W with E and U", "Output path's share of the gradient", "Tuned lens by layer", "Output bias of W"
+    """Draw the claims in short: alignment, gradients, lens, input scale."""
+    titles = "Is W nearer to E or to U?", "Which path's gradient is larger?"
+    titles += "How far is each layer from the output?", "Does a larger input scale turn W?"
     figure, (a, b, c, d) = style.panels(TWO_COLUMNS, 4.7, *titles, rows=2)
     kinds = ("orthogonal", "linear")
     for place, kind in enumerate(kinds):
@@ -23,18 +67,17 @@ def overview(tables: Tables) -> Figure:
             rows = where(tables["alignment"], arm=TIED, kind=kind, source=source)
             style.point(a, place + shift, rows["corrected"], LOOKS[source])
     style.categories(a, [f"{kind} map" for kind in kinds])
-    a.set(xlabel="how W is compared", ylabel="alignment, chance-corrected")
+    a.set(xlabel="how W is compared", ylabel="alignment (cosine, chance-corrected)")
     gradients.draw_share(b, where(tables["gradients"], arm=TIED), "output_share", LOOKS[TIED])
     lens_curves(c, tables["lens"], (UNTIED, TIED))
     d.set_xscale("log")
     bias = output_bias(where(with_scaling(tables, "alignment"), kind="orthogonal"))
     style.curve(d, bias, "input_scale", "output_bias", LOOKS[TIED], bars=True)
-    style.scale_axis(d, bias["input_scale"], "alignment with U − with E")
+    style.scale_axis(d, bias["input_scale"], "output bias (corrected alignment)")
     style.level(a, 0)
     style.level(d, 0)
-    note = f"b: rolling mean of {gradients.WINDOW} steps. d: orthogonal map, chance-corrected. "
-    note += "Dotted: chance (a), equal norms (b), no bias and the ordinary tied arm (d)."
-    looks = [LOOKS[name] for name in ("input", "output", TIED, UNTIED)]
+    note = f"b: rolling mean of {gradients.WINDOW} steps. d: alignment of W with U minus that with E, orthogonal map."
+    looks = [*(LOOKS[name] for name in ("input", "output", TIED, UNTIED)), replace(NO_EFFECT, label="chance, or no effect")]
     return style.finish(figure, tables["alignment"], looks, note)
 
 
@@ -45,24 +88,43 @@ def overview(tables: Tables) -> Figure:
     corpus=None,
 )
 def verdicts(tables: Tables) -> Figure:
-    """Draw every claim on every corpus: estimate, 95 % interval over seeds, and the value that would be no effect."""
+    """Draw every claim in words with its estimate, 95 % interval and verdict on each corpus, the claimed side shaded."""
     table = claims.verdicts(tables, ("C1", "C2", "C3", "C4", "C5"))
     corpora = [corpus for corpus in CORPORA if corpus in set(table["corpus"])]
-    figure, panels = style.panels(TWO_COLUMNS, 3.4, *claims.HEADLINES.values(), rows=2)
-    for ax, statistic in zip(panels, claims.HEADLINES, strict=True):
-        rows = where(table, id=statistic)
+    height = (0.36 + 0.13 * max(2, len(corpora))) * len(CLAIMED) + 0.5
+    figure = style.Picture(figsize=(TWO_COLUMNS, height), layout="constrained")
+    words, panels = figure.subplots(len(CLAIMED), 2, width_ratios=(1, 1.25)).T
+    for beside, ax, (name, claimed) in zip(words, panels, CLAIMED.items(), strict=True):
+        beside.set_axis_off()
+        beside.text(0, 0.5, claimed.sentence, va="center", transform=beside.transAxes)
+        rows = where(table, id=name)
         for place, corpus in enumerate(corpora):
             for row in where(rows, corpus=corpus).to_dict("records"):
                 look = CORPORA[corpus]
-                ax.plot(row["estimate"], -place, marker=look.marker, color=look.colour, markersize=4.5)
-                if row["seeds"] > 1:
-                    ax.plot([row["low"], row["high"]], [-place, -place], color=look.colour, linewidth=1.2)
-                ax.annotate(row["verdict"], (row["estimate"], -place + 0.17), ha="center", fontsize=6)
-        ax.axvline(rows["null"].iloc[0], color=GREY, linewidth=1, linestyle=DOTTED)
-        ax.set(ylim=(0.6 - len(corpora), 0.6), yticks=[])
-        ax.margins(x=0.25)
+                if row["seeds"] > 2:  # an interval of two would set the scale alone
+                    ax.plot([row["low"], row["high"]], [place, place], color=look.colour, linewidth=1.2)
+                ax.plot(row["estimate"], place, markersize=4.5, zorder=3, **look.mark)
+                mark, colour, weight = _VERDICTS.get(row["verdict"], ("", GREY, "normal"))
+                said = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7, "color": colour}
+                ax.text(1.02, place, f"{mark} {row['verdict']}", fontweight=weight, **said)
+        _claimed_side(ax, rows["null"].iloc[0], claimed.side)
+        ax.set(xlabel=claimed.axis, ylim=(len(corpora) - 0.4, -0.6), yticks=[])
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(visible=False, axis="y")
-    style.legend(figure, [CORPORA[corpus] for corpus in corpora])
-    words = f"Mean and 95 % t interval over n = {table['seeds'].max()} seeds. Dotted: no effect (of a share: one half). "
-    words += "C3, C5: tied less untied. Losses in nats, bits and nats a token."
+    shade = Patch(color=_SHADE, label="claimed side")
+    style.legend(figure, [*(CORPORA[corpus] for corpus in corpora), NO_EFFECT, shade])
+    own = table[table["id"].isin(CLAIMED)]
+    seeds = style.counted({CORPORA[corpus].label: where(own, corpus=corpus)["seeds"] for corpus in corpora})
+    words = f"{seeds}: mean, with its 95 % t interval from three seeds up. No effect of a share: one half."
     return style.small_print(figure, words, tight=True)
+
+
+def _claimed_side(ax: Axes, null: float, side: Side) -> None:
+    """Shade the side of `null` that a claim names, and draw the line of no effect, with room on both sides."""
+    low, high = ax.dataLim.intervalx
+    low, high = min(low, null), max(high, null)
+    room = 0.12 * (high - low)
+    ax.set_xlim(low - room, high + room)
+    edge = ax.get_xlim()[side == "above"]
+    ax.axvspan(null, edge, color=_SHADE, linewidth=0, zorder=0)
+    ax.axvline(null, color=GREY, linewidth=1, linestyle=DOTTED)

@@ -4,10 +4,8 @@ A *place* is an architecture, a shape and a vocabulary at which an untied, a tie
 of tokens (`profiles.Profile.elsewhere`). Its tables are those of the group "architecture" or "grid" in `study_tables.TABLES`.
 """
 
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +19,7 @@ from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.grid import MARKS, claim
 from tying_utils.experiments.ground_truth import purity_gap
 from tying_utils.experiments.judge import Statistic
-from tying_utils.experiments.style import BLACK, BLUE, DASHED, DOTTED, GREY, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.style import CORPORA, DOTTED, GREY, NO_EFFECT, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, tuned, where
 from tying_utils.measures import statistics
 from tying_utils.measures.statistics import Interval, Range
@@ -46,9 +44,13 @@ EFFECTS = {
         Statistic("equal_parameters", "C5", "loss, tied − untied, equal parameters", "nats per token"),
     )
 }
-_LOOKS = ((BLUE, "o", "-"), (BLACK, "D", DASHED), (ORANGE, "s", DOTTED), (PURPLE, "^", "-"))
-_BOTH = ("output_bias", "early_share", "early_update_share", "lens_gap", "bias_change", "price", "equal_shape")
-_TRENDS = _BOTH[:6]
+# What the figures show of them, with their titles and axes: the others are in RESULTS.md.
+_SHOWN = {
+    "output_bias": ("Is W nearer to U?", "output bias\n(corrected alignment)"),
+    "early_share": ("Output path larger?", "output share, first tenth\n(fraction)"),
+    "lens_gap": ("Input further off?", "lens KL, tied − untied\n(bits per token)"),
+    "equal_shape": ("Does tying cost loss?", "loss, tied − untied\n(nats per token)"),
+}
 
 
 def results(profile: str, **options: bool) -> Results:
@@ -243,56 +245,37 @@ def _needs(group: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{group}_{name}" for name in ("alignment", "share", "lens", "losses", *names))
 
 
-def _words(name: str, width: int) -> str:
-    return textwrap.fill(EFFECTS[name].words, width)
-
-
-def _forest(frame: pd.DataFrame, names: Iterable[str], by: str, looks: dict[Any, Look], height: float) -> Figure:
-    """Draw a panel per effect and a row per place, its marks by the column `by`; a line stands where there is no effect."""
-    names, places = [*names], list(dict.fromkeys(frame["place"]))
-    figure, panels = style.panels(TWO_COLUMNS, height, *(EFFECTS[name].claim for name in names), rows=2)
-    series = [key for key in looks if key in set(frame[by])]
-    for at, (ax, name) in enumerate(zip(panels, names, strict=True)):
-        for (place, key), rows in frame.dropna(subset=name).groupby(["place", by], sort=False):
-            beside = 0.4 * (series.index(key) / (len(series) - 1) - 0.5) if by == "corpus" and len(series) > 1 else 0
-            style.row(ax, -places.index(str(place)) - beside, rows[name], looks[key])
-        ax.axvline(EFFECTS[name].null, color=GREY, linewidth=1, linestyle=DOTTED)
-        ax.set(xlabel=_words(name, 26), ylim=(0.3 - len(places), 0.6), yticks=[-row for row in range(len(places))])
-        ax.set_yticklabels(places if at % 4 == 0 else [])
-        ax.tick_params(axis="y", length=0)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.margins(x=0.1)
-    note = "Dotted: no effect (of a share: one half). Trained on equal numbers of tokens."
-    return style.finish(figure, frame, [looks[key] for key in series], note)
-
-
-def _vocabularies(frame: pd.DataFrame, line: bool = True) -> dict[int, Look]:
-    kinds = zip(sorted(frame["vocab_size"].unique()), _LOOKS, strict=False)
-    return {v: Look(f"V {v}", colour, marker, kind if line else "none") for v, (colour, marker, kind) in kinds}
+def _vocabularies(frame: pd.DataFrame) -> dict[int, Look]:
+    sizes = sorted(frame["vocab_size"].unique())
+    return dict(zip(sizes, style.in_order([f"vocabulary of {size}" for size in sizes]), strict=True))
 
 
 @FIGURES.reads("10_architectures", *_needs("architecture", "roles"), corpus=None)
 def architectures(tables: Tables) -> Figure:
-    """Draw C1 to C5 for five architectures on two corpora: each effect with its seeds and 95 % interval."""
+    """Draw bias, gradient, lens and loss for five architectures on two corpora: each effect with its seeds and interval."""
     frame = effects(tables, "architecture")
-    return _forest(frame, ("output_bias", "purity_gap", *_BOTH[1:]), "corpus", style.CORPORA, 4.6)
-
-
-@FIGURES.reads("10_grid", *_needs("grid"))
-def grid(tables: Tables) -> Figure:
-    """Draw C1 to C5 for OLMo over widths and vocabularies: each effect with its seeds and 95 % interval."""
-    frame = effects(tables, "grid")
-    looks = _vocabularies(frame, line=False)
-    return _forest(frame, (*_BOTH, "equal_parameters"), "vocab_size", looks, 1.6 + 0.32 * frame["place"].nunique())
+    named, corpora = list(dict.fromkeys(frame["place"])), [corpus for corpus in CORPORA if corpus in set(frame["corpus"])]
+    figure, panels = style.panels(TWO_COLUMNS, 0.36 * len(named) + 1.4, *(title for title, _ in _SHOWN.values()))
+    for ax, (name, (_, label)) in zip(panels, _SHOWN.items(), strict=True):
+        for (place, corpus), rows in frame.dropna(subset=name).groupby(["place", "corpus"], sort=False):
+            beside = 0.4 * (corpora.index(str(corpus)) - (len(corpora) - 1) / 2)
+            style.row(ax, named.index(str(place)) + beside, rows[name], CORPORA[str(corpus)])
+        ax.axvline(EFFECTS[name].null, color=GREY, linewidth=1, linestyle=DOTTED)
+        ax.set(xlabel=label)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.margins(x=0.1)
+    style.named_rows(panels, named)
+    note = "No effect of a share: one half. Trained on equal numbers of tokens."
+    return style.finish(figure, frame, [*(CORPORA[corpus] for corpus in corpora), NO_EFFECT], note)
 
 
 @FIGURES.reads("10_sizes", *_needs("grid"))
 def sizes(tables: Tables) -> Figure:
-    """Draw C1 to C4 against the width of the model, a line per vocabulary."""
+    """Draw bias, gradient, lens and loss against the width of the model, a line per vocabulary."""
     frame = effects(tables, "grid")
     looks, widths = _vocabularies(frame), sorted(frame["d_model"].unique())
-    figure, panels = style.panels(TWO_COLUMNS, 4.6, *(EFFECTS[name].claim for name in _TRENDS), rows=2)
-    for ax, name in zip(panels, _TRENDS, strict=True):
+    figure, panels = style.panels(TWO_COLUMNS, 4.6, *(title for title, _ in _SHOWN.values()), rows=2)
+    for ax, (name, (_, label)) in zip(panels, _SHOWN.items(), strict=True):
         for at, (vocabulary, look) in enumerate(looks.items()):
             rows = where(frame, vocab_size=vocabulary)
             beside = rows["d_model"] * 1.03 ** (at - (len(looks) - 1) / 2)  # so that the bars stand apart
@@ -301,8 +284,8 @@ def sizes(tables: Tables) -> Figure:
         ax.set_xscale("log")
         ax.set_xticks(widths, [str(width) for width in widths])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set(xlabel="width d", ylabel=_words(name, 28))
-    return style.finish(figure, frame, looks.values(), "Dotted: no effect (of a share: one half).")
+        ax.set(xlabel="width d (numbers per token)", ylabel=label)
+    return style.finish(figure, frame, [*looks.values(), NO_EFFECT], "No effect of a share: one half.")
 
 
 @FIGURES.reads("10_loss_gap", *_needs("grid"))
@@ -310,7 +293,7 @@ def loss_gap(tables: Tables) -> Figure:
     """Draw loss, tied minus untied, by the untied tables' share of all parameters, at equal shape and at equal parameters."""
     frame = effects(tables, "grid")
     looks = _vocabularies(frame)
-    figure, panels = style.panels(TWO_COLUMNS, 2.8, "Equal shape", "Equal parameters")
+    figure, panels = style.panels(TWO_COLUMNS, 2.8, "Does tying cost loss at equal shape?", "… and at equal parameters?")
     for ax, name in zip(panels, ("equal_shape", "equal_parameters"), strict=True):
         for vocabulary, look in looks.items():
             rows = where(frame, vocab_size=vocabulary).dropna(subset=name)
@@ -318,5 +301,5 @@ def loss_gap(tables: Tables) -> Figure:
         style.level(ax, 0)
         ax.set(xlabel="share of parameters in the untied tables (fraction)", xlim=(0, 1))
         ax.set_ylabel("loss, tied − untied (nats per token)")
-    note = "A line a vocabulary, from wide (left) to narrow models (right). Above the dotted line the tied model is worse."
-    return style.finish(figure, frame, looks.values(), note)
+    note = "From wide (left) to narrow models (right). Above 0 the tied model is worse."
+    return style.finish(figure, frame, [*looks.values(), NO_EFFECT], note)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tying_utils.base.names import LOG_COUNT, SECOND_START, TIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLACK, GREY, LOOKS, ONE_COLUMN, PURPLE, Look
+from tying_utils.experiments.style import GREY, LOOKS, NO_EFFECT, ONE_COLUMN, PURPLE, Look
 from tying_utils.experiments.tables import Tables, output_minus_input, where
 
 FIGURES = style.Gallery()
@@ -22,7 +22,7 @@ _POLES = {
 }
 # The rows of the figure from above: the arm, whether what token counts predict is taken out, and what the row is called.
 _ROWS = {
-    (TIED, False): Look("W", BLACK, "D"),
+    (TIED, False): Look("W", LOOKS[TIED].colour, LOOKS[TIED].marker),
     (TIED, True): Look("W, token\nfrequency out", PURPLE, "v"),
     (LOG_COUNT, False): Look("log counts\nalone", GREY, "P"),
 }
@@ -64,7 +64,7 @@ def evidence(tables: Tables) -> Evidence:
 def number_line(tables: Tables) -> Figure:
     """Draw where W lies between the tables of a second untied model, and how far token counts alone would take it."""
     found = positions(tables["poles"])
-    figure, (ax,) = style.panels(ONE_COLUMN, 2.3, "Position between the poles")
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.3, "Is W more E or more U?")
     for y, ((arm, frequency_out), look) in enumerate(_ROWS.items()):
         own = where(found, arm=arm, frequency_out=frequency_out)
         style.row(ax, y, own["position"], look)
@@ -74,8 +74,8 @@ def number_line(tables: Tables) -> Figure:
     ax.axvline(0.5, color=GREY, linewidth=1, linestyle=style.DOTTED)
     ax.set_yticks(range(len(_ROWS)), [look.label for look in _ROWS.values()])
     low, high = min(0, found["position"].min()), max(1, found["position"].max())  # dots set no limits
-    ax.set(xlabel="way from E′ (0) to U′ (1)", xlim=(low - 0.08, high + 0.08), ylim=(len(_ROWS) - 0.4, -0.6))
+    ax.set(xlabel="way from E′ (0) to U′ (1) (fraction)", xlim=(low - 0.08, high + 0.08), ylim=(len(_ROWS) - 0.4, -0.6))
     ax.grid(visible=False, axis="y")
     poles = where(found, arm=TIED, frequency_out=False)[["input_pole", "output_pole"]].mean()
-    note = f"Output bias of E′: {poles['input_pole']:.2f}, of U′: {poles['output_pole']:.2f}. Dotted: half way."
-    return style.finish(figure, found, _POLES.values(), note.replace("-", "−"))
+    note = f"Output bias of E′: {poles['input_pole']:.2f}, of U′: {poles['output_pole']:.2f} (corrected alignment)."
+    return style.finish(figure, found, [*_POLES.values(), replace(NO_EFFECT, label="half way")], note.replace("-", "−"))

@@ -28,9 +28,8 @@ PAIRS = (("input", "output"), ("input", "tied"), ("output", "tied"))
 
 
 def _beside(table: pd.DataFrame, paper: pd.DataFrame, on: list[str]) -> pd.DataFrame:
-    """Return `table` with the published value of each row, nan where there is none, and the difference to it."""
-    table = table.merge(paper.rename(columns={"value": "published"}), how="left", on=on)
-    return table.assign(difference=table["value"] - table["published"])
+    """Return `table` with the published value of each row, nan where there is none."""
+    return table.merge(paper.rename(columns={"value": "published"}), how="left", on=on)
 
 
 def _by_pair(paper: pd.DataFrame, a: str, b: str) -> pd.DataFrame:

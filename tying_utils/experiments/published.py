@@ -137,17 +137,6 @@ def downstream() -> pd.DataFrame:
     return pd.DataFrame(_cells(load()["table_7_downstream_step_10000"]), columns=["task", "condition", "value"])
 
 
-def shape_share() -> tuple[int, float]:
-    """Return the parameters of an untied OLMo-1B, and the fraction of them in its two tables, counted from its shape.
-
-    A layer holds 16 d^2 weights (attention 4 d^2, SwiGLU of width 4 d 12 d^2), its LayerNorm none.
-    """
-    layers, width, rows = 16, 2048, load()["training_setup"]["vocabulary_padded"]
-    tables = 2 * rows * width
-    parameters = tables + layers * 16 * width**2
-    return parameters, tables / parameters
-
-
 def _pairs(table: dict) -> pd.DataFrame:
     rows = [(models, *pair.split(" vs "), value) for models, pair, value in _cells(table)]
     return pd.DataFrame(rows, columns=["models", "a", "b", "value"])

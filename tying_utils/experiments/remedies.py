@@ -1,10 +1,5 @@
-"""Notebook 09: what each remedy does to the bias and to the loss, and what it costs.
+"""Notebook 09: what each remedy does to the bias and to the loss, and what it costs."""
 
-In figures a remedy's colour and marker say what it acts on.
-"""
-
-import itertools
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox, offset_copy
 
-from tying_utils.base.names import AGAIN, TIED, UNTIED
+from tying_utils.base.names import AGAIN, TIED, UNTIED, scaled
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Statistic
-from tying_utils.experiments.style import BLUE, CORPORA, GREY, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.style import CORPORA, DARK, GREY, LOOKS, NO_EFFECT, PURPLE, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import OfCorpus, Tables, output_minus_input, tuned, where
 from tying_utils.study.profiles import described
 
@@ -33,12 +28,20 @@ MEASURES = {
         ("early_lens", "lens KL, early layers", "bits per token"),
     )
 }
-_WEIGHS = Look("weighs the two gradients", BLUE, "o", "none")
-_STEPS = Look("changes the optimizer's step", ORANGE, "s", "none")
-_TABLES = Look("has other tables", PURPLE, "v", "none")
+_NAMED = Look("remedy named here", PURPLE, "v", "none")
+_OTHERS = Look("other remedy", "#b0b0b0", "v", "none", hollow=True)
 _POLES = {TIED: replace(LOOKS[TIED], line="none"), AGAIN: replace(LOOKS[UNTIED], label="untied, another start", line="none")}
-_KINDS: dict[str, Look] = dict.fromkeys(("coupled-adam", "table-rates"), _STEPS)
-_KINDS |= dict.fromkeys(("projection", "spd-map", "factorised", "untie"), _TABLES)
+# What figures call an arm whose name says little; the code's own names are in METHODS.md.
+_CALLED = {
+    AGAIN: "untied, another start",
+    "table-rates": "untied, faster input table",
+    "factorised": "factorised input table",
+    "spd-map": "two maps of W (spd-map)",
+    "untie": "untied at ⅔",
+    "projection": "output projection",
+    "early x5": "input ×5, early",
+    "late x5": "input ×5, late",
+}
 _NEEDS = ("remedy_losses", "remedy_alignment", "remedy_roles", "remedy_lens", "remedy_steps")
 _BIAS = {"two-role": "purity gap, target − source role (fraction)"}
 _LOSS = {"two-role": "loss over the floor (nats per token)"}
@@ -122,22 +125,6 @@ def changes(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).rename(columns={"estimate": "change"})[columns]
 
 
-def front(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean bias and loss of each corpus, shape and arm, and as "front" whether it is on the Pareto front.
-
-    It is if no other arm is as low in both and lower in one. Means alone decide, so arms whose intervals overlap may change
-    places with other seeds.
-    """
-    means = found.groupby(["corpus", "shape", "arm"], sort=False, as_index=False)[["bias", "loss"]].mean()
-
-    def stands(row: pd.Series) -> bool:
-        others = means[(means["corpus"] == row["corpus"]) & (means["shape"] == row["shape"])]
-        as_low = (others["bias"] <= row["bias"]) & (others["loss"] <= row["loss"])
-        return not (as_low & ((others["bias"] < row["bias"]) | (others["loss"] < row["loss"]))).any()
-
-    return means.assign(front=[stands(row) for _, row in means.iterrows()])
-
-
 def verdicts(found: pd.DataFrame, shape: str = EQUAL_SHAPE) -> pd.DataFrame:
     """Return `changes` at one `shape` as `grid.grid` shows them: a row per remedy, a column per corpus and measure."""
     judged = changes(found).query("shape == @shape and measure != 'early_lens'")
@@ -145,86 +132,71 @@ def verdicts(found: pd.DataFrame, shape: str = EQUAL_SHAPE) -> pd.DataFrame:
     return judged.assign(what=what).rename(columns={"change": "estimate", "arm": "remedy"})
 
 
-def _look(arm: str) -> Look:
-    return _POLES.get(arm) or _KINDS.get(arm, _WEIGHS)
+def telling(part: pd.DataFrame) -> list[str]:
+    """Return the arms of one corpus and shape that a figure names: those whose loss is lower, or half of whose bias is gone.
 
-
-def _named(arm: str) -> str:
-    return arm.replace(" x", " ×")
+    Lower as in `changes`; half of the tied arm's mean bias. Poles are named, too, and the input scale that the paper tried.
+    """
+    judged = changes(part).set_index(["arm", "measure"])
+    by = judged["change"].unstack("measure")
+    bias = by.index[by["bias"] <= -abs(where(part, arm=TIED)["bias"].mean()) / 2]
+    loss = [arm for arm in by.index if judged.loc[(arm, "loss"), "verdict"] == "supported"]
+    return [arm for arm in part["arm"].unique() if arm in {*_POLES, scaled(5), *bias, *loss}]
 
 
 @FIGURES.reads("09_pareto", *_NEEDS, corpus=None)
 def pareto(tables: Tables) -> Figure:
-    """Draw loss against the bias of the input-use table, for every remedy between the tied and the untied pole."""
-    frame = outcomes(tables)
-    remedies = [arm for arm in frame["arm"].unique() if arm not in _POLES]
-    numbers = {arm: str(place) for place, arm in enumerate(remedies, 1)}
-    cells = [*frame.groupby(["corpus", "shape"], sort=False).groups]
-    corpora, shapes = (list(dict.fromkeys(part)) for part in zip(*cells, strict=True))
-    titles = [f"{CORPORA[corpus].label}, {shape}" for corpus in corpora for shape in shapes]
-    figure, panels = style.panels(TWO_COLUMNS, 2.6 * len(corpora) + 1.3, *titles, rows=len(corpora))
-    places = dict(zip(itertools.product(corpora, shapes), panels, strict=True))
-    for place in places.keys() - {*cells}:  # a corpus that is compared at equal shape alone
-        places.pop(place).remove()
-    for (corpus, shape), ax in places.items():
-        part = where(frame, corpus=corpus, shape=shape)
-        corners = front(part).query("front").sort_values("bias")
-        ax.step(corners["bias"], corners["loss"], where="post", color=GREY, linewidth=0.8, zorder=0)
-        for arm in part["arm"].unique():
-            _arm(ax, where(part, arm=arm), _look(arm), 6 if arm in _POLES else 4)
-        ax.set(
-            xlabel=_BIAS.get(corpus, "output bias of the input-use table"), ylabel=_LOSS.get(corpus, "loss (nats per token)")
-        )
+    """Draw loss against the bias of the input-use table at equal shape, naming the arms that lower either clearly."""
+    frame = where(outcomes(tables), shape=EQUAL_SHAPE)
+    corpora = [corpus for corpus in CORPORA if (frame["corpus"] == corpus).any()]
+    figure, panels = style.panels(TWO_COLUMNS, 3.6, *(f"{CORPORA[corpus].label}: which lowers both?" for corpus in corpora))
+    for corpus, ax in zip(corpora, panels, strict=True):
+        part = where(frame, corpus=corpus)
+        named = telling(part)
+        for arm, own in part.groupby("arm", sort=False):
+            look = _POLES.get(str(arm), _NAMED if arm in named else _OTHERS)
+            ax.plot(own["bias"], own["loss"], ".", color=look.colour, markersize=2.5, alpha=0.4)
+            size, order = (6, 4) if arm in _POLES else (4.5, 3)
+            ax.plot(own["bias"].mean(), own["loss"].mean(), markersize=size, zorder=order, **look.mark)
+        ax.set(xlabel=_BIAS.get(corpus, "output bias of the input-use table (corrected alignment)"))
+        ax.set(ylabel=_LOSS.get(corpus, "loss (nats per token)"))
+        ax.margins(0.15)
+        towards: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "axes fraction", "color": DARK, "ha": "right"}
+        ax.annotate("better", (0.02, 0.86), (0.2, 0.97), va="center", arrowprops={"arrowstyle": "->", "color": DARK}, **towards)
     figure.draw_without_rendering()  # from here on it is known what lies beside what on the page
-    for (corpus, shape), ax in places.items():
-        means = where(frame, corpus=corpus, shape=shape).groupby("arm")[["bias", "loss"]].mean()
-        _number(ax, means, numbers)
-    looks = [*_POLES.values(), _WEIGHS, _STEPS, _TABLES]
-    handles = [look.handle() for look in looks] + [Line2D([], [], color=GREY, linewidth=0.8, label="Pareto front of the means")]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    words = ", ".join(f"{number} {_named(arm)}" for arm, number in numbers.items())
-    n = " or ".join(str(n) for n in sorted({part["seed"].nunique() for _, part in frame.groupby("corpus")}))
-    return style.small_print(
-        figure, f"Large: mean; small: n = {n} seeds. An arm that is lowest in both is the front alone. {words}."
-    )
+    for corpus, ax in zip(corpora, panels, strict=True):
+        means = where(frame, corpus=corpus).groupby("arm")[["bias", "loss"]].mean()
+        _name(ax, means, telling(where(frame, corpus=corpus)))
+    style.legend(figure, [*_POLES.values(), _NAMED, _OTHERS])
+    words = f"{style.seeds(frame)} (dots) and their means, at equal shape. Named: half of the tied arm's bias is gone, or the "
+    return style.small_print(figure, words + "interval of the loss is below the tied arm's; and input ×5.")
 
 
-def _arm(ax: Axes, rows: pd.DataFrame, look: Look, size: float) -> None:
-    """Draw a small dot per seed, and the mean."""
-    common: dict[str, Any] = {"color": look.colour, "linestyle": "none"}
-    ax.plot(rows["bias"], rows["loss"], ".", markersize=2.5, alpha=0.4, **common)
-    ax.plot(rows["bias"].mean(), rows["loss"].mean(), marker=look.marker, markersize=size, markeredgecolor="white",
-            markeredgewidth=0.4, **common)  # fmt: skip
-
-
-def _number(ax: Axes, means: pd.DataFrame, numbers: dict[str, str]) -> None:
-    """Write the number of each remedy where nothing else stands: beside its mean, or further out at the end of a thin line."""
+def _name(ax: Axes, means: pd.DataFrame, named: list[str]) -> None:
+    """Write the name of each of `named` beside its mean, where it covers no other mean and no other name."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    point = figure.dpi / 72
-    points = ax.transData.transform(means.to_numpy())
-    taken = [*points]
-    ways = [
-        (r * math.cos(t), r * math.sin(t)) for r in (6.5, 11, 16, 22, 29) for t in np.linspace(0.6, 0.6 + math.tau, 13)[:-1]
-    ]
-    for arm, at in zip(means.index, points, strict=True):
-        if arm not in numbers:
-            continue
-        free = (way for way in ways if all(np.hypot(*(at + np.multiply(way, point) - other)) > 6.8 * point for other in taken))
-        way = next(free, ways[0])
-        taken.append(at + np.multiply(way, point))
-        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1.5}
-        ax.annotate(
-            numbers[arm],
-            means.loc[arm].tolist(),
-            xytext=way,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=6.5,
-            color=_look(arm).colour,
-            arrowprops=line if math.hypot(*way) > 8 else None,
-        )
+    half, within = 3.5 * figure.dpi / 72, ax.get_window_extent()
+    at = dict(zip(means.index, means.to_numpy().tolist(), strict=True))
+    taken = [Bbox([[x - half, y - half], [x + half, y + half]]) for x, y in ax.transData.transform([*at.values()])]
+    ways = [(sign * (7 if abs(rise) < 18 else 12), rise) for rise in (0, 9, -9, 18, -18, 27, -27, 36, -36) for sign in (1, -1)]
+    for arm in named:
+        x, y = at[arm]
+        tried = []
+        for across, rise in ways:
+            beside = offset_copy(ax.transData, figure, across, rise, units="points")
+            words = ax.text(x, y, _named(arm), transform=beside, ha="left" if across > 0 else "right", va="center", fontsize=7)
+            words.set_in_layout(False)
+            box = words.get_window_extent()
+            words.remove()
+            outside = box.x0 < within.x0 or box.x1 > within.x1 or box.y0 < within.y0
+            tried.append((sum(box.overlaps(other) for other in taken) + 3 * outside, len(tried), words, box, (across, rise)))
+        _, _, words, box, way = min(tried, key=lambda found: found[:2])
+        ax.add_artist(words)
+        taken.append(box)
+        if way[1]:
+            line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+            ax.annotate("", (x, y), way, textcoords="offset points", arrowprops=line).set_in_layout(False)
 
 
 @FIGURES.reads("09_changes", *_NEEDS, corpus=None)
@@ -233,9 +205,10 @@ def change(tables: Tables) -> Figure:
     frame = where(outcomes(tables), shape=EQUAL_SHAPE)
     table = changes(frame)
     arms = [arm for arm in frame["arm"].unique() if arm != TIED]
-    titles = ("Output bias", "Validation loss", "Early lens KL", "Time of a step")
+    titles = ("Output bias", "Validation loss", "Early layers (lens)", "Time of a step")
     figure, panels = style.panels(TWO_COLUMNS, 0.2 * len(arms) + 1.5, *titles)
-    labels = ("change (score or fraction)", "change (nats per token)", "change (bits per token)", "ratio to the tied step")
+    labels = ("arm − tied (alignment\nor fraction)", "arm − tied\n(nats per token)", "arm − tied\n(bits per token)")
+    labels += ("arm / tied (ratio)",)
     corpora = [corpus for corpus in CORPORA if (frame["corpus"] == corpus).any()]
     for ax, measure, xlabel in zip(panels, (*MEASURES, "step_ratio"), labels, strict=True):
         for place, corpus in enumerate(corpora):
@@ -244,16 +217,19 @@ def change(tables: Tables) -> Figure:
             if measure == "step_ratio":
                 rows = own.groupby("arm", sort=False)[measure].first()
                 y = [arms.index(arm) + shift for arm in rows.index if arm != TIED]
-                ax.plot(rows.drop(TIED), y, look.marker, color=look.colour, markersize=3)
+                ax.plot(rows.drop(TIED), y, linestyle="none", markersize=3, **look.mark)
             else:
                 _differences(ax, own, where(table, corpus=corpus, measure=measure), arms, shift, look)
         ax.axvline(1 if measure == "step_ratio" else 0, color=GREY, linewidth=1, linestyle=style.DOTTED)
-        ax.set(xlabel=xlabel, ylim=(len(arms) - 0.4, -0.6))
-        ax.set_yticks(range(len(arms)), [_named(arm) for arm in arms] if ax is panels[0] else [""] * len(arms))
-        ax.grid(visible=False, axis="y")
-    looks = [CORPORA[corpus] for corpus in corpora]
+        ax.set(xlabel=xlabel)
+    style.named_rows(panels, [_named(arm) for arm in arms])
+    looks = [*(CORPORA[corpus] for corpus in corpora), replace(NO_EFFECT, label="as the tied arm")]
     note = "Differences from the tied arm within a seed. Bias: of the table that embeds the input; in the two-role language "
     return style.finish(figure, frame, looks, note + "its purity gap. Time: one run each, in turns.")
+
+
+def _named(arm: str) -> str:
+    return _CALLED.get(arm, arm.replace(" x", " ×"))
 
 
 def _differences(ax: Axes, own: pd.DataFrame, change: pd.DataFrame, arms: list[str], shift: float, look: Look) -> None:
@@ -263,6 +239,6 @@ def _differences(ax: Axes, own: pd.DataFrame, change: pd.DataFrame, arms: list[s
         y = arms.index(row["arm"]) + shift
         values = (by_seed[row["arm"]] - by_seed[TIED]).dropna()
         ax.plot(values, [y] * len(values), ".", color=look.colour, markersize=2, alpha=0.5)
-        ax.plot(row["change"], y, look.marker, color=look.colour, markersize=3)
         if row["seeds"] > 2:
             ax.plot([row["low"], row["high"]], [y, y], color=look.colour, linewidth=0.9)
+        ax.plot(row["change"], y, markersize=3, **look.mark)

@@ -8,7 +8,7 @@ from tying_utils.base.names import EQUAL, SECOND_START, TIED, UNTIED, scaled
 from tying_utils.experiments import position, style
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.length import over_tokens
-from tying_utils.experiments.style import BLUE, DASHED, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.style import DARK, DASHED, DOTTED, NO_EFFECT, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME
@@ -19,12 +19,11 @@ PLACE = D64.name  # where the remedies were trained
 BESIDE = (UNTIED, EQUAL)  # what a remedy has to beat, both of them
 _X5 = scaled(5)
 _LOOKS = {
-    _X5: Look("input ×5", BLUE, "o"),
-    "norm-match": Look("norm-match", BLUE, "v", DASHED),
-    "coupled-adam": Look("coupled Adam", ORANGE, "s"),
-    "table-rates": Look("untied, input rate ×3", ORANGE, "P", DASHED),
-    "untie": Look("untie at 2/3", PURPLE, "D"),
-    "compact": Look("compact input map", PURPLE, "^", DASHED),
+    **{arm: style.ARMS[arm] for arm in (_X5, "norm-match")},
+    "coupled-adam": Look("coupled Adam", "#661133", "p"),
+    "table-rates": Look("untied, input rate ×3", DARK, "*", DASHED),
+    "untie": style.ARMS["untie"],
+    "compact": Look("compact input map", "#d9a3cf", "h", DOTTED),
 }
 ARMS = tuple(_LOOKS)
 
@@ -82,22 +81,32 @@ def tuned_positions(lengths: Tables) -> pd.DataFrame:
 @FIGURES.reads("09_lengths", "losses", "deciles", "remedy_losses", "remedy_deciles", "remedy_poles", corpus=NAME)
 def remedies_by_length(lengths: Tables) -> Figure:
     """Draw what six remedies do to loss and position as training goes on, and to which tokens."""
-    titles = ("Loss − untied", "Loss − tied of equal size", "Position of the input-use table")
+    titles = (
+        "Loss beside the untied model",
+        "Loss beside a tied one of equal size",
+        "Is the input-use table more E or more U?",
+    )
     table, where_they_lie = losses(lengths), positions(lengths)
     wide = table.pivot_table(index=["tokens_per_weight", "seed"], columns="arm", values="validation_loss").reset_index()
     tenths = losses(lengths, "deciles")
     longest = tenths["tokens_per_weight"].max()
     keys = ["decile", "seed"]
     by_tenth = where(tenths, tokens_per_weight=longest).pivot_table(index=keys, columns="arm", values="loss").reset_index()
-    figure, axes = style.panels(TWO_COLUMNS, 4.8, *titles, f"Loss − untied, at {longest:g}", rows=2)
+    last = f"By token, at {longest:g} tokens per weight"
+    figure, axes = style.panels(TWO_COLUMNS, 4.8, *titles, last, rows=2)
     for arm, look in _LOOKS.items():
         for ax, beside in zip(axes, BESIDE, strict=False):
             style.curve(ax, wide.assign(gap=wide[arm] - wide[beside]), "tokens_per_weight", "gap", look, bars=True)
         style.curve(axes[2], where(where_they_lie, arm=arm), "tokens_per_weight", "position", look, bars=True)
         style.curve(axes[3], by_tenth.assign(gap=by_tenth[arm] - by_tenth[UNTIED]), "decile", "gap", look)
-    for ax, ylabel in zip(axes, ("nats per token", "nats per token", "E′: 0, U′: 1"), strict=False):
+    for ax, ylabel in zip(
+        axes,
+        ("loss − untied (nats per token)", "loss − larger tied (nats per token)", "from E′ (0) to U′ (1) (fraction)"),
+        strict=False,
+    ):
         over_tokens(ax, ylabel, np.unique(wide["tokens_per_weight"]))
     for ax in (axes[0], axes[1], axes[3]):
         style.level(ax, 0)
-    axes[3].set(xlabel="tenth of text, rare to common", ylabel="nats per token", xticks=(1, 4, 7, 10))
-    return style.finish(figure, where(table, arm=_X5), _LOOKS.values(), "Source of packages, d 64. Below 0: better.", columns=3)
+    axes[3].set(xlabel="tenth of text, rare to common", ylabel="loss − untied (nats per token)", xticks=(1, 4, 7, 10))
+    note, every = "Source of packages, d 64. Below 0 a remedy is better.", ["tokens_per_weight"]
+    return style.finish(figure, where(table, arm=_X5), [*_LOOKS.values(), NO_EFFECT], note, columns=4, every=every)

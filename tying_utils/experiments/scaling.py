@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,8 @@ from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLACK, CORPORA, DASHED, LOOKS, ONE_COLUMN, PURPLE, TWO_COLUMNS, W_WITH, Look
+from tying_utils.experiments.style import BLACK, CORPORA, DASHED, LEANING, LOOKS, NO_EFFECT, PURPLE, TWO_COLUMNS, W_WITH, Look
 from tying_utils.experiments.tables import Tables, slopes, tuned, where, with_scaling
-from tying_utils.experiments.tuned_lens import lens_curves
 from tying_utils.study.sweep import Sweep
 
 FIGURES = style.Gallery()
@@ -66,31 +66,21 @@ def _by_scale(ax: Axes, table: pd.DataFrame, column: str, ylabel: str) -> None:
 @FIGURES.reads("04_scaling", "alignment", "scaling_alignment", "lens", "scaling_lens", "losses", "scaling_losses")
 def scaling(tables: Tables) -> Figure:
     """Draw Tables 2 and 6: alignment, early layers and loss against the factor on the input path's gradient."""
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Alignment of W", "Lens at the input", "Validation loss")
+    figure, (left, middle, right) = style.panels(
+        TWO_COLUMNS, 2.6, "Is W nearer to E or to U?", "How far is the input (lens)?", "What does it cost?"
+    )
     alignment = with_scaling(tables, "alignment")
     left.set_xscale("log")
     for source, look in W_WITH.items():
         rows = where(alignment, kind="orthogonal", target="tied", source=source)
         style.curve(left, rows, "input_scale", "corrected", look, bars=True)
     style.level(left, 0)
-    style.scale_axis(left, rows["input_scale"], "alignment, chance-corrected")
+    style.scale_axis(left, rows["input_scale"], "alignment (cosine, corrected)")
     lens = tuned(with_scaling(tables, "lens"), 0)
     _by_scale(middle, lens, "kl_bits", "lens KL (bits per token)")
     _by_scale(right, with_scaling(tables, "losses"), "validation_loss", "loss (nats per token)")
-    looks = [*W_WITH.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker="")]
-    return style.finish(figure, alignment, looks, "a: orthogonal map, dotted: chance. b: tuned lens.")
-
-
-@FIGURES.reads("04_lens", "lens", "scaling_lens")
-def scaled_lens(tables: Tables) -> Figure:
-    """Draw lens curves by input scale, and the untied one."""
-    table = with_scaling(tables, "lens")
-    arms = table.sort_values("input_scale")["arm"].unique()
-    arms = [UNTIED, *(arm for arm in arms if arm != UNTIED)]
-    figure, (ax,) = style.panels(ONE_COLUMN, 3.0, "")
-    lens_curves(ax, table, arms)
-    looks = style.scale_looks(table) | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
-    return style.finish(figure, table, [looks[arm] for arm in arms], columns=3)
+    looks = [*W_WITH.values(), LOOKS[TIED], replace(LOOKS[UNTIED], marker=""), replace(NO_EFFECT, label="chance")]
+    return style.finish(figure, alignment, looks, "a: orthogonal map, chance-corrected. b: tuned lens.")
 
 
 @FIGURES.reads("07_map", "sweep_alignment", "sweep_losses", "sweep_share", "sweep_roles", corpus=None)
@@ -105,7 +95,7 @@ def sweep_map(tables: Tables) -> Figure:
         bias = _grid(swept, lambda pair, s=swept: s.bias(pair)[:, -1])
         loss = _grid(swept, swept.loss)
         most = np.abs(bias).max()
-        _heat(left, swept, bias, "RdBu_r", (-most, most), "output bias (orthogonal, corrected)")
+        _heat(left, swept, bias, LEANING, (-most, most), "output bias (corrected alignment)")
         words = "loss over the floor" if swept.has_floor else "validation loss"
         _heat(right, swept, loss, "cividis_r", (loss.min(), loss.max()), f"{words} (nats per token)")
         levels = {"bias": bias}
@@ -116,9 +106,8 @@ def sweep_map(tables: Tables) -> Figure:
                 if values.min() < 0 < values.max():
                     ax.contour(values, levels=[0], colors=lines[name].colour, linestyles=[lines[name].line], linewidths=1.5)
     style.legend(figure, lines.values())
-    seeds = tables["sweep_losses"]["seed"].nunique()
-    words = f"Cells: means of n = {seeds} seeds. Towards the lower right the input path weighs more; along a rising diagonal "
-    words += "the ratio of the scales stays. Where there is no line, the grid does not cross it."
+    words = f"Cells: means, {style.seeds(tables['sweep_losses'])}. Towards the lower right the input path weighs more; along a "
+    words += "rising diagonal the ratio of the scales stays. Where there is no line, the grid does not cross it."
     return style.small_print(figure, words, tight=True)
 
 
@@ -127,7 +116,7 @@ def _grid(swept: Sweep, values: Callable[[tuple[float, float]], np.ndarray]) -> 
     return np.array([[values((a, b)).mean() for a in swept.input_scales] for b in swept.output_scales])
 
 
-def _heat(ax: Axes, swept: Sweep, values: np.ndarray, colours: str, limits: tuple[float, float], label: str) -> None:
+def _heat(ax: Axes, swept: Sweep, values: np.ndarray, colours: Any, limits: tuple[float, float], label: str) -> None:
     """Draw a heat map whose cells say their value too."""
     image = ax.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto")
     ax.get_figure(root=True).colorbar(image, ax=ax, label=label)  # type: ignore[union-attr]
@@ -136,7 +125,7 @@ def _heat(ax: Axes, swept: Sweep, values: np.ndarray, colours: str, limits: tupl
         ink = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.45 else "black"
         rim = [withStroke(linewidth=1.2, foreground=image.to_rgba(value))]  # against the lines
         words = f"{value:.2f}".replace("-", "−")
-        ax.text(column, row, words, ha="center", va="center", fontsize=5, color=ink, path_effects=rim, zorder=5)
+        ax.text(column, row, words, ha="center", va="center", fontsize=6, color=ink, path_effects=rim, zorder=5)
     ax.grid(visible=False)
     ax.set_xticks(range(len(swept.input_scales)), [f"{scale:g}" for scale in swept.input_scales])
     ax.set_yticks(range(len(swept.output_scales)), [f"{scale:g}" for scale in swept.output_scales])

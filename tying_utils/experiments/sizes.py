@@ -5,9 +5,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tying_utils.base.names import TIED, UNTIED
-from tying_utils.experiments import published, style
+from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLACK, BLUE, DASHED, TWO_COLUMNS, Look
+from tying_utils.experiments.style import DARK, DASHED, NO_EFFECT, ONE_COLUMN, PURPLE, Look
 from tying_utils.experiments.tables import Tables, slopes, where
 from tying_utils.study.profiles import described
 
@@ -61,21 +61,16 @@ def evidence(tables: Tables) -> Evidence:
 
 @FIGURES.reads("00_sizes", "sizes")
 def sizes(tables: Tables) -> Figure:
-    """Draw C5: what share of all parameters the tables take, and the loss, tied minus untied, by size."""
+    """Draw C5: the validation loss, tied minus untied, by size, at equal shape and at equal parameters."""
     gaps = loss_gaps(tables["sizes"]).sort_values("parameters")
-    figure, (left, right) = style.panels(TWO_COLUMNS, 2.7, "Tables' share of parameters", "Loss, tied less untied")
-    one = gaps.groupby("parameters")["share"].first()
-    left.set_xscale("log")
-    left.plot(one.index, one, color=BLACK, marker="o", markersize=4)
-    left.plot(*published.shape_share(), color=BLACK, marker="d", markerfacecolor="white", linestyle="none")
-    left.set(xlabel="parameters of the untied model", ylabel="share of both tables (fraction)", ylim=(0, 1))
-    looks = {"equal_shape": Look("equal shape", BLACK, "D"), "equal_parameters": Look("equal parameters", BLUE, "o", DASHED)}
-    right.set_xscale("log")
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.8, "What does the tie cost, by size?")
+    looks = {"equal_shape": Look("equal shape", DARK, "o"), "equal_parameters": Look("equal parameters", PURPLE, "v", DASHED)}
+    ax.set_xscale("log")
     for column, look in looks.items():
-        style.curve(right, gaps, "parameters", column, look, bars=True)
-    style.level(right, 0)
-    right.set_xticks(one.index, [f"{count / 1e6:.2g}" for count in one.index])
-    right.xaxis.set_minor_locator(NullLocator())
-    right.set(xlabel="parameters of the untied model (millions)", ylabel="loss, tied − untied (nats per token)")
-    hollow = Look("OLMo-1B, by its shape", BLACK, "d", "none", hollow=True)
-    return style.finish(figure, gaps, [hollow, *looks.values()], "b: above the dotted line the tied model is worse.")
+        style.curve(ax, gaps, "parameters", column, look, bars=True)
+    style.level(ax, 0)
+    sizes = sorted(gaps["parameters"].unique())
+    ax.set_xticks(sizes, [f"{count / 1e6:.2g}" for count in sizes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="parameters of the untied model (millions)", ylabel="loss, tied − untied (nats per token)")
+    return style.finish(figure, gaps, [*looks.values(), NO_EFFECT], "Above 0 the tied model is worse.")

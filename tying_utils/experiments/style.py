@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps, style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
@@ -37,14 +38,21 @@ class Look:
     line: Any = "-"
     hollow: bool = False
 
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Return what `Axes.plot` needs to draw a point of it."""
+        face = "white" if self.hollow else self.colour
+        return {"color": self.colour, "marker": self.marker, "markerfacecolor": face, "markeredgecolor": self.colour}
+
     def handle(self) -> Line2D:
         """Return what a legend shows of it."""
-        face = "white" if self.hollow else self.colour
-        shape: dict[str, Any] = {"marker": self.marker, "markersize": 3.5, "markerfacecolor": face, "linestyle": self.line}
-        return Line2D([], [], color=self.colour, label=self.label, **shape)
+        return Line2D([], [], label=self.label, linestyle=self.line, markersize=3.5, **self.mark)
 
 
-BLUE, ORANGE, GREEN, BLACK, GREY, PURPLE = "#0173b2", "#de8f05", "#029e73", "#000000", "#777777", "#9c4f96"
+# Each of the first four has one meaning: input, output, untied, tied. All else is grey, purple or rose.
+BLUE, ORANGE, GREEN, BLACK = "#0173b2", "#de8f05", "#029e73", "#000000"
+GREY, DARK, PURPLE, ROSE = "#777777", "#404040", "#9c4f96", "#cc6677"
+LEANING = LinearSegmentedColormap.from_list("leaning", [BLUE, "#f7f7f7", ORANGE])  # to the input, to neither, to the output
 DASHED, DOTTED = (0, (4, 1.5)), (0, (1, 1))
 LOOKS = {
     "input": Look("untied input E", BLUE, "o"),
@@ -56,15 +64,22 @@ W_WITH = {name: replace(LOOKS[name], label=f"W with {LOOKS[name].label}") for na
 ROLE_LOOKS = {"source": Look("source role", BLUE, "o"), "target": Look("target role", ORANGE, "s")}
 TABLES = {"input": LOOKS["input"], "output": LOOKS["output"], "tied": replace(LOOKS[TIED], label="tied W")}
 PAIRS = {
-    ("input", "tied"): replace(LOOKS["input"], label="E–W"),
-    ("output", "tied"): replace(LOOKS["output"], label="U–W"),
-    ("input", "output"): Look("E–U", GREY, "^"),
+    ("input", "tied"): replace(LOOKS["input"], label="tied W and\nuntied input E"),
+    ("output", "tied"): replace(LOOKS["output"], label="tied W and\nuntied output U"),
+    ("input", "output"): Look("untied E\nand U", GREY, "v"),
 }
 CORPORA = {
-    PYTHON: Look("Python source", BLUE, "o", "none"),
-    WIKITEXT: Look("WikiText-2", GREEN, "^", "none"),
-    TWO_ROLE: Look("two-role language", ORANGE, "s", "none"),
+    PYTHON: Look("Python source", DARK, "o", "none"),
+    WIKITEXT: Look("WikiText-2", DARK, "v", "none", hollow=True),
+    TWO_ROLE: Look("two-role language", "#8c8c8c", "X", "none"),
 }
+SOURCE = Look("source of packages", DARK, "P", "none")
+ARMS = {
+    scaled(5): Look("tied, input ×5", PURPLE, "v"),
+    "norm-match": Look("tied, norm-match", ROSE, "P", DASHED),
+    "untie": Look("untied at ⅔", GREY, "X", DOTTED),
+}
+NO_EFFECT = Look("no effect", GREY, line=DOTTED)
 CHANCE = Look("chance (rows permuted)", GREY, line=DOTTED)
 
 Draw = Callable[[Any], Figure]  # of `Tables`, or of what a gallery says it is at home in
@@ -142,15 +157,45 @@ def panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[Pi
 
 
 def finish(
-    figure: Figure, frame: pd.DataFrame, looks: Iterable[Look], note: str = "", columns: int = 0, every: Sequence[str] = ()
+    figure: Figure,
+    frame: pd.DataFrame,
+    looks: Iterable[Look | Artist],
+    note: str = "",
+    columns: int = 0,
+    every: Sequence[str] = (),
+    *,
+    bars: bool = True,
+    by: str = "corpus",
 ) -> Figure:
-    """Put the legend above the panels and small print below them, which says how many seeds there are in `every` group."""
+    """Put the legend above the panels, and small print below them: how many `seeds` there are, and `note`.
+
+    bars: whether two seeds, too few for a band, have an interval all the same.
+    """
     legend(figure, looks, columns)
-    counts = frame.groupby([*every])["seed"].nunique() if every else [frame["seed"].nunique()]
-    n = max(counts)
-    seeds = f"n = {from_to(counts)} seeds (thin lines or dots), mean" if n > 1 else "n = 1 seed, no interval"
-    seeds += {1: "", 2: "; 95 % t interval at points only"}.get(n, " with 95 % t interval")
-    return small_print(figure, f"{seeds}. {note}")
+    n = max(frame.groupby([*every])["seed"].nunique()) if every else frame["seed"].nunique()
+    of_two = "; 95 % t interval at points only" if bars else ", no interval"
+    shown = " (thin lines or dots), mean" if n > 1 else ""
+    shown += {1: ", no interval", 2: of_two}.get(n, " with 95 % t interval")
+    return small_print(figure, f"{seeds(frame, every, by=by)}{shown}. {note}")
+
+
+def seeds(frame: pd.DataFrame, every: Sequence[str] = (), *, by: str = "corpus") -> str:
+    """Return how many seeds each group of the columns `every` has: "n = 5 seeds", or a number for each value of `by`."""
+    counts = {}
+    for value, part in frame.groupby(by, sort=False) if by in frame else [("", frame)]:
+        label = CORPORA[str(value)].label if value in CORPORA else str(value)
+        counts[label] = part.groupby([*every])["seed"].nunique() if every else [part["seed"].nunique()]
+    return counted(counts)
+
+
+def counted(counts: Mapping[str, Iterable[int]]) -> str:
+    """Return numbers of seeds in words: one for all, or each with the labels that it belongs to."""
+    found: dict[str, list[str]] = {}
+    for label, numbers in counts.items():
+        found.setdefault(from_to(numbers), []).append(label)
+    if len(found) == 1:
+        return f"n = {(n := next(iter(found)))} seed{'s' * (n != '1')}"
+    return "n = " + ", ".join(f"{n} ({', '.join(values)})" for n, values in found.items()) + " seeds"
 
 
 def from_to(counts: Iterable[int]) -> str:
@@ -159,9 +204,9 @@ def from_to(counts: Iterable[int]) -> str:
     return f"{most}" if least == most else f"{least} to {most}"
 
 
-def legend(figure: Figure, looks: Iterable[Look], columns: int = 0) -> None:
+def legend(figure: Figure, looks: Iterable[Look | Artist], columns: int = 0) -> None:
     """Put a legend of `looks` above the panels, in one row or in `columns`."""
-    handles = [look.handle() for look in looks]
+    handles = [look.handle() if isinstance(look, Look) else look for look in looks]
     figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles))
 
 
@@ -202,6 +247,8 @@ def curve(
     shape: dict[str, Any] = {"linestyle": look.line, "marker": look.marker, "markevery": every, "markeredgewidth": 0.4}
     if look.hollow:
         shape |= {"markerfacecolor": "white", "markeredgecolor": look.colour, "markeredgewidth": 0.8}
+    elif look.marker in "PX*":  # slender: seaborn's white edges would eat them
+        shape |= {"markeredgecolor": look.colour, "markersize": 4.5}
     with _spread(ax, seeds):
         sns.lineplot(**common, **spread, **shape)
 
@@ -211,7 +258,7 @@ def point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
     interval = statistics.mean_interval(values)
     beside = offset_copy(ax.transData, ax.get_figure(root=True), x=-5.5, units="points")
     ax.plot(np.full(len(values), x), values, ".", color=look.colour, markersize=3, alpha=0.6, transform=beside)
-    ax.plot(x, interval.mean, color=look.colour, marker=look.marker, markersize=4.5)
+    ax.plot(x, interval.mean, markersize=4.5, **look.mark)
     if len(values) > 1:
         with _spread(ax, len(values)):
             error = [[interval.mean - interval.low], [interval.high - interval.mean]]
@@ -223,18 +270,19 @@ def row(ax: Axes, y: float, values: pd.Series, look: Look) -> None:
     interval = statistics.mean_interval(values)
     below = offset_copy(ax.transData, ax.get_figure(root=True), y=-3, units="points")
     ax.plot(values, np.full(len(values), y), ".", color=look.colour, markersize=2.5, alpha=0.6, transform=below)
-    ax.plot(interval.mean, y, color=look.colour, marker=look.marker, markersize=3.5)
+    ax.plot(interval.mean, y, markersize=3.5, zorder=3, **look.mark)
     if len(values) > 1:
         with _spread(ax, len(values)):
             ax.plot([interval.low, interval.high], [y, y], color=look.colour, linewidth=1)
 
 
-def chance(ax: Axes, x: float, rows: pd.DataFrame, half: float) -> None:
-    """Draw a short line at the mean chance level, with its 95 % band where the table has one."""
+def chance(ax: Axes, at: float, rows: pd.DataFrame, half: float, *, across: bool = False) -> None:
+    """Draw a short line at the mean chance level, with its 95 % band where the table has one; `across`: in a row at `at`."""
+    fill, line = (ax.fill_betweenx, ax.vlines) if across else (ax.fill_between, ax.hlines)
     if rows.get("chance_low", pd.Series(np.nan)).notna().all():
         low, high = rows["chance_low"].mean(), rows["chance_high"].mean()
-        ax.fill_between([x - half, x + half], low, high, color=GREY, alpha=0.25, linewidth=0)
-    ax.hlines(rows["chance"].mean(), x - half, x + half, color=GREY, linewidth=1, linestyle=DOTTED)
+        fill([at - half, at + half], low, high, color=GREY, alpha=0.25, linewidth=0)
+    line(rows["chance"].mean(), at - half, at + half, color=GREY, linewidth=1, linestyle=DOTTED)
 
 
 def level(ax: Axes, y: float) -> None:
@@ -247,6 +295,15 @@ def categories(ax: Axes, labels: Sequence[str]) -> None:
     ax.set_xticks(range(len(labels)), labels)
     ax.set_xlim(-0.6, len(labels) - 0.4)
     ax.grid(visible=False, axis="x")
+
+
+def named_rows(panels: Sequence[Axes], labels: Sequence[str]) -> None:
+    """Name the rows 0, 1, 2, ... of forests from above, at the first of the panels that stand side by side."""
+    for ax in panels:
+        ax.set_yticks(range(len(labels)), labels if ax is panels[0] else [""] * len(labels))
+        ax.set_ylim(len(labels) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(visible=False, axis="y")
 
 
 def layers(ax: Axes, first: str, last: str, count: int) -> None:
@@ -267,13 +324,23 @@ def scale_axis(ax: Axes, scales: Iterable[float], ylabel: str, path: str = "inpu
 
 
 def scale_looks(table: pd.DataFrame) -> dict[str, Look]:
-    """Return the looks of all arms, with the scaled ones in `table`: darker for a smaller scale."""
+    """Return the looks of all arms, with the scaled ones in `table`: darker for a larger scale."""
     scales = sorted(table.loc[table["arm"] != UNTIED, "input_scale"].unique())
     looks = dict(LOOKS)
     for place, scale in enumerate(scales):
-        shade = to_hex(colormaps["plasma"](0.05 + 0.8 * place / max(1, len(scales) - 1)))
-        looks.setdefault(scaled(scale), Look(f"input ×{scale:g}", shade, "vD<>PX*hp"[place % 9]))
+        shade = to_hex(colormaps["RdPu"](0.35 + 0.65 * place / max(1, len(scales) - 1)))
+        looks.setdefault(scaled(scale), Look(f"input ×{scale:g}", shade, "vP<>hX*dp"[place % 9]))
     return looks
+
+
+def in_order(labels: Sequence[str]) -> list[Look]:
+    """Return looks for what has an order and no colour of its own, such as sizes: from light to dark grey."""
+    shades = np.linspace(0.38, 0.8, len(labels))
+    kinds = zip("vPX*hp", (DOTTED, DASHED, "-") * 2, strict=True)
+    return [
+        Look(label, to_hex(colormaps["Greys"](shade)), marker, line)
+        for label, shade, (marker, line) in zip(labels, shades, kinds, strict=False)
+    ]
 
 
 def reference(ax: Axes, values: pd.Series, look: Look) -> None:

@@ -8,26 +8,22 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from tying_utils.base.names import NEW_ROLES, TIED, UNTIED, WIKITEXT, scaled
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Side, Statistic
-from tying_utils.experiments.style import BLUE, DOTTED, LOOKS, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.style import ARMS, LOOKS, NO_EFFECT, TABLES, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, where
 
 FIGURES = style.Gallery()
 _STARTS = {
     UNTIED: LOOKS[UNTIED],
     TIED: LOOKS[TIED],
-    scaled(5): Look("input ×5", ORANGE, "s"),
-    "norm-match": Look("norm-match", BLUE, "o"),
-    "untie": Look("untie at ⅔", PURPLE, "v", DOTTED),
+    **ARMS,
 }
-_SHORT = {UNTIED: "untied", TIED: "tied", scaled(5): "×5", "norm-match": "norm-\nmatch", "untie": "untie"}
-_LETTERS = {"input": "E", "output": "U", "tied": "W"}
+_SHORT = {UNTIED: "untied", TIED: "tied", scaled(5): "input\n×5", "norm-match": "norm-\nmatch", "untie": "untied\nat ⅔"}
 TARGET_AT = 1 / 3  # of its steps, the untied arm has the target loss: most arms then reach it in theirs
 
 
@@ -102,11 +98,8 @@ def _less_tied(rows: pd.DataFrame, column: str) -> dict[str, pd.Series]:
     return {arm: wide[arm] - wide[TIED] for arm in rows["arm"].unique() if arm != TIED}
 
 
-def _panels(height: float, names: list[str]) -> tuple[Figure, list[Axes], list[Axes]]:
-    """Return a figure with two rows of panels, a column for each text of `names`, and the rows."""
-    titles = ["Python, then English" if to == WIKITEXT else f"Two-role, {to}" for to in names]
-    figure, panels = style.panels(TWO_COLUMNS, height, *titles, *[""] * len(titles), rows=2)
-    return figure, panels[: len(titles)], panels[len(titles) :]
+def _titles(names: list[str]) -> list[str]:
+    return ["Python, then English" if to == WIKITEXT else f"Two-role, {to}" for to in names]
 
 
 def _looks(table: pd.DataFrame) -> dict[str, Look]:
@@ -116,27 +109,22 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
 
 @FIGURES.reads("11_loss", "transfer_losses", corpus=None)
 def loss(tables: Tables) -> Figure:
-    """Draw the loss on the new text by step of fine-tuning, and how far each arm is from the tied one of its seed."""
+    """Draw how far the loss of each start on the new text is from that of the tied one of its seed, by step of fine-tuning."""
     table = tables["transfer_losses"].sort_values(["seed", "step"])
-    table = table.assign(above=table["loss"] - table["floor"].fillna(0))
     tied = where(table, arm=TIED)[["to", "seed", "step", "loss"]]
     table = table.merge(tied.rename(columns={"loss": "tied_loss"}), on=["to", "seed", "step"])
     table = table.assign(less_tied=table["loss"] - table["tied_loss"])
-    names, looks = list(table["to"].unique()), _looks(table)
-    figure, upper, lower = _panels(4.6, names)
-    for to, above, below in zip(names, upper, lower, strict=True):
-        own = where(table, to=to)
-        known = own["floor"].notna().all()
+    names, looks = list(table["to"].unique()), {arm: look for arm, look in _looks(table).items() if arm != TIED}
+    figure, panels = style.panels(TWO_COLUMNS, 2.8, *_titles(names))
+    for to, ax in zip(names, panels, strict=True):
         for arm, look in looks.items():
-            style.curve(above, where(own, arm=arm), "step", "above", look)
-            if arm != TIED:
-                style.curve(below, where(own, arm=arm), "step", "less_tied", look)
-        style.level(below, 0)
-        above.set(xlabel="step of fine-tuning", ylabel="loss over the floor (nats)" if known else "loss (nats per token)")
-        below.set(xlabel="step of fine-tuning", ylabel="loss, arm − tied (nats)")
-    words = "All arms are fine-tuned with the ordinary gradient on the same batches. Under the dotted line an arm is ahead of "
-    words += "the tied one of its seed. Nats a token; floor: the language's own loss."
-    return style.finish(figure, table, looks.values(), words)
+            style.curve(ax, where(table, to=to, arm=arm), "step", "less_tied", look)
+        style.level(ax, 0)
+        ax.set(xlabel="step of fine-tuning", ylabel="loss, arm − tied (nats per token)")
+    words = (
+        "All starts are fine-tuned with the ordinary gradient on the same batches. Below 0 a start is ahead of the tied one."
+    )
+    return style.finish(figure, table, [*looks.values(), replace(NO_EFFECT, label="as the tied start")], words, bars=False)
 
 
 @FIGURES.reads("11_outcomes", "transfer_losses", "transfer_forgetting", corpus=None)
@@ -144,12 +132,15 @@ def outcome(tables: Tables) -> Figure:
     """Draw how many steps reach the target loss on the new text, and how much is forgotten of the old one, by arm."""
     rows = outcomes(tables["transfer_losses"], tables["transfer_forgetting"])
     names, looks = list(rows["to"].unique()), _looks(rows)
-    figure, upper, lower = _panels(4.4, names)
-    for to, above, below in zip(names, upper, lower, strict=True):
+    figure, panels = style.panels(TWO_COLUMNS, 4.6, *_titles(names), *[""] * len(names), rows=2)
+    for to, above, below in zip(names, panels[: len(names)], panels[len(names) :], strict=True):
         own = where(rows, to=to)
         if not own["reached"].all():
             style.level(above, own["steps"].max())
-        for ax, column, label in ((above, "steps", "steps to the target loss"), (below, "forgetting", "forgetting (nats)")):
+        for ax, column, label in (
+            (above, "steps", "steps to the target loss"),
+            (below, "forgetting", "forgetting (nats per token)"),
+        ):
             for place, (arm, look) in enumerate(looks.items()):
                 values = where(own, arm=arm)[column]
                 style.point(ax, place, values, look)
@@ -159,9 +150,10 @@ def outcome(tables: Tables) -> Figure:
             ax.set(xlabel="start", ylabel=label)
     missed = int((~rows["reached"]).sum())
     words = "Target: the loss of the untied arm of the seed after a third of its steps. "
-    words += f"{missed} of {len(rows)} runs do not reach it and count with all their steps (dotted). " if missed else ""
-    words += "Forgetting: loss on the old text after fine-tuning, less that before (nats per token)."
-    return style.finish(figure, rows, [replace(look, line="none") for look in looks.values()], words)
+    words += f"{missed} of {len(rows)} runs do not reach it and count with all their steps. " if missed else ""
+    words += "Forgetting: loss on the old text after fine-tuning minus that before."
+    marks = [replace(look, line="none") for look in looks.values()]
+    return style.finish(figure, rows, [*marks, *([replace(NO_EFFECT, label="all steps")] if missed else [])], words)
 
 
 @FIGURES.reads("11_probe", "transfer_probe", corpus=None)
@@ -170,15 +162,16 @@ def probe(tables: Tables) -> Figure:
     table = tables["transfer_probe"]
     looks, questions = _looks(table), list(table["question"].unique())
     titles = ("Python, kind of token" if question == "category" else f"Two-role, {question}" for question in questions)
-    figure, panels = style.panels(TWO_COLUMNS, 2.9, *titles)
-    places = [(arm, name) for arm in looks for name in _LETTERS if len(where(table, arm=arm, table=name))]
+    places = [(arm, name) for arm in looks for name in TABLES if len(where(table, arm=arm, table=name))]
+    figure, panels = style.panels(TWO_COLUMNS, 0.25 * len(places) + 1.2, *titles)
     for ax, question in zip(panels, questions, strict=True):
-        for x, (arm, name) in enumerate(places):
+        for y, (arm, name) in enumerate(places):
             own = where(table, arm=arm, table=name, question=question)
-            style.chance(ax, x, own, 0.35)
-            style.point(ax, x, own["value"], looks[arm])
-        style.categories(ax, [_LETTERS[name] for _, name in places])
-        ax.set(xlabel="table", ylabel="balanced accuracy (fraction)", ylim=(0, 1))
-    words = "E: input table, U: output table, W: tied table. On rows held out in five folds."
+            style.chance(ax, y, own, 0.35, across=True)
+            style.row(ax, y, own["value"], looks[arm])
+        ax.set(xlabel="balanced accuracy (fraction)", xlim=(0, 1))
+    names = {"input": ", input E", "output": ", output U", "tied": ", W"}
+    style.named_rows(panels, [looks[arm].label + names[name] for arm, name in places])
     chance = replace(style.CHANCE, label="chance (labels permuted)")
-    return style.finish(figure, table, [*(replace(look, line="none") for look in looks.values()), chance], words)
+    marks = [*(replace(look, line="none") for look in looks.values()), chance]
+    return style.finish(figure, table, marks, "On rows held out in five folds.")

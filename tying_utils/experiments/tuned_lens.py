@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import DOTTED, LOOKS, ONE_COLUMN, TWO_COLUMNS
+from tying_utils.experiments.style import DARK, DOTTED, LOOKS, NO_EFFECT, ONE_COLUMN, TWO_COLUMNS, Look
 from tying_utils.experiments.tables import Tables, tied_less_untied, tuned, where
 
 FIGURES = style.Gallery()
@@ -100,9 +100,9 @@ def evidence(tables: Tables) -> Evidence:
 
 def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str = "tuned", indexing: str = "matched") -> None:
     """Draw lens KL by layer of each of `arms`; `kind` of lens ("tuned", "logit") and `indexing` as in the table."""
-    curves, looks = where(lens, lens=kind, indexing=indexing), style.scale_looks(lens)
+    curves = where(lens, lens=kind, indexing=indexing)
     for arm in arms:
-        style.curve(ax, where(curves, arm=arm), "layer", "kl_bits", looks[arm], bars=True)
+        style.curve(ax, where(curves, arm=arm), "layer", "kl_bits", LOOKS[arm], bars=True)
     style.layers(ax, "input", "output", lens["layer"].max())
     ax.set(ylabel="lens KL (bits per token)", ylim=(0, None))
 
@@ -111,11 +111,13 @@ def lens_curves(ax: Axes, lens: pd.DataFrame, arms: Iterable[str], *, kind: str 
 def lens(tables: Tables) -> Figure:
     """Draw Figure 2: how far each layer is from the model's own prediction, with matched lenses and one layer off."""
     table, arms = tables["lens"], (UNTIED, TIED)
-    figure, (left, middle, right) = style.panels(TWO_COLUMNS, 2.6, "Tuned lens", "One layer off, as published", "Logit lens")
+    figure, (left, middle, right) = style.panels(
+        TWO_COLUMNS, 2.6, "Tuned lens, read right", "Tuned lens, as published", "Logit lens"
+    )
     lens_curves(left, table, arms)
     lens_curves(middle, table, arms, indexing="published")
     lens_curves(right, table, arms, kind="logit")
-    note = "b: translator k − 1 on layer k, and one on the last, whose KL must be 0. The vertical scales differ."
+    note = "b: one layer off (translator k − 1 on layer k, and one on the last, whose KL must be 0). Vertical scales differ."
     return style.finish(figure, table, [LOOKS[arm] for arm in arms], note)
 
 
@@ -123,7 +125,7 @@ def lens(tables: Tables) -> Figure:
 def lens_budget(tables: Tables) -> Figure:
     """Draw the KL at the input by how long the lens was trained from the identity; the converged lens as level lines."""
     table = where(tables["lens_budget"], layer=0)
-    figure, (ax,) = style.panels(ONE_COLUMN, 2.8, "")
+    figure, (ax,) = style.panels(ONE_COLUMN, 2.9, "Is the gap there when the lens has learnt?")
     ax.set_xscale("log")
     for arm in (UNTIED, TIED):
         style.curve(ax, where(table, arm=arm), "steps", "kl_bits", LOOKS[arm], bars=True)
@@ -133,7 +135,8 @@ def lens_budget(tables: Tables) -> Figure:
     ax.set_xticks(steps, [str(step) for step in steps])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="steps that the lens was trained for", ylabel="lens KL at the input (bits per token)", ylim=(0, None))
-    return style.finish(figure, table, [LOOKS[UNTIED], LOOKS[TIED]], "Lenses from the identity; dotted: converged lenses.")
+    looks = [LOOKS[UNTIED], LOOKS[TIED], Look("converged lens", DARK, line=DOTTED)]
+    return style.finish(figure, table, looks, "Curves: lenses trained from the identity.")
 
 
 @FIGURES.reads("03_residual", "residual")
@@ -142,12 +145,12 @@ def residual(tables: Tables) -> Figure:
     table = tables["residual"][tables["residual"]["component"] != "bias"]
     layers = table.groupby(["arm", "seed", "layer"], as_index=False)[["share", "attribution"]].sum()
     layers["place"] = layers["layer"] + 1
-    figure, panels = style.panels(TWO_COLUMNS, 2.6, "Part of the residual stream", "Direct logit attribution")
+    figure, panels = style.panels(TWO_COLUMNS, 2.6, "Who fills the residual stream?", "Who names the next token?")
     for ax, column in zip(panels, ("share", "attribution"), strict=True):
         for arm in (UNTIED, TIED):
             style.curve(ax, where(layers, arm=arm), "place", column, LOOKS[arm], bars=True)
         style.layers(ax, "embedding", str(layers["place"].max()), layers["place"].max())
-    panels[0].set(ylabel="share of the summed norms", ylim=(0, None))
-    panels[1].set(ylabel="to the right next token (logits)")
+    panels[0].set(ylabel="share of the summed norms (fraction)", ylim=(0, None))
+    panels[1].set(ylabel="added to the right next token (logits)")
     style.level(panels[1], 0)
-    return style.finish(figure, table, [LOOKS[UNTIED], LOOKS[TIED]], "A layer: attention and MLP together.")
+    return style.finish(figure, table, [LOOKS[UNTIED], LOOKS[TIED], NO_EFFECT], "A layer: attention and MLP together.")

@@ -167,6 +167,14 @@ def grid(results: Results) -> str:
     return table("Claim | Effect | Places | Means | Each doubling of d | Each doubling of V", rows)
 
 
+def grid_by_place(results: Results) -> str:
+    """Return C1 to C5 at each width and vocabulary: verdict, mean and interval."""
+    frame = places.judged(places.effects(results, "grid"))
+    frame[["width", "vocabulary"]] = frame["place"].str.split(", ", expand=True)
+    rows = spread(frame, ["claim", "effect", "vocabulary"], "width", judged)
+    return table(f"Claim | Effect | Vocabulary | {' | '.join(frame['width'].unique())}", rows)
+
+
 def crossings(results: Results) -> str:
     """Return where, along size and share, untying starts or ceases to pay."""
     return table("Gap | Along | Crosses 0 at", places.crossings(places.effects(results, "grid")).to_numpy())
@@ -234,6 +242,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     ("What the tables cost by size", "Losses in nats per token.", sizes),
     ("Architectures", "At one shape, three seeds.", architectures),
     ("Widths and vocabularies", "OLMo on Python source, three seeds; trends are slopes in log2 d and log2 V.", grid),
+    ("Each width and vocabulary", "The same places one by one; d is the width, V the vocabulary.", grid_by_place),
     ("Where untying starts to pay", "At the same places; nothing is extrapolated.", crossings),
     ("Miniatures of the public models", "One model of each kind, so there are no intervals.", miniatures),
 )
