@@ -74,7 +74,7 @@ def _panel(ax: Axes, rows: Any) -> None:
     factors = sorted(rows["factor"].unique())
     ax.plot(factors, factors, color=GREY, linestyle=DOTTED, linewidth=0.8, zorder=1)
     top = max(rows["high"].max(), factors[-1])
-    ax.set_ylim(min(0.8, 0.9 * rows["low"].min()), top ** (1 + 0.17 * len(handles)) * 1.2)  # the slopes stand above the curves
+    ax.set_ylim(min(0.8, 0.9 * rows["low"].min()), top ** (1 + 0.17 * len(handles)) * 1.2)  # the slopes are above the curves
     ax.set_xticks(factors)
     for line in (ax.xaxis, ax.yaxis):
         line.set_major_formatter(_PLAIN)

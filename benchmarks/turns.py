@@ -121,7 +121,7 @@ def alone(task: Callable[..., Any], *arguments: Any) -> Any:
     try:
         answer = ours.recv()
     except EOFError:
-        raise RuntimeError(f"{task.__name__}{arguments}: its process died without a word, as for want of memory") from None
+        raise RuntimeError(f"{task.__name__}{arguments}: its process died without a word, perhaps for lack of memory") from None
     finally:
         process.join()
     if isinstance(answer, Exception):

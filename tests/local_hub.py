@@ -215,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         return repo, commit, repo.commits[commit]
 
     def answer_file(self, file: str, parts: dict[str, str]) -> None:
-        on_cdn = "cdn" in parts  # whose addresses are signed: whoever has one needs no token
+        on_cdn = "cdn" in parts  # whose addresses are signed: a reader who has one needs no token
         _, commit, folder = self.lookup(parts, closed=not on_cdn)
         if not (folder / file).is_file():
             raise _Refusal(404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": commit})
@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = b"" if self.command == "HEAD" else body[:drop_after]
         for start in range(0, len(body), CHUNK):
             chunk = body[start : start + CHUNK]
-            self.asked.sent += len(chunk)  # counted first: whoever has read it finds it counted
+            self.asked.sent += len(chunk)  # counted first: a reader finds it counted
             try:
                 self.wfile.write(chunk)
             except OSError:

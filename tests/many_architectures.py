@@ -1,4 +1,4 @@
-"""What comes of a model of each of many architectures of transformers: small ones with random weights, tried in four ways.
+"""What happens to a model of each of many architectures of transformers: small ones with random weights, tried in four ways.
 
 python tests/many_architectures.py      # tries them all and writes ARCHITECTURES.md
 """
@@ -245,7 +245,7 @@ def quietly() -> Iterator[None]:
 
 
 def rows(names: Iterable[str]) -> list[str]:
-    """A line of Markdown for each architecture: what comes of it in every column."""
+    """A line of Markdown for each architecture: what happens to it in every column."""
     with quietly():
         return [f"| {name} | {' | '.join(attempt(name) for attempt in COLUMNS.values())} |" for name in names]
 
@@ -255,7 +255,7 @@ def page(lines: Iterable[str]) -> str:
     import transformers
 
     words = (
-        "What comes of a model of your own, by transformers' name of its type: *works*, or the sentence that you get.\n"
+        "What happens to a model of your own, by transformers' name of its type: *works*, or the sentence that you get.\n"
         "Tried on small models with random weights, tied for `SplitTie` and `BalanceCallback`, tied and untied for the lens\n"
         "and `read_tables`. *works*: both path gradients sum to the tied one; Hugging Face's Trainer logs the output share at\n"
         "each of two steps; a lens is trained, and reads the model's own logits; the tables of a saved folder are the\n"

@@ -1,4 +1,4 @@
-"""ARCHITECTURES.md says what comes of a model of each architecture of transformers, as it is now."""
+"""ARCHITECTURES.md says what happens to a model of each architecture of transformers, as it is now."""
 
 import many_architectures as many
 import pytest

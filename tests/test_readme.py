@@ -147,7 +147,7 @@ class Seeds(Interval):
 
 
 def seeds(values: pd.Series) -> Seeds:
-    """Return the mean and interval of a value a seed."""
+    """Return the mean and interval of one value per seed."""
     return Seeds(**vars(mean_interval(values)))
 
 

@@ -1,6 +1,6 @@
 """Train, load and measure causal language models with tied and untied token embeddings.
 
-What stands in `__all__` is the public face. Each name is imported when it is first asked for: reading this loads no torch.
+What is in `__all__` is the public face. Each name is imported when it is first asked for: reading this loads no torch.
 """
 
 from typing import TYPE_CHECKING

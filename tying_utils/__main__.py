@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare.add_argument("--out", required=True, metavar="FOLDER", help="for corpus 'shards' with this path")
     words = (
         "a file or pattern of files (.json, .jsonl, .txt, .parquet, also .gz), a URL, the id of a dataset on the hub or @FILE, "
-        "a list of these, one a line; may be given several times"
+        "a list of these, one per line; may be given several times"
     )
     prepare.add_argument("--text", action="append", required=True, metavar="SOURCE", help=words)
     prepare.add_argument("--column", default="text", help="that holds the documents (default: text)")
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--tasks", help="lm-eval's names, with commas between (default: the nine of the paper's Table 7)")
     evaluate.add_argument("--include", metavar="FOLDER", help="with more tasks, as lm-eval's YAML files")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N documents of each task")
-    evaluate.add_argument("--out", metavar="FILE", help="a CSV file for the scores, a row a model, task and metric")
+    evaluate.add_argument("--out", metavar="FILE", help="a CSV file for the scores, a row per model, task and metric")
     reproduce = command("reproduce", _reproduce, "run every notebook top to bottom on a profile and draw its figures")
     figures = command("figures", _figures, "draw a profile's figures from its tables")
     for drawing in (reproduce, figures):
@@ -254,10 +254,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from tying_utils.base import paths
     from tying_utils.pages import notebooks, report
 
-    say(f"executed notebooks: {notebooks.reproduce(options.profile)}")
+    folder = notebooks.reproduce(options.profile)
     report.refresh_documents(options.profile)
+    say(f"{report.summary(options.profile)}\n\nexecuted notebooks: {folder}; figures: {paths.figures(options.profile)}")
 
 
 def _figures(options: argparse.Namespace) -> None:

@@ -164,7 +164,7 @@ def test_estimates_are_the_effects_put_in() -> None:
     assert table["loss gap at equal parameters, per decade of parameters"] == pytest.approx(0.2 / decades, abs=5e-3)
     assert table["purity of the untied input table, target - source role"] == pytest.approx(-0.4, abs=5e-3)
     assert table["the tied table's target - source purity per decade of input scale"] == pytest.approx(-0.1, abs=5e-3)
-    assert table["the same where they agree (1) less that"] == pytest.approx(-0.2, abs=5e-3)
+    assert table["the same where they agree (1) minus that"] == pytest.approx(-0.2, abs=5e-3)
     assert table["forgetting, nats, english, untied - tied"] == pytest.approx(-0.3, abs=5e-3)
     # The untied arm is where it is to be by step 30; the tied one is 50 / 30 times as slow.
     assert table["steps to the target loss, english, input x5 - tied"] == pytest.approx(30 - 50, abs=0.05)

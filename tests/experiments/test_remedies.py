@@ -12,7 +12,7 @@ from tying_utils.experiments.remedies import EQUAL_SHAPE, EQUAL_SIZE
 from tying_utils.study import Results, arms, profiles
 
 CURE = "norm-match"
-# Of each arm: bias, loss, parameters. The cure mends the bias at a price; enlarged it has none.
+# Of each arm: bias, loss, parameters. The cure lessens the bias at a price; enlarged it has none.
 TEXT = {
     UNTIED: (0.0, 4.0, 150),
     AGAIN: (-0.4, 4.1, 150),

@@ -163,7 +163,7 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
 def train_on_a_full_disk(config: TrainConfig, spare: int) -> tuple[str, int, list[str], dict[str, str]]:
     """Train where, after step 5, but `spare` bytes are free; then with room again.
 
-    What was said, the step that was kept, the half-written files, and the checksums of the run that came of it.
+    What was said, the step that was kept, the half-written files, and the checksums of the run that followed.
     """
     from tying_utils.base import files
     from tying_utils.training import trainer as training

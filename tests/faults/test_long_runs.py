@@ -38,6 +38,6 @@ def test_memory_stays_flat_and_the_store_as_large_as_it_says(tmp_path, steps, ch
     sizes = {path: path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()}
     tensors = sum(size for path, size in sizes.items() if path.suffix == ".safetensors")
     assert tensors <= kept, "budget.disk says what the tensor files take"
-    rows = 13 * 8 * steps  # the metrics: a row a step of thirteen numbers
+    rows = 13 * 8 * steps  # the metrics: one row per step of thirteen numbers
     assert sum(sizes.values()) - tensors <= rows + 40_000
     tally[f"runs of {steps:,} steps"] += 1

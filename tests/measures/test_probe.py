@@ -78,7 +78,7 @@ def test_constant_rows_tell_nothing():
     [
         ({"table": [[1.0]]}, "^table: a torch tensor"),
         ({"table": torch.zeros(20, 2).long()}, "^table: a floating tensor"),
-        ({"labels": [0, 1] * 9}, r"^labels: one a row is needed, \(20,\), got shape \(18,\)"),
+        ({"labels": [0, 1] * 9}, r"^labels: one per row is needed, \(20,\), got shape \(18,\)"),
         ({"labels": [3] * 20}, "^labels: at least 2 classes of 5 rows each are needed, got 1, the smallest of 20"),
         ({"labels": [0] * 16 + [1] * 4}, "^labels: at least 2 classes of 5 rows each are needed, got 2, the smallest of 4"),
         ({"folds": 1}, "^folds: at least 2"),

@@ -186,7 +186,7 @@ def test_the_role_that_a_table_holds_is_the_one_that_costs_it_steps() -> None:
     frames = {"losses": losses, "forgetting": forgetting, "probe": probes}
     tables = {f"transfer_{name}": pd.DataFrame(rows) for name, rows in frames.items()}
     estimates = claims.verdicts(tables, ("transfer",)).set_index("statistic")["estimate"]
-    words = "steps to the target loss, new source roles less new target roles, input x5 - tied"
+    words = "steps to the target loss, new source roles minus new target roles, input x5 - tied"
     assert estimates[words] == pytest.approx(40, abs=1)
 
 

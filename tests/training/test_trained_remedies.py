@@ -81,7 +81,7 @@ def test_a_remedy_may_be_a_name_or_a_mapping():
         ({"remedy": "norm-match", "tied": False}, "^remedy: 'norm-match' needs tied=True, got tied=False; .* table-rates"),
         ({"remedy": "table-rates"}, "^remedy: 'table-rates' needs tied=False, got tied=True; .* norm-match"),
         ({"remedy": "factorised", "tied": False, "d_model": 16, "n_heads": 2}, "^width: below d_model = 16"),
-        ({"remedy": "pcgrad", "input_scale": 5}, "^input_scale and output_scale: the remedy 'pcgrad' stands in their place"),
+        ({"remedy": "pcgrad", "input_scale": 5}, "^input_scale and output_scale: the remedy 'pcgrad' takes their place"),
     ],
 )
 def test_a_remedy_that_cannot_be_is_named(changes, said):

@@ -32,18 +32,18 @@ class VerifiedFolder:
                 files.sweep(place)
             yield
 
-    def read(self, *, mend: bool = False) -> dict[str, Any] | None:
-        """Return the record, None if there is none or it is damaged; with `mend` a damaged one is set aside."""
-        return files.read_or_set_aside(self.record) if mend else files.read_json(self.record)
+    def read(self, *, repair: bool = False) -> dict[str, Any] | None:
+        """Return the record, None if there is none or it is damaged; with `repair` a damaged one is set aside."""
+        return files.read_or_set_aside(self.record) if repair else files.read_json(self.record)
 
-    def damaged(self, digests: Mapping[str, str], *, mend: bool = False) -> list[str]:
-        """Return the names of the files that are missing or have another sha256 than `digests` says; `mend` sets them aside.
+    def damaged(self, digests: Mapping[str, str], *, repair: bool = False) -> list[str]:
+        """Return the names of the files that are missing or have another sha256 than `digests` says; `repair` sets them aside.
 
         Raises ValueError, before any file is looked at, for a name that leads out of the folder.
         """
         paths = {name: files.inside(self.path, name) for name in digests}
         found = [name for name, path in paths.items() if not files.intact(path, digests[name])]
-        for name in found if mend else ():
+        for name in found if repair else ():
             files.set_aside(paths[name], "it is missing or does not match its checksum")
         return found
 

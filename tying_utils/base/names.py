@@ -9,7 +9,7 @@ EQUAL = "equal parameters"  # a tied arm that spends on its trunk what the secon
 SECOND_START = "untied, second start"
 LOG_COUNT = "log count"  # a table that knows of its tokens only how often they occur
 AGAIN = "untied again"  # from another start: what two untied models share, which no remedy has to beat
-# The columns that say where an arm that stands elsewhere was trained.
+# The columns that say where an arm of another place was trained.
 PLACE = ("arch", "d_model", "n_layers", "vocab_size")
 ELSEWHERE_SCALE, ELSEWHERE_SEEDS = 5.0, 3  # of the arms that ask the claims again at other architectures and shapes
 

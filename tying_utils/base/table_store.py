@@ -39,8 +39,8 @@ class TableStore:
         A damaged file is set aside, with a warning, unless `keep`.
         """
         file = f"{name}.csv"
-        entry = (self._held.read(mend=not keep) or {}).get("tables", {}).get(name)
-        if entry is None or self._held.damaged({file: entry["sha256"]}, mend=not keep) or not current(entry):
+        entry = (self._held.read(repair=not keep) or {}).get("tables", {}).get(name)
+        if entry is None or self._held.damaged({file: entry["sha256"]}, repair=not keep) or not current(entry):
             return None
         made = entry["made"]
         words = f"read from {file}, measured on {made['date']} (Python {made['python']}, {made['device']})"
@@ -61,7 +61,7 @@ class TableStore:
         with self._held.alone():
             options: dict[str, Any] = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
             digest = self._held.write(file, lambda path: table.to_csv(path, **options))
-            manifest = self._held.read(mend=True) or {}
+            manifest = self._held.read(repair=True) or {}
             made = {
                 "date": time.strftime("%Y-%m-%d"),
                 "python": platform.python_version(),

@@ -109,8 +109,8 @@ def _cached(
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     folder = VerifiedFolder(paths.corpora() / f"{name}-{vocab_size}-{key}", "corpus.json")
     with folder.alone():
-        record = folder.read(mend=True)
-        if record is None or folder.damaged(record["files"], mend=True):
+        record = folder.read(repair=True)
+        if record is None or folder.damaged(record["files"], repair=True):
             record = {"fingerprint": fingerprint, "dtype": token_dtype(vocab_size).name, "files": make(folder)}
             folder.commit(record)
     dtype = np.dtype(record["dtype"])
@@ -121,7 +121,7 @@ def _cached(
 def _two_role(language: two_role.Language) -> Corpus:
     settings, length = language.settings.as_dict(), language.settings.length
     lengths = {"train.bin": length, "validation.bin": length // 20}
-    # The settings decide the tokens; the first of them stand witness that numpy draws here as elsewhere.
+    # The settings decide the tokens; the first of them show that numpy draws here as elsewhere.
     content = hashlib.sha256(json.dumps([two_role.FORMAT, language.vocab_size, settings], sort_keys=True).encode())
     content.update(language.sample(1000).astype("<u4").tobytes())
     fingerprint = {

@@ -136,7 +136,7 @@ def _parts(given: str) -> list[str]:
         try:
             lines = decoding.decode(Path(given[1:]).expanduser().read_bytes()).splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"text: {given[1:]!r} is no list of paths and URLs, one a line ({error})") from error
+            raise ValueError(f"text: {given[1:]!r} is no list of paths and URLs, one per line ({error})") from error
         return [part for line in map(str.strip, lines) if line and not line.startswith("#") for part in _parts(line)]
     if path.is_dir():
         raise ValueError(f"text: {given!r} is a folder; give a pattern of files, as '{path.as_posix()}/**/*.jsonl.gz'")

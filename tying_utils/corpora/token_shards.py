@@ -95,7 +95,7 @@ def prepare(
 
 
 def _begun(folder: VerifiedFolder, asked: dict[str, Any]) -> dict[str, Any]:
-    record = folder.read(mend=True)
+    record = folder.read(repair=True)
     if record is None:
         return {**asked, "tokenizer": None, "separator": None, "learned_on": None, "files": {}, "tokens": {}, "finished": False}
     if (began := record.get("arguments")) != (now := asked["arguments"]):
@@ -110,7 +110,7 @@ def _tokenizer(folder: VerifiedFolder, record: dict[str, Any], given: str | Path
     from tokenizers import Tokenizer
 
     path, before, vocab_size = folder.path / "tokenizer.json", record["tokenizer"], record["vocab_size"]
-    if before is None or folder.damaged({path.name: before}, mend=True):
+    if before is None or folder.damaged({path.name: before}, repair=True):
         if given is None:
             learned = {"documents": 0, "characters": 0}
             tokenizer = bpe.learn(_head(stream, learned), vocab_size)
@@ -206,7 +206,7 @@ def _fill(
         known = held.get(name)
         if left <= 0 or (record["finished"] and known is None):
             break
-        if known is not None and not folder.damaged({name: known["sha256"]}, mend=True):
+        if known is not None and not folder.damaged({name: known["sha256"]}, repair=True):
             stream = None  # it goes on behind this file
             bar.update(known["tokens"])
         else:

@@ -82,7 +82,7 @@ def _judged(gaps: pd.DataFrame) -> pd.DataFrame:
         for place, part in own.groupby([*_PLACE, "larger"], sort=False):
             first = part.iloc[0]
             labels = dict(zip([*_PLACE, "larger"], place, strict=True)) | {"budget": budget}
-            # Equal runs may stand in two tables.
+            # Equal runs may be in two tables.
             by_seed = part.groupby("seed")[column].first()
             rows.append({**labels, "parameters": first["parameters"], "share": first["share"], **_GAP.row(by_seed)})
     columns = [*_PLACE, "parameters", "share", "budget", "larger", "estimate", "low", "high", "seeds", "verdict"]
@@ -310,7 +310,7 @@ def verdicts(measured: pd.DataFrame, rare: pd.DataFrame) -> pd.DataFrame:
 
 
 def across(measured: pd.DataFrame) -> np.ndarray:
-    """Return where each row stands on the axis of tokens per weight: a little beside those of another corpus."""
+    """Return where each row is drawn on the axis of tokens per weight: a little beside those of another corpus."""
     beside = np.array([[*LOOKS].index(corpus) - 1 for corpus in measured["corpus"]])
     return measured["tokens_per_weight"].to_numpy(float) * 1.06**beside
 

@@ -1,4 +1,4 @@
-"""Notebook 02, the cause of the bias: does it come of the output path's larger gradient, early in training, and of the tie?"""
+"""Notebook 02, the cause of the bias: do the output path's larger gradient early in training and the tie cause it?"""
 
 from dataclasses import replace
 
@@ -108,5 +108,5 @@ def cause(tables: Tables) -> Figure:
 
 
 def _beside(place: int, count: int) -> float:
-    """Return how far from its tick the `place`-th of `count` stands."""
+    """Return how far from its tick the `place`-th of `count` is drawn."""
     return 0.4 * (place - (count - 1) / 2)

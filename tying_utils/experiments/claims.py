@@ -74,7 +74,7 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
             for corpus in results[table]["corpus"].unique()
             for statistic, values in evidence(OfCorpus(results, corpus))
         ]
-        # Of each statistic the corpora stand together.
+        # Of each statistic the corpora are together.
         order = list(dict.fromkeys(row["id"] for row in of_claim))
         rows += sorted(of_claim, key=lambda row: order.index(row["id"]))
     return pd.DataFrame(rows, columns=_COLUMNS)

@@ -61,7 +61,7 @@ def save(figure: Figure, name: str, tables: Any) -> list[Path]:
     """Write NAME.pdf and NAME.png (300 dots per inch) whole into the `folder` of `tables`, and return their paths.
 
     `tables` is the `study.Study`, `study.Results` or `public.Public` that the figure was drawn from: the checksums of the
-    tables that it reads stand in the files' metadata (see `source`). Equal input gives equal bytes.
+    tables that it reads are in the files' metadata (see `source`). Equal input gives equal bytes.
     """
     return write(figure, _folder_of(name, tables), name, _source(name, tables))
 

@@ -66,7 +66,7 @@ def evidence(tables: Tables) -> Evidence:
         top, unit = cost.columns.max(), "nats per token"
         words = "loss, tied - untied, nats, where the roles are independent"
         yield Statistic("loss_gap_independent", "C5 roles", words, unit), cost[0.0]
-        words = f"the same where they agree ({top:g}) less that"
+        words = f"the same where they agree ({top:g}) minus that"
         yield Statistic("loss_gap_agreeing", "C5 roles", words, unit, claimed="below"), cost[top] - cost[0.0]
 
 

@@ -278,7 +278,7 @@ def sizes(tables: Tables) -> Figure:
     for ax, (name, (_, label)) in zip(panels, _SHOWN.items(), strict=True):
         for at, (vocabulary, look) in enumerate(looks.items()):
             rows = where(frame, vocab_size=vocabulary)
-            beside = rows["d_model"] * 1.03 ** (at - (len(looks) - 1) / 2)  # so that the bars stand apart
+            beside = rows["d_model"] * 1.03 ** (at - (len(looks) - 1) / 2)  # so that the bars are apart
             style.curve(ax, rows.assign(width=beside), "width", name, look, bars=True)
         style.level(ax, EFFECTS[name].null)
         ax.set_xscale("log")

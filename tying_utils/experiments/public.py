@@ -115,7 +115,7 @@ def verdicts(public: Public) -> pd.DataFrame:
         paper = own.dropna(subset="published_corrected")
         values = ", ".join(f"{row['family']} {row['published_corrected']:.3f}" for row in paper.to_dict("records"))
         label, unit = f"output bias, {kind}, {words}, over families", "corrected alignment"
-        judged = Statistic(f"output_bias_{kind}", "C1", label, unit, published=values + ", less Gaussian chance")
+        judged = Statistic(f"output_bias_{kind}", "C1", label, unit, published=values + ", minus Gaussian chance")
         found.append(judged.row(own[column]))
     table = pd.DataFrame(found)
     table.insert(2, "corpus", public.models)

@@ -143,6 +143,6 @@ def _pairs(table: dict) -> pd.DataFrame:
 
 
 def _cells(table: dict) -> list[tuple[str, str, float]]:
-    """Return row, column and value of each cell of a stored table, whose columns stand under "columns"."""
+    """Return row, column and value of each cell of a stored table, whose columns are under "columns"."""
     rows = [(name, values) for name, values in table.items() if name not in ("columns", "note")]
     return [(name, column, value) for name, values in rows for column, value in zip(table["columns"], values, strict=True)]

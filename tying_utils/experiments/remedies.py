@@ -63,7 +63,7 @@ def outcomes(results: Tables) -> pd.DataFrame:
     - parameters, and added: those above the tied model's of equal shape.
     - step_ratio: time of a step over the tied arm's, one value for all seeds; NaN at equal parameters.
 
-    At equal shape stand all arms with the tied model's trunk; at equal parameters those that are nearer to the untied model's
+    At equal shape are all arms with the tied model's trunk; at equal parameters those that are nearer to the untied model's
     number of weights than to the tied one's: enlarged trunks, and whatever has two tables.
     """
     frames = [_of_corpus(results, corpus) for corpus in results["remedy_losses"]["corpus"].unique()]

@@ -46,7 +46,7 @@ def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
 def evidence(tables: Tables) -> Evidence:
     """Yield the statistics of C5, from the table sizes."""
     gaps, unit = loss_gaps(tables["sizes"]), "nats per token"
-    # The profile's own size is the one that stands first.
+    # The profile's own size is the first one.
     own = where(gaps, **{name: gaps[name].iloc[0] for name in ("d_model", "n_layers")}).set_index("seed")
     loss = "validation loss, tied - untied"
     yield Statistic("equal_shape", "C5", f"{loss}, equal shape, nats", unit), own["equal_shape"]

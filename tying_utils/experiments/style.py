@@ -266,7 +266,7 @@ def point(ax: Axes, x: float, values: pd.Series, look: Look) -> None:
 
 
 def row(ax: Axes, y: float, values: pd.Series, look: Look) -> None:
-    """Draw the same across, in a row of a forest plot at height `y`: the dots of the seeds stand below their mean."""
+    """Draw the same across, in a row of a forest plot at height `y`: the dots of the seeds are below their mean."""
     interval = statistics.mean_interval(values)
     below = offset_copy(ax.transData, ax.get_figure(root=True), y=-3, units="points")
     ax.plot(values, np.full(len(values), y), ".", color=look.colour, markersize=2.5, alpha=0.6, transform=below)
@@ -298,7 +298,7 @@ def categories(ax: Axes, labels: Sequence[str]) -> None:
 
 
 def named_rows(panels: Sequence[Axes], labels: Sequence[str]) -> None:
-    """Name the rows 0, 1, 2, ... of forests from above, at the first of the panels that stand side by side."""
+    """Name the rows 0, 1, 2, ... of forests from above, at the first of the panels that are side by side."""
     for ax in panels:
         ax.set_yticks(range(len(labels)), labels if ax is panels[0] else [""] * len(labels))
         ax.set_ylim(len(labels) - 0.4, -0.6)

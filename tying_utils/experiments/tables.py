@@ -39,7 +39,7 @@ def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
 
 
 def with_scaling(results: Tables, name: str) -> pd.DataFrame:
-    """Return the table called `name` with its scaled arms; the untied pair, which may stand in both, once."""
+    """Return the table called `name` with its scaled arms; the untied pair, which may be in both, once."""
     return pd.concat([results[name], results[f"scaling_{name}"]], ignore_index=True).drop_duplicates()
 
 

@@ -1,4 +1,4 @@
-"""Pictures for sliders: what stands still is drawn once, and only what moves is drawn again, within a blink.
+"""Pictures for sliders: what does not move is drawn once, and only what moves is drawn again, within a blink.
 
 Axes never jump: their limits hold every condition that can be shown.
 """

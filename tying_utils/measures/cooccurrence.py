@@ -21,7 +21,7 @@ _LARGEST = 16_384  # tokens of a vocabulary: its two matrices hold 2 GB
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How much more often than by chance each token stands beside each: `before` and `after` it, (V, V), nats, float32."""
+    """How much more often than by chance each token is beside each: `before` and `after` it, (V, V), nats, float32."""
 
     before: Tensor
     after: Tensor
@@ -29,7 +29,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Lean:
-    """Mean row cosines of held-out tokens, linear map: of a table's image with what stands before and what stands after."""
+    """Mean row cosines of held-out tokens, linear map: of a table's image with what comes before and what comes after."""
 
     before: float
     after: float
@@ -65,7 +65,7 @@ def neighbours(tokens: ArrayLike, vocab_size: int) -> Neighbours:
 
 
 def lean(table: Tensor, before: Tensor, after: Tensor, *, folds: int = 5, seed: int = 0) -> Lean:
-    """Return how well a linear map of `table` (V, d) predicts what stands before and after tokens it was not fitted on.
+    """Return how well a linear map of `table` (V, d) predicts what comes before and after tokens it was not fitted on.
 
     before, after (V, any): rows of `Neighbours` for the same tokens. Raises ValueError as `alignment.held_out` does.
     """

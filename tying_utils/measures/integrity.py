@@ -24,7 +24,7 @@ def suspects(tables: Mapping[int, Tensor], final: Tensor | None = None) -> pd.Da
     tables: optimizer step -> (V, d), any floating dtype, read one or two at a time, so a mapping that reads from disk will do.
     final: the table at the end of training, where it is known and not in `tables`.
 
-    `problem` is "" or says, of the step that it stands at, that
+    `problem` is "" or says, of the step that it is at, that
 
     - it is equal byte for byte to an earlier step's table: one of them is another's, or training had not begun; of the two,
       the later one is named, but where one of them is also equal to `final` the earlier is;

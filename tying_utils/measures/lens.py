@@ -234,8 +234,8 @@ def train_lens(
     lost = [i for i, (end, start) in enumerate(zip(ended, started, strict=True)) if not end <= 2 * start + 0.1]
     if lost:
         raise ValueError(
-            f"learning_rate: the lens diverged at {learning_rate:g}: at layer {lost[0]} it lacks {ended[lost[0]]:.3g} nats a "
-            f"token of the model's prediction, {started[lost[0]]:.3g} at its start; a lower one would do"
+            f"learning_rate: the lens diverged at {learning_rate:g}: at layer {lost[0]} it is {ended[lost[0]]:.3g} nats per "
+            f"token from the model's prediction, {started[lost[0]]:.3g} at its start; a lower one would do"
         )
 
     with torch.device("meta"):  # TunedLens draws initial values; here they neither cost nor move the global generator

@@ -204,7 +204,7 @@ def _checked_k(k: int, V: int) -> int:
 def _checked_labels(labels: Labels) -> np.ndarray:
     found = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     if found.ndim != 1 or len(found) < 2:
-        raise ValueError(f"labels: a sequence of at least 2 integers is needed, one a token, got shape {found.shape}")
+        raise ValueError(f"labels: a sequence of at least 2 integers is needed, one per token, got shape {found.shape}")
     if not np.issubdtype(found.dtype, np.integer):
         raise ValueError(f"labels: integers are needed, got {found.dtype}; number the classes from 0, as np.unique does")
     return found.astype(np.int64)

@@ -54,7 +54,7 @@ def probe(
     rows = checked_table("table", table).double().cpu().numpy()
     names, classes = np.unique(np.asarray(labels), return_inverse=True)
     if classes.shape != (len(rows),):
-        raise ValueError(f"labels: one a row is needed, ({len(rows)},), got shape {np.shape(labels)}")
+        raise ValueError(f"labels: one per row is needed, ({len(rows)},), got shape {np.shape(labels)}")
     if positive("folds", folds) < 2:
         raise ValueError(f"folds: at least 2 are needed, got {folds}")
     least = np.bincount(classes).min()

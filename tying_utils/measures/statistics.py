@@ -59,7 +59,7 @@ def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int 
     """
     x = _vector("values", values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values)
     if len(x) < 2:
-        raise ValueError("values: at least 2 are needed to resample, one a token, got 1")
+        raise ValueError("values: at least 2 are needed to resample, one per token, got 1")
     draws = positive("draws", draws)
     random = np.random.default_rng(checked_seed(seed))
     mean = float(x.mean())

@@ -1,8 +1,8 @@
 """Remedies: ways to keep a tied table from leaning to its output use. All of them by name, and those that act on the step.
 
-What weighs the path gradients stands in `rules`, what makes the tables from other weights in `reparameterise`; those here only
+What weighs the path gradients is in `rules`, what makes the tables from other weights in `reparameterise`; those here only
 say what the trainer is to do. `TrainConfig(remedy={"name": ..., **parameters})` trains any of them. What each takes from its
-paper and where it differs stands in METHODS.md.
+paper and where it differs is in METHODS.md.
 """
 
 from __future__ import annotations

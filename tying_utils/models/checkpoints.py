@@ -82,7 +82,7 @@ def read_tables(
 
     The tie is read from the checkpoint: one table, or two that are equal byte for byte, is tied; a configuration that says
     otherwise is warned of. What came from the hub lies by commit, with a sha256, in huggingface_hub's assets cache: a second
-    call, of the same branch too, reads no network. `refresh` asks anew where the branch stands.
+    call, of the same branch too, reads no network. `refresh` asks again where the branch is.
 
     Raises ValueError for a source, revision or file that is not there, a gated model, a configuration without a vocabulary, a
     model without an output table (an encoder), another table beside the only one whose name is known, tables of more or fewer
@@ -97,10 +97,10 @@ def read_tables(
     if (where := hub.local(source, revision)) is not None:
         return _from_folder(where, names, rows, source, revision)
     cache = _Cache(hub.checked_id(source), revision or "main", names, rows)
-    if not refresh and (held := cache.tables(mend=False)) is not None:
+    if not refresh and (held := cache.tables(repair=False)) is not None:
         return held
     with cache.refs.alone():
-        if not refresh and (held := cache.tables(mend=True)) is not None:  # another process was faster
+        if not refresh and (held := cache.tables(repair=True)) is not None:  # another process was faster
             return held
         return cache.fill(Hub(cache.repo, revision), progress)
 
@@ -109,7 +109,7 @@ def steps(source: str | Path, stage: str | None = None) -> dict[int, str]:
     """Return training step -> revision, in order, of a model whose revisions are called as in step1000 or step1000-tokens2B.
 
     source as in `read_tables`; of a local folder its folders. Other styles that are read: global_step1000, step-1000,
-    checkpoint-1000, ckpt-1000, iter-1000, with "_" or nothing for "-". stage: what stands before that, as in
+    checkpoint-1000, ckpt-1000, iter-1000, with "_" or nothing for "-". stage: what comes before that, as in
     stage1-step1000-tokens5B, where steps count anew in each; by default those without one, else the first stage, with a warning
     that names the others.
 
@@ -205,13 +205,13 @@ class _Cache:
 
         return Path(cached_assets_path("tying_utils", self.repo, commit, assets_dir=constants.HF_ASSETS_CACHE))
 
-    def tables(self, *, mend: bool) -> CheckpointTables | None:
+    def tables(self, *, repair: bool) -> CheckpointTables | None:
         """Return what is held, verified; None if it is not, or no longer, whole."""
-        commit = (self.refs.read(mend=mend) or {}).get(self.revision, self.revision)
+        commit = (self.refs.read(repair=repair) or {}).get(self.revision, self.revision)
         if not re.fullmatch("[0-9a-f]{40}", commit):
             return None
         folder = VerifiedFolder(self._path(commit), "record.json")
-        record = self._record(folder, mend)
+        record = self._record(folder, repair)
         return self._made(commit, record, self._held(folder, record), 0) if record and record["whole"] else None
 
     def fill(self, where: Hub, progress: bool) -> CheckpointTables:
@@ -220,7 +220,7 @@ class _Cache:
         files.sweep(folder.path)
         layout = find(where, self.names, self.rows)
         new = {"format": FORMAT, "asked": self.asked, "parts": {}, "sha256": {}, "whole": False}
-        record = self._record(folder, mend=True) or new
+        record = self._record(folder, repair=True) or new
         missing = {part: one for part, one in layout.stored.items() if part not in record["parts"]}
         size = sum(one.span[1] - one.span[0] for one in missing.values())
         shown = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
@@ -245,17 +245,17 @@ class _Cache:
     def _held(self, folder: VerifiedFolder, record: dict[str, Any]) -> dict[str, Tensor]:
         return {part: _opened(folder.path / name)[: self.rows] for part, name in record["parts"].items()}
 
-    def _record(self, folder: VerifiedFolder, mend: bool) -> dict[str, Any] | None:
+    def _record(self, folder: VerifiedFolder, repair: bool) -> dict[str, Any] | None:
         """Return the record of a commit's folder, of the files in it that are intact."""
-        record = folder.read(mend=mend)
+        record = folder.read(repair=repair)
         if record is None or record["asked"] != self.asked:
             return None
         parts: dict[str, str] = record["parts"]
         if record["format"] != FORMAT and (record["format"] != 1 or not (self.asked or "output" in parts)):
             return None
-        if damaged := folder.damaged({name: record["sha256"][name] for name in parts.values()}, mend=mend):
+        if damaged := folder.damaged({name: record["sha256"][name] for name in parts.values()}, repair=repair):
             record |= {"parts": {part: name for part, name in parts.items() if name not in damaged}, "whole": False}
-            if mend:
+            if repair:
                 folder.commit(record)
         return record
 

@@ -43,7 +43,7 @@ class Model:
 class Family:
     """A tied and an untied model that the paper compares, and the models whose training it follows.
 
-    `published` are the names under which the paper's numbers stand (see `published`).
+    `published` are the names under which the paper's numbers are stored (see `published`).
     """
 
     name: str

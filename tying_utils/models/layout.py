@@ -109,7 +109,7 @@ def _text(config: dict[str, Any]) -> dict[str, Any]:
     beside = [k for k, value in config.items() if isinstance(value, dict) and (k.endswith("_config") or k in _TEXT_PARTS)]
     if not set(beside) - {"quantization_config"}:
         return config
-    # What is left out of a part stands in its class alone: Gemma 3's number of tokens, for one. Nothing else is run of it.
+    # What is left out of a part is in its class alone: Gemma 3's number of tokens, for one. Nothing else is run of it.
     from transformers import CONFIG_MAPPING
 
     try:

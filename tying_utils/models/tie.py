@@ -26,7 +26,7 @@ _SPLIT: WeakValueDictionary[int, SplitTie] = WeakValueDictionary()  # by the id 
 
 
 class SplitTie:
-    """Split the tie of `model` in place, so that each path's gradient stands whole until it is combined.
+    """Split the tie of `model` in place, so that each path's gradient is there by itself until it is combined.
 
     The output layer's weight becomes a Parameter of its own on the embedding's storage. One optimizer step is then: any
     number of backward passes; optionally `path_gradients()`; `combine()`; clipping; `optimizer.step()`. It touches the
@@ -106,7 +106,7 @@ class SplitTie:
     def path_gradients(self) -> tuple[Tensor, Tensor]:
         """Return the weight gradients (V, d) of the input and of the output path, accumulated since the last combine.
 
-        The tensors are the leaves' own, not copies, and stand whole after `combine`. A path without any backward pass since
+        The tensors are the leaves' own, not copies, and are unchanged after `combine`. A path without any backward pass since
         then has a gradient of zeros.
         """
         self._check_shared()

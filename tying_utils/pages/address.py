@@ -1,4 +1,4 @@
-"""The repository's public address: it stands in pyproject.toml, and goes from there into every badge and setup cell."""
+"""The repository's public address: it is in pyproject.toml, and goes from there into every badge and setup cell."""
 
 import re
 from collections.abc import Callable

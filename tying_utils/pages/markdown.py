@@ -1,4 +1,4 @@
-"""Tables of Markdown, and numbers as they stand in them."""
+"""Tables of Markdown, and numbers as they are written in them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

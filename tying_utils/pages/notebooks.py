@@ -47,8 +47,8 @@ def attach_schematics(folder: Path = FOLDER) -> list[Path]:
 def run(path: Path, target: Path, parameters: Mapping[str, str], *, kernel: str = "python3", progress: bool = True) -> None:
     """Execute the notebook at `path` in its own folder, in a fresh `kernel`, and write the executed copy to `target`.
 
-    `parameters` maps a name to the Python text of its value; each must stand once, as "NAME = ...", at the start of a line of
-    the cell tagged "parameters". The copy is written even when a cell fails. Raises ValueError for a parameter that is not
+    `parameters` maps a name to the Python text of its value; each must be there once, as "NAME = ...", at the start of a line
+    of the cell tagged "parameters". The copy is written even when a cell fails. Raises ValueError for a parameter that is not
     there, and RuntimeError with the cell's words when a cell raises.
     """
     import nbformat
@@ -78,7 +78,7 @@ def _set_parameters(notebook: object, path: Path, parameters: Mapping[str, str])
     for name, value in parameters.items():
         places = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
         if len(places) != 1:
-            words = f"{name!r} stands {len(places)} times in the parameters of {path.name}; once is needed"
+            words = f"{name!r} is there {len(places)} times in the parameters of {path.name}; once is needed"
             raise ValueError(f"parameters: {words}")
         comment = lines[places[0]].partition("#")
         lines[places[0]] = f"{name} = {value}" + (f"  #{comment[2]}" if comment[1] else "")

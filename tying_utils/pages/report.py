@@ -9,6 +9,7 @@ import pandas as pd
 from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.experiments import claims, places
+from tying_utils.experiments import grid as verdict_grid
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.public import Public, output_bias
 from tying_utils.experiments.remedies import changes, outcomes
@@ -27,6 +28,18 @@ All committed results as tables, computed from data/results/laptop. `make figure
 test fails when it drifts. What each measure is, and why it is measured this way: [METHODS.md](METHODS.md). Numbers in brackets
 are 95 % t intervals over seeds.
 """
+
+
+def summary(profile: str) -> str:
+    """Return what the tables of `profile` say of each claim, as `make reproduce` ends: a line per headline and corpus."""
+    frame = claims.verdicts(Results(profile, only_read=True))
+    frame = frame[frame["id"].isin(claims.HEADLINES)]
+    marks = "; ".join(f"{verdict_grid.MARKS[verdict]} {verdict or 'too few seeds'}" for verdict in frame["verdict"].unique())
+    lines = [f"\n{verdict_grid.sentence(frame, profile)} ({marks}; mean and 95 % interval over seeds)"]
+    for (code, statistic), part in frame.groupby(["claim", "statistic"], sort=False):
+        lines.append(f"\n{verdict_grid.claim(str(code))}: {statistic}")
+        lines += [f"  {NAMES[row['corpus']]:<20}{verdict_grid.cell(row)}" for row in part.to_dict("records")]  # type: ignore[arg-type]
+    return "\n".join(lines)
 
 
 def conditions(results: Results) -> str:

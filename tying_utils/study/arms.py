@@ -1,4 +1,4 @@
-"""Arms: training conditions as data. What an arm changes stands in its fields; its name is what tables and figures show."""
+"""Arms: training conditions as data. What an arm changes is in its fields; its name is what tables and figures show."""
 
 from __future__ import annotations
 

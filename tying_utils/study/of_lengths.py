@@ -19,7 +19,7 @@ from tying_utils.training.run_store import Run
 
 _LABELS = ("corpus", "d_model", "tokens_per_weight", "arm", "input_scale", "seed")
 _WINDOWS = 1024  # of the held-out text: a tenth of their tokens are some thousands
-_READ = 10_000_000  # tokens of the training text, for what stands beside each
+_READ = 10_000_000  # tokens of the training text, for what is beside each
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _with_neighbours(runs: Sequence[Trained]) -> list[tuple[Trained, cooccurrenc
 
 
 def _lean(read: tuple[Trained, cooccurrence.Neighbours], profile: Profile) -> pd.DataFrame:
-    """Return how well each table tells what stands before its tokens and what after them."""
+    """Return how well each table tells what comes before its tokens and what after them."""
     run, beside = read
     rows = []
     for name, table in run.tables().items():

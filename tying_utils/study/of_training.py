@@ -68,7 +68,7 @@ def _told_apart(run: Trained) -> bool:
 def _displacement(run: Trained, reference: Trained | None, profile: Profile, progress: bool) -> pd.DataFrame:
     rows, sums = replay(run.run.config, run.corpus, progress=progress)
     last = rows["step"] == run.run.config.steps
-    used = [{part: added.cpu()[run.used] for part, added in held.items()} for held in sums.values()]  # as the last rows stand
+    used = [{part: added.cpu()[run.used] for part, added in held.items()} for held in sums.values()]  # as the last rows are
     shares = [own.share for held in used for own in parts(held, dict.fromkeys(held, 1.0)).values()]
     rows.loc[last, "used_share"] = shares
     for name in ("input", "output"):

@@ -34,7 +34,7 @@ class Plan:
     dtype: str  # that it trains in: "float32" or "bfloat16"
     parameters: int  # a tied table once
     table_share: float  # of the token tables among the parameters
-    memory: int  # of the device, at the worst moment; the formula and its tolerance stand in `budget`
+    memory: int  # of the device, at the worst moment; the formula and its tolerance are in `budget`
     memory_free: int | None  # None where that cannot be known
     disk: int  # of the run's tensor files, once it is finished
     disk_peak: int  # the most there are while it trains

@@ -287,7 +287,7 @@ def get(name: str, corpus: str | None = None) -> Profile:
 def described(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with the columns kind, enlarged and agreement of its arms beside their names, which a file holds alone.
 
-    What an arm is stands in these columns (see `arms.Arm`): its name is for people. Raises ValueError for an arm that no
+    What an arm is, is in these columns (see `arms.Arm`): its name is for people. Raises ValueError for an arm that no
     profile has.
     """
     known = {name: arm for of in PROFILES.values() for profile in of.values() for name, arm in profile.arms.items()}

@@ -79,7 +79,7 @@ class Study(OfRuns):
     def table(self, *names: str) -> pd.DataFrame:
         """Return the tables called `names`, one below the other. Raises ValueError for a name that is unknown."""
         table = pd.concat([self[name] for name in names], ignore_index=True)
-        # The untied pair stands in every table that compares with it; once is enough.
+        # The untied pair is in every table that compares with it; once is enough.
         return table.drop_duplicates(ignore_index=True)
 
     def without_text(self) -> dict[str, str]:

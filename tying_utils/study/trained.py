@@ -23,7 +23,7 @@ from tying_utils.training.batches import Batches
 from tying_utils.training.hardware import choose_hardware
 from tying_utils.training.run_store import Run
 
-# The first columns of a table. Where the place stands in columns, the arm is called as at the profile's own place.
+# The first columns of a table. Where the place is in columns, the arm is called as at the profile's own place.
 PLAIN = ("corpus", "arm", "input_scale", "seed")
 SWEPT = ("corpus", "arm", "input_scale", "output_scale", "seed")
 PLACED = ("corpus", *PLACE, "arm", "input_scale", "seed")

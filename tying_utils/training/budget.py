@@ -77,7 +77,7 @@ def _remembered(config: TrainConfig) -> int:
 
 
 def memory(config: TrainConfig, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> int:
-    """Return the bytes that training holds on `device` at the worst moment; `dtype` is autocast's. The formula stands above."""
+    """Return the bytes that training holds on `device` at the worst moment; `dtype` is autocast's. The formula is above."""
     P, table, tied = parameters(config), config.vocab_size * config.d_model, config.tied_after(config.steps)
     on_meta = torch.empty(config.vocab_size, config.d_model, device="meta")
     folded = config.remedy is not None and config.remedy.tables(on_meta, config.init_seed) is not None

@@ -106,7 +106,7 @@ class TrainConfig:
             balance.check(self.remedy, tied=self.tied, d_model=self.d_model)
             if (self.input_scale, self.output_scale) != (1.0, 1.0):
                 raise ValueError(
-                    f"input_scale and output_scale: the remedy {self.remedy.name!r} stands in their place, got "
+                    f"input_scale and output_scale: the remedy {self.remedy.name!r} takes their place, got "
                     f"{self.input_scale} and {self.output_scale}; use 1.0 for both, or no remedy"
                 )
         if not self.tied and (self.input_scale, self.output_scale) != (1.0, 1.0):

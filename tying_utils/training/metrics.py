@@ -10,7 +10,7 @@ from tying_utils.training.config import TrainConfig
 
 METRICS = {
     "step": "optimizer step, from 1",
-    "loss": "training loss of the step's batch, before the step, nats a token",
+    "loss": "training loss of the step's batch, before the step, nats per token",
     "learning_rate": "of the step",
     "input_norm": "Frobenius norm of the input path's weight gradient (untied: of the input table's)",
     "output_norm": "the same of the output path",
@@ -22,7 +22,7 @@ METRICS = {
     "NaN where a remedy makes the tables of other weights, which is what Adam moves",
     "published_input_norm": "the input norm as published: of the activation gradient of (rank 0's) last micro-batch",
     "published_output_share": "output_norm / (published_input_norm + output_norm)",
-    "validation_loss": "nats a token on the held-out text, after the step; NaN between evaluations",
+    "validation_loss": "nats per token on the held-out text, after the step; NaN between evaluations",
 }
 SCALARS = [name for name in METRICS if name not in ("step", "learning_rate", "validation_loss")]
 VITAL = [SCALARS.index("loss"), SCALARS.index("gradient_norm")]  # where these are not finite, nothing is

@@ -105,7 +105,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Return a row per step; the columns stand in `training.METRICS`."""
+        """Return a row per step; the columns are those of `training.METRICS`."""
         return pd.read_parquet(self.folder / _metrics_name(self.config.steps))
 
     @property
@@ -227,7 +227,7 @@ class Writer:
             if self._held.record.exists():
                 files.set_aside(self.folder, "its run.json is damaged")
             return None
-        if self._held.damaged(record["files"], mend=True):
+        if self._held.damaged(record["files"], repair=True):
             # What is left is kept until it is made again; training starts anew, to the same bytes.
             self._held.record.unlink()
             return None
