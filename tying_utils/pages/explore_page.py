@@ -56,7 +56,7 @@ def write(page: Path, profile: str = "laptop") -> None:
         pictures=_PICTURES,
         words=_words(swept),
         parts=[_part(of) for of in swept],
-        scripts=vl_convert.javascript_bundle(vl_version=".".join(version[:2])).replace("</script", "<\\/script"),
+        scripts=vl_convert.javascript_bundle(None, vl_version=".".join(version[:2])).replace("</script", "<\\/script"),
         charts=json.dumps(charts, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/"),
     )
     with files.replacing(page) as temporary:
@@ -108,9 +108,9 @@ def _words(swept: list[Sweep]) -> str:
     return (
         "Two gradients write a tied table: one comes from the input side, one from the output side. The sliders multiply them. "
         "A larger input scale moves the table W away from U, the output table of an untied model, and towards E, its input "
-        "table; the loss says what that costs. The ordinary tied model, both scales 1, is drawn in grey. These are small models "
-        f"trained for {' and '.join(trained)} tokens per weight, about the first hundredth of the paper's training: what is seen "
-        "here is how a table begins, not how it ends."
+        "table; the loss says what that costs. The ordinary tied model, both scales 1, is drawn in grey. These small models "
+        f"were trained for {' and '.join(trained)} tokens per weight, about the first hundredth of the paper's training: here "
+        "one sees how a table begins, not how it ends."
     )
 
 

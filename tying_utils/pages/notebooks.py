@@ -1,14 +1,19 @@
 """Run the numbered notebooks top to bottom, each in a fresh kernel, with its parameters replaced."""
 
+import base64
+import mimetypes
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tying_utils.base import paths
 from tying_utils.base.console import tqdm
 from tying_utils.study import profiles
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+_PICTURE = re.compile(r"(!\[[^\]]*\]\()(?!\w+:)([^)\s]+)")
 
 
 def numbered(folder: Path = FOLDER) -> list[Path]:
@@ -23,26 +28,47 @@ def run(path: Path, target: Path, parameters: Mapping[str, str], *, kernel: str 
     """Execute the notebook at `path` in its own folder, in a fresh `kernel`, and write the executed copy to `target`.
 
     `parameters` maps a name to the Python text of its value; each must stand once, as "NAME = ...", at the start of a line of
-    the cell tagged "parameters". The copy is written even when a cell fails. Raises ValueError for a parameter that is not
-    there, and RuntimeError with the cell's words when a cell raises.
+    the cell tagged "parameters". The copy is written even when a cell fails; it holds the pictures that its text shows, so it
+    may be opened anywhere. Raises ValueError for a parameter that is not there, and RuntimeError with the cell's words when a
+    cell raises.
     """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
+    from traitlets.config import Config
 
     notebook = nbformat.read(path, as_version=4)
     _set_parameters(notebook, path, parameters)
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=code, desc=path.stem, unit="cell", disable=not progress) as bar:
         place = {"metadata": {"path": str(path.parent)}}
-        options = {"timeout": 7200, "kernel_name": kernel, "on_cell_executed": lambda **_: bar.update()}
+        # A kernel warns of a connection in plain text; one that can encrypt it is asked to.
+        secret = Config({"KernelManager": {"transport_encryption": "auto"}})
+        options = {"config": secret, "timeout": 7200, "kernel_name": kernel, "on_cell_executed": lambda **_: bar.update()}
         try:
             NotebookClient(notebook, resources=place, **options).execute()
         except CellExecutionError as error:
             raise RuntimeError(f"{path.name} failed:\n{error}") from error
         finally:
+            _attach_pictures(notebook, path.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, target)
+
+
+def _attach_pictures(notebook: Any, folder: Path) -> None:
+    """Put each picture that a cell's text shows by its place relative to `folder` into the cell."""
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
+
+        def attach(found: re.Match[str], cell: Any = cell) -> str:
+            if not (picture := folder / found[2]).is_file():
+                return found[0]
+            name = re.sub(r"^[./]+", "", found[2]).replace("/", "-")
+            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            data = base64.b64encode(picture.read_bytes()).decode()
+            cell["attachments"] = cell.get("attachments", {}) | {name: {kind: data}}
+            return f"{found[1]}attachment:{name}"
+
+        cell.source = _PICTURE.sub(attach, cell.source)
 
 
 def _set_parameters(notebook: object, path: Path, parameters: Mapping[str, str]) -> None:
