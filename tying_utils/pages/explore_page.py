@@ -52,11 +52,12 @@ def write(page: Path, profile: str = "laptop") -> None:
 
     swept = [Sweep.of(sweep.study(profile, corpus)) for corpus in sweep.corpora(profile)]
     charts = {f"{of.corpus}-{name}": chart.to_dict() for of in swept for name, chart in _charts(of).items()}
+    scripts = vl_convert.javascript_bundle(vl_version=".".join(version[:2]))  # type: ignore[call-arg]  # not so in its stub
     text = Template(_TEMPLATE.read_text(encoding="utf-8"), autoescape=False).render(
         pictures=_PICTURES,
         words=_words(swept),
         parts=[_part(of) for of in swept],
-        scripts=vl_convert.javascript_bundle(None, vl_version=".".join(version[:2])).replace("</script", "<\\/script"),
+        scripts=scripts.replace("</script", "<\\/script"),
         charts=json.dumps(charts, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/"),
     )
     with files.replacing(page) as temporary:
