@@ -52,7 +52,8 @@ def test_pages_show_verdicts_outputs_and_both_schemes(rendered: Path) -> None:
     assert "a progress bar" not in page and "a warning" not in page
     for text in (index, page):
         assert "prefers-color-scheme: dark" in text and "--jp-layout-color0" in text
-        assert "<script" not in text, "nothing to load or run"
+        assert "<script" not in text and 'src="http' not in text, "nothing to load or run"
+    assert ">Open in Colab</a>" in page
 
 
 def page(rendered: Path, name: str) -> BeautifulSoup:

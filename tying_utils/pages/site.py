@@ -135,6 +135,7 @@ def _html(source: Path, title: str, links: list[tuple[str, str]], play: str) -> 
     dark = next(theme for theme in themes if theme.is_file()).read_text(encoding="utf-8")
     body, _ = exporter.from_notebook_node(book, resources={"dark": dark, "pages": links, "first": source.name == PAGES[0]})
     body = re.sub(r'(<h\d id=")([^"]*)', lambda found: found[1] + _called(found[2]), body)
+    body = re.sub(r'<img alt="([^"]+)" src="https?:[^>]*>', r"\1", body)  # a picture from elsewhere: its words need no network
     body = re.sub("<table.*?</table>", r'<div class="scrolls">\g<0></div>', body, flags=re.DOTALL)
     body = body.replace("CONTENTS", _contents(body, closed=source.name == PAGES[0]), 1)
     return re.sub(r'(href=")(?!\w+:)([^"]*)', lambda found: found[1] + _moved(found[2]), body)
