@@ -3,6 +3,7 @@
 The others read the committed tables, as a reader does first.
 """
 
+import base64
 import json
 import re
 import shutil
@@ -144,6 +145,56 @@ def test_a_cell_that_fails_is_told_and_its_copy_kept(tmp_path: Path) -> None:
         notebooks.run(tmp_path / "01_x.ipynb", tmp_path / "out" / "copy.ipynb", {"X": "2"}, progress=False)
     copy = nbformat.read(tmp_path / "out" / "copy.ipynb", as_version=4)
     assert copy.cells[0].source == "X = 2  # a number"
+
+
+def small(folder: Path, *cells: Any) -> Path:
+    """A notebook in `folder` with its cell of parameters and `cells`."""
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_code_cell("X = 1", metadata={"tags": ["parameters"]}), *cells]
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, folder / "01_x.ipynb")
+    return folder / "01_x.ipynb"
+
+
+def test_a_kernel_prints_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    plot = "import torch, ipywidgets\nfrom IPython.display import display\ndisplay(ipywidgets.IntSlider())\nprint('ran')"
+    notebooks.run(small(tmp_path, nbformat.v4.new_code_cell(plot)), tmp_path / "copy.ipynb", {"X": "2"}, progress=False)
+    outputs = nbformat.read(tmp_path / "copy.ipynb", as_version=4).cells[1].outputs
+    assert [out.get("text", "") for out in outputs][-1] == "ran\n"
+    assert not [out for out in outputs if out.get("name") == "stderr"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_executed_copy_shows_its_pictures_wherever_it_is(tmp_path: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    for place, words in (("one", b"first"), ("two", b"second")):
+        (tmp_path / "figures" / place).mkdir(parents=True)
+        (tmp_path / "figures" / place / "a.png").write_bytes(b"\x89PNG" + words)
+    text = (
+        "![one](../figures/one/a.png) ![two](../figures/two/a.png) ![](../none.png) ![](https://example.org/b.png) [x](../a.md)"
+    )
+    book = small(tmp_path / "notebooks", nbformat.v4.new_markdown_cell(text))
+    notebooks.run(book, tmp_path / "build" / "copy.ipynb", {"X": "2"}, progress=False)
+    moved = shutil.move(tmp_path / "build" / "copy.ipynb", tmp_path / "elsewhere.ipynb")
+    shutil.rmtree(tmp_path / "figures")
+    copy = nbformat.read(moved, as_version=4)
+    nbformat.validate(copy)
+    cell = copy.cells[1]
+    assert cell.source.endswith("![](../none.png) ![](https://example.org/b.png) [x](../a.md)")
+    held = {name: base64.b64decode(data["image/png"]) for name, data in cell.attachments.items()}
+    assert held == {"figures-one-a.png": b"\x89PNGfirst", "figures-two-a.png": b"\x89PNGsecond"}
+    page, _ = HTMLExporter().from_notebook_node(copy)
+    assert page.count('src="data:image/png;base64,') == 2
+    assert cells(book, "markdown")[0].source == text, "the notebook itself is as it was"
+
+
+@pytest.mark.notebook
+def test_executed_copies_hold_the_committed_figures(executed: tuple[Path, Path]) -> None:
+    for book in CLAIMS:
+        shown = [cell for cell in cells(executed[1] / book.name, "markdown") if "![" in cell.source]
+        assert any(cell.get("attachments") for cell in shown), book.name
+        assert not [cell.source for cell in shown if re.search(r"!\[[^]]*\]\(\.\./", cell.source)], book.name
 
 
 def test_a_folder_without_notebooks_is_refused(tmp_path: Path) -> None:

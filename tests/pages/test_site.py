@@ -6,6 +6,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from tying_utils.pages import notebooks, site
 
@@ -37,7 +38,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_every_page_is_there_and_nothing_is_broken(rendered: Path) -> None:
     pages = {path.relative_to(rendered).as_posix() for path in rendered.rglob("*.html")}
-    assert pages == {"benchmarks/index.html", "index.html"} | {
+    assert pages == {"benchmarks/index.html", "index.html", "explore.html"} | {
         f"{name}.html" for name in ("RESULTS", "METHODS", "ARCHITECTURES", "CONTRIBUTING", "SECURITY")
     } | {f"notebooks/{book.stem}.html" for book in notebooks.numbered()}
     assert [*site.faults(rendered)] == []
@@ -51,7 +52,37 @@ def test_pages_show_verdicts_outputs_and_both_schemes(rendered: Path) -> None:
     assert "a progress bar" not in page and "a warning" not in page
     for text in (index, page):
         assert "prefers-color-scheme: dark" in text and "--jp-layout-color0" in text
-        assert "<script" not in text, "nothing to load or run"
+        assert "<script" not in text and 'src="http' not in text, "nothing to load or run"
+    assert ">Open in Colab</a>" in page
+
+
+def page(rendered: Path, name: str) -> BeautifulSoup:
+    return BeautifulSoup((rendered / name).read_text(encoding="utf-8"), "html.parser")
+
+
+def test_pages_are_called_by_their_titles_and_the_explorer_comes_first(rendered: Path) -> None:
+    for name, prefix in (("index.html", ""), ("notebooks/01_embedding_alignment.html", "../")):
+        links = page(rendered, name).select('nav[aria-label="Pages"] a')
+        assert links[0]["href"] == f"{prefix}explore.html" and links[1]["href"] == f"{prefix}index.html"
+        words = [link.get_text() for link in links]
+        assert "1 · Which table does a tied table look like?" in words and "Methods" in words
+        assert len(links) == len({*words}) == len([*rendered.rglob("*.html")])
+    assert page(rendered, "notebooks/12_should_you_tie.html").title.get_text() == "12 · Should you tie?"  # type: ignore[union-attr]
+
+
+def test_a_long_page_lists_its_sections_and_a_table_scrolls(rendered: Path) -> None:
+    methods = page(rendered, "METHODS.html")
+    listed = [link["href"] for link in methods.select('nav[aria-label="On this page"] a')]
+    assert listed == [f"#{heading['id']}" for heading in methods.find_all("h2")] and len(listed) > 2
+    tables = methods.find_all("table")
+    assert tables and len(tables) == len(methods.select("div.scrolls > table"))
+
+
+def test_a_picture_in_place_of_sliders_says_so(rendered: Path) -> None:
+    (note,) = [
+        words for words in page(rendered, "notebooks/12_should_you_tie.html").find_all("p") if "has sliders" in words.get_text()
+    ]
+    assert note.a and note.a["href"] == "../explore.html"
 
 
 @pytest.mark.parametrize(

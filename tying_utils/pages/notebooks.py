@@ -1,9 +1,12 @@
 """Run the numbered notebooks top to bottom, each in a fresh kernel, with its parameters replaced."""
 
 import base64
+import mimetypes
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tying_utils.base import files, paths
 from tying_utils.base.console import tqdm
@@ -12,6 +15,7 @@ from tying_utils.study import profiles
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 START = "start_here.ipynb"  # the idea, in plain torch: no profile
 SCHEMATIC = "schematic.png"  # the attachment of a notebook's first cell that shows what it compares
+_PICTURE = re.compile(r"(!\[[^\]]*\]\()(?!\w+:)([^)\s]+)")
 
 
 def numbered(folder: Path = FOLDER) -> list[Path]:
@@ -20,6 +24,16 @@ def numbered(folder: Path = FOLDER) -> list[Path]:
     if not found:
         raise ValueError(f"folder: {folder} holds no numbered notebook; run from a checkout of the repository")
     return [*found[1:], found[0]] if found[0].name.startswith("00") else found
+
+
+def everything() -> list[Path]:
+    """Return the notebook that comes first, then the numbered ones as `numbered` does."""
+    return [FOLDER / START, *numbered()]
+
+
+def of_profile(path: Path, profile: str) -> dict[str, str]:
+    """Return the parameters that run a notebook on `profile`, as `run` takes them: none for the one that has no profile."""
+    return {} if path.name == START else {"PROFILE": repr(profile)}
 
 
 def attach_schematics(folder: Path = FOLDER) -> list[Path]:
@@ -48,26 +62,47 @@ def run(path: Path, target: Path, parameters: Mapping[str, str], *, kernel: str 
     """Execute the notebook at `path` in its own folder, in a fresh `kernel`, and write the executed copy to `target`.
 
     `parameters` maps a name to the Python text of its value; each must be there once, as "NAME = ...", at the start of a line
-    of the cell tagged "parameters". The copy is written even when a cell fails. Raises ValueError for a parameter that is not
-    there, and RuntimeError with the cell's words when a cell raises.
+    of the cell tagged "parameters". The copy is written even when a cell fails; it holds the pictures that its text shows, so
+    it may be opened anywhere. Raises ValueError for a parameter that is not there, and RuntimeError with the cell's words when
+    a cell raises.
     """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
+    from traitlets.config import Config
 
     notebook = nbformat.read(path, as_version=4)
     _set_parameters(notebook, path, parameters)
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=code, desc=path.stem, unit="cell", disable=not progress) as bar:
         place = {"metadata": {"path": str(path.parent)}}
-        options = {"timeout": 7200, "kernel_name": kernel, "on_cell_executed": lambda **_: bar.update()}
+        # A kernel warns of a connection in plain text; one that can encrypt it is asked to.
+        secret = Config({"KernelManager": {"transport_encryption": "auto"}})
+        options = {"config": secret, "timeout": 7200, "kernel_name": kernel, "on_cell_executed": lambda **_: bar.update()}
         try:
             NotebookClient(notebook, resources=place, **options).execute()
         except CellExecutionError as error:
             raise RuntimeError(f"{path.name} failed:\n{error}") from error
         finally:
+            _attach_pictures(notebook, path.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, target)
+
+
+def _attach_pictures(notebook: Any, folder: Path) -> None:
+    """Put each picture that a cell's text shows by its place relative to `folder` into the cell."""
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
+
+        def attach(found: re.Match[str], cell: Any = cell) -> str:
+            if not (picture := folder / found[2]).is_file():
+                return found[0]
+            name = re.sub(r"^[./]+", "", found[2]).replace("/", "-")
+            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            data = base64.b64encode(picture.read_bytes()).decode()
+            cell["attachments"] = cell.get("attachments", {}) | {name: {kind: data}}
+            return f"{found[1]}attachment:{name}"
+
+        cell.source = _PICTURE.sub(attach, cell.source)
 
 
 def _set_parameters(notebook: object, path: Path, parameters: Mapping[str, str]) -> None:
@@ -105,7 +140,7 @@ def reproduce(profile: str, *, notebooks: Sequence[Path] | None = None, progress
             study.complete(name for name in study.names if name not in kept)
         Public(profile, fresh=True, progress=progress).complete()
     target = paths.root() / "build" / "notebooks" / profile
-    for path in notebooks or (FOLDER / START, *numbered()):
-        run(path, target / path.name, {} if path.name == START else {"PROFILE": repr(profile)}, progress=progress)
+    for path in notebooks or everything():
+        run(path, target / path.name, of_profile(path, profile), progress=progress)
     figures.render(profile, progress=progress)
     return target
