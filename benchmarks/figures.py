@@ -10,7 +10,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from tying_utils.base import paths
 from tying_utils.base.table_store import TableStore
 from tying_utils.experiments import figures, style
-from tying_utils.experiments.style import BLUE, DOTTED, GREEN, GREY, ORANGE, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import BLUE, DOTTED, GREEN, GREY, ORANGE, PURPLE, Look
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 
 AXES = {

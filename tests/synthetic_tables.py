@@ -10,7 +10,8 @@ from synthetic_poles import poles
 from synthetic_sweep import synthetic_sweep
 
 from tying_utils.base.names import AGAIN, EQUAL, PYTHON, SHARED_START, TIED, TWO_ROLE, UNTIED, scaled
-from tying_utils.experiments import published, shares, style
+from tying_utils.experiments import published, shares
+from tying_utils.experiments.looks import PAIRS, TABLES
 from tying_utils.experiments.places import GROUPS
 from tying_utils.study import profiles
 from tying_utils.study.profiles import SCALES
@@ -194,7 +195,7 @@ def synthetic_public() -> dict[str, pd.DataFrame]:
     null = {"value": 0.5, "chance": 0.2, "chance_low": 0.19, "chance_high": 0.21}
     scores = null | {"low": 0.45, "high": 0.55}
     for family in ("OLMo", "GPT-Neo/Pythia", "Qwen3"):
-        for source, target in style.PAIRS:
+        for source, target in PAIRS:
             pair, paper = {"family": family, "source": source, "target": target}, np.nan if family == "Qwen3" else 0.6
             for kind in ("linear",) if family == "Qwen3" else ("orthogonal", "linear"):
                 add("alignment", **pair, **scores, kind=kind, held_out=0.4, published=paper)
@@ -202,7 +203,7 @@ def synthetic_public() -> dict[str, pd.DataFrame]:
             add("spectral", **pair, **null, published=1.3)
             if target == "tied":
                 add("cosines", **pair, cosine=np.linspace(-0.2, 1, 50), density=rng.random(50))
-        for table in style.TABLES:
+        for table in TABLES:
             bins = {"log10_count": np.arange(6), "norm_mean": 1 + np.arange(6) / 5, "norm_std": 0.1}
             add("norms", family=family, table=table, spearman=-0.3, **bins)
         for tied, indexing in itertools.product((False, True), ("matched", "published")):

@@ -21,6 +21,7 @@ from tying_utils.base import files, paths
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE
 from tying_utils.experiments import alignment, claims, figures, gradients, overview, scaling, sizes, style, tuned_lens
 from tying_utils.experiments.alignment import output_bias
+from tying_utils.experiments.looks import ARMS, BLACK, BLUE, CHANCE, CORPORA, GREEN, LOOKS, ORANGE, SOURCE, in_order
 from tying_utils.experiments.public import Public
 from tying_utils.experiments.tables import with_scaling
 from tying_utils.measures import statistics
@@ -90,7 +91,7 @@ def test_every_figure_draws_from_the_tables_it_names(name: str, seeds: int):
 def test_means_and_intervals_are_those_of_the_seeds():
     bias = output_bias(with_scaling(synthetic(), "alignment").query("kind == 'orthogonal'"))
     panel = figures.draw("00_overview", synthetic()).axes[3]
-    mean = next(line for line in panel.lines if line.get_marker() == style.LOOKS[TIED].marker)
+    mean = next(line for line in panel.lines if line.get_marker() == LOOKS[TIED].marker)
     expected = [statistics.mean_interval(rows["output_bias"]) for _, rows in bias.groupby("input_scale")]
     assert np.allclose(np.asarray(mean.get_xdata()), SCALES)
     assert np.allclose(np.asarray(mean.get_ydata()), [interval.mean for interval in expected])
@@ -123,7 +124,7 @@ def test_captions_state_the_seeds_of_each_corpus(name: str):
         if seeds.nunique() == 1:
             assert found == {"": str(seeds.iloc[0])}
         else:
-            assert found == {style.CORPORA[str(corpus)].label: str(n) for corpus, n in seeds.items()}
+            assert found == {CORPORA[str(corpus)].label: str(n) for corpus, n in seeds.items()}
 
 
 def test_captions_of_lengths_state_the_fewest_and_the_most_seeds():
@@ -136,10 +137,10 @@ def test_captions_of_lengths_state_the_fewest_and_the_most_seeds():
 
 
 def test_a_colour_has_one_meaning():
-    four = {style.BLUE, style.ORANGE, style.GREEN, style.BLACK}
-    others = [*style.CORPORA.values(), *style.ARMS.values(), *style.in_order("abcdef"), style.SOURCE, style.CHANCE]
+    four = {BLUE, ORANGE, GREEN, BLACK}
+    others = [*CORPORA.values(), *ARMS.values(), *in_order("abcdef"), SOURCE, CHANCE]
     assert not {look.colour for look in others} & four
-    assert len({look.marker for look in (*style.CORPORA.values(), style.SOURCE)}) == len(style.CORPORA) + 1
+    assert len({look.marker for look in (*CORPORA.values(), SOURCE)}) == len(CORPORA) + 1
 
 
 def test_what_the_verdicts_shade_is_the_side_that_the_statistics_claim():

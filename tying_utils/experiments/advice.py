@@ -20,9 +20,10 @@ from tying_utils.base import checks
 from tying_utils.base.names import EQUAL, PACKAGES, TIED, UNTIED
 from tying_utils.experiments import places, style
 from tying_utils.experiments.judge import Statistic
+from tying_utils.experiments.looks import CORPORA, NO_EFFECT, SOURCE
 from tying_utils.experiments.shares import Parameters
 from tying_utils.experiments.sizes import loss_gaps
-from tying_utils.experiments.style import CORPORA, NO_EFFECT, SOURCE, TWO_COLUMNS
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.study.axis import NAME, Lengths
 from tying_utils.study.study import Results

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from tying_utils.base.names import SHARED_START, TIED
 from tying_utils.experiments import position, published, style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import DARK, LOOKS, ONE_COLUMN, PAIRS, TWO_COLUMNS, W_WITH, Look
+from tying_utils.experiments.looks import CHANCE, DARK, LOOKS, PAIRS, W_WITH, Look
+from tying_utils.experiments.style import ONE_COLUMN, TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, output_minus_input, where
 
 FIGURES = style.Gallery()
@@ -74,7 +75,7 @@ def alignment(tables: Tables) -> Figure:
     for ax in panels:
         ax.set_xlim(min(low, -0.05), 1)
     here, paper = Look("measured here", DARK, "o", "none"), Look("published (OLMo-1B)", DARK, "d", "none", hollow=True)
-    return style.finish(figure, rows, [here, paper, style.CHANCE])
+    return style.finish(figure, rows, [here, paper, CHANCE])
 
 
 @FIGURES.reads("01_cosines", "cosines")
@@ -101,4 +102,4 @@ def control(tables: Tables) -> Figure:
             style.point(ax, place + shift, own["value"], LOOKS[source])
     style.categories(ax, ["independent starts", "shared start"])
     ax.set(xlabel="how the tied and untied arm start", ylabel="mean row cosine (orthogonal)", ylim=(0, 1))
-    return style.finish(figure, rows, [*(replace(look, line="none") for look in W_WITH.values()), style.CHANCE], columns=2)
+    return style.finish(figure, rows, [*(replace(look, line="none") for look in W_WITH.values()), CHANCE], columns=2)

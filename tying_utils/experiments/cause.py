@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from tying_utils.base.names import TIED, UNTIED, scaled
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.looks import CORPORA, LOOKS, NO_EFFECT
 from tying_utils.experiments.remedies import biases
-from tying_utils.experiments.style import CORPORA, LOOKS, NO_EFFECT, TWO_COLUMNS
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import OfCorpus, Tables
 
 CLAIM = "C2 cause"

@@ -8,7 +8,8 @@ from matplotlib.patches import Patch
 from tying_utils.base.names import UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import GREY, TABLES, TWO_COLUMNS
+from tying_utils.experiments.looks import GREY, TABLES
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 
 FIGURES = style.Gallery()

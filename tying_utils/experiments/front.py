@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from tying_utils.base.names import TIED
 from tying_utils.experiments import position, schematics, style
 from tying_utils.experiments.length import PLACES, over_tokens
-from tying_utils.experiments.style import BLACK, BLUE, GREY, ORANGE, TWO_COLUMNS
+from tying_utils.experiments.looks import BLACK, BLUE, GREY, ORANGE
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import where
 from tying_utils.study.axis import NAME, Lengths
 

@@ -10,7 +10,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from tying_utils.base.names import TIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLUE, DASHED, GREY, LOOKS, NO_EFFECT, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import BLUE, DASHED, GREY, LOOKS, NO_EFFECT, Look
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.measures import statistics
 

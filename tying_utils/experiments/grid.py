@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from tying_utils.experiments.style import CORPORA, from_to
+from tying_utils.experiments.looks import CORPORA
+from tying_utils.experiments.style import from_to
 
 # Each claim in words, by the code that tables know it by.
 SENTENCES = {

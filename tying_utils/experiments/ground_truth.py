@@ -12,20 +12,21 @@ from tying_utils.base.names import TIED, TWO_ROLE, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.scaling import per_decade
-from tying_utils.experiments.style import (
+from tying_utils.experiments.looks import (
+    CHANCE,
     DARK,
     DOTTED,
     GREY,
     LOOKS,
     NO_EFFECT,
-    ONE_COLUMN,
     PURPLE,
     ROLE_LOOKS,
     TABLES,
-    TWO_COLUMNS,
     Look,
+    scale_looks,
 )
+from tying_utils.experiments.scaling import per_decade
+from tying_utils.experiments.style import ONE_COLUMN, TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where, with_scaling
 from tying_utils.study.profiles import described
 
@@ -103,7 +104,7 @@ def roles(tables: Tables) -> Figure:
     style.categories(ax, [look.label for look in TABLES.values()])
     ax.set(xlabel="table", ylabel="purity of 10 neighbours (fraction)", ylim=(0, None))
     looks = [replace(look, line="none") for look in ROLE_LOOKS.values()]
-    return style.finish(figure, rows, [*looks, replace(style.CHANCE, label="chance")])
+    return style.finish(figure, rows, [*looks, replace(CHANCE, label="chance")])
 
 
 @FIGURES.reads("06_scaling", "roles", corpus=TWO_ROLE)
@@ -141,7 +142,7 @@ def measures(tables: Tables) -> Figure:
     gaps = purity_gap(where(tables["roles"], table="tied", agreement=0.0, output_scale=1.0))
     both = bias.merge(gaps, on=["arm", "input_scale", "seed"])
     figure, (ax,) = style.panels(ONE_COLUMN, 3.2, "Do both measures of the lean agree?")
-    looks = style.scale_looks(both) | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
+    looks = scale_looks(both) | {TIED: replace(LOOKS[TIED], label="input ×1 (tied)")}
     arms = list(both.sort_values("input_scale")["arm"].unique())
     for arm in arms:
         own, look = where(both, arm=arm), looks[arm]

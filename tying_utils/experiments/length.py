@@ -13,7 +13,8 @@ from matplotlib.ticker import NullLocator
 from tying_utils.base.names import EQUAL, TIED, TWO_ROLE, UNTIED, scaled
 from tying_utils.experiments import alignment, evolution, gradients, position, style, tuned_lens
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import ARMS, CORPORA, DASHED, DOTTED, LOOKS, NO_EFFECT, SOURCE, TWO_COLUMNS
+from tying_utils.experiments.looks import ARMS, CORPORA, DASHED, DOTTED, LOOKS, NO_EFFECT, SOURCE, in_order
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, tuned, where
 from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME, Axis, Lengths
@@ -219,7 +220,7 @@ def by_frequency(lengths: Lengths) -> Figure:
     wide = table.pivot_table(index=["tokens_per_weight", "decile", "seed"], columns="arm", values="loss").reset_index()
     figure, axes = style.panels(TWO_COLUMNS, 2.7, "Tied − untied", "Tied, input ×5, − untied", "Larger tied − untied")
     shown = (0.4, 4.0, 20.0)
-    looks = dict(zip(shown, style.in_order([f"{length:g} tokens per weight" for length in shown]), strict=True))
+    looks = dict(zip(shown, in_order([f"{length:g} tokens per weight" for length in shown]), strict=True))
     for ax, arm in zip(axes, (TIED, _X5, EQUAL), strict=True):
         for length, look in looks.items():
             own = where(wide, tokens_per_weight=length)

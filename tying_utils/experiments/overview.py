@@ -11,7 +11,8 @@ from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import claims, gradients, style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.judge import Side
-from tying_utils.experiments.style import CORPORA, DARK, DOTTED, GREY, LOOKS, NO_EFFECT, PURPLE, TWO_COLUMNS
+from tying_utils.experiments.looks import CORPORA, DARK, DOTTED, GREY, LOOKS, NO_EFFECT, PURPLE
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where, with_scaling
 from tying_utils.experiments.tuned_lens import lens_curves
 

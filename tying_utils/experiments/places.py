@@ -19,7 +19,8 @@ from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.grid import MARKS, claim
 from tying_utils.experiments.ground_truth import purity_gap
 from tying_utils.experiments.judge import Statistic
-from tying_utils.experiments.style import CORPORA, DOTTED, GREY, NO_EFFECT, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import CORPORA, DOTTED, GREY, NO_EFFECT, Look, in_order
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, tuned, where
 from tying_utils.measures import statistics
 from tying_utils.measures.statistics import Interval, Range
@@ -247,7 +248,7 @@ def _needs(group: str, *names: str) -> tuple[str, ...]:
 
 def _vocabularies(frame: pd.DataFrame) -> dict[int, Look]:
     sizes = sorted(frame["vocab_size"].unique())
-    return dict(zip(sizes, style.in_order([f"vocabulary of {size}" for size in sizes]), strict=True))
+    return dict(zip(sizes, in_order([f"vocabulary of {size}" for size in sizes]), strict=True))
 
 
 @FIGURES.reads("10_architectures", *_needs("architecture", "roles"), corpus=None)

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from tying_utils.base.names import LOG_COUNT, SECOND_START, TIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import GREY, LOOKS, NO_EFFECT, ONE_COLUMN, PURPLE, Look
+from tying_utils.experiments.looks import DOTTED, GREY, LOOKS, NO_EFFECT, PURPLE, Look
+from tying_utils.experiments.style import ONE_COLUMN
 from tying_utils.experiments.tables import Tables, output_minus_input, where
 
 FIGURES = style.Gallery()
@@ -71,7 +72,7 @@ def number_line(tables: Tables) -> Figure:
     for x, look in enumerate(_POLES.values()):
         ax.axvline(x, color=look.colour, linewidth=1)
         ax.plot(x, -0.6, color=look.colour, marker=look.marker, clip_on=False)
-    ax.axvline(0.5, color=GREY, linewidth=1, linestyle=style.DOTTED)
+    ax.axvline(0.5, color=GREY, linewidth=1, linestyle=DOTTED)
     ax.set_yticks(range(len(_ROWS)), [look.label for look in _ROWS.values()])
     low, high = min(0, found["position"].min()), max(1, found["position"].max())  # dots set no limits
     ax.set(xlabel="way from E′ (0) to U′ (1) (fraction)", xlim=(low - 0.08, high + 0.08), ylim=(len(_ROWS) - 0.4, -0.6))

@@ -15,7 +15,8 @@ from matplotlib.ticker import PercentFormatter
 
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import published, style
-from tying_utils.experiments.style import DARK, DASHED, DOTTED, GREY, LOOKS, PAIRS, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import CHANCE, DARK, DASHED, DOTTED, GREY, LOOKS, PAIRS, TABLES, W_WITH, Look
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 
 HOME, RED = "miniatures", "#cc3311"
@@ -62,7 +63,7 @@ def alignment(tables: Tables) -> Figure:
             if label.get_text() in families:
                 label.set_fontweight("bold")
     _miniature(panels, tables)
-    looks = [Look("measured", DARK, "o", "none"), Look("held out", DARK, "x", "none"), _PUBLISHED, style.CHANCE]
+    looks = [Look("measured", DARK, "o", "none"), Look("held out", DARK, "x", "none"), _PUBLISHED, CHANCE]
     style.legend(figure, looks)
     words = "Bars: 95 % bootstrap interval over tokens. No orthogonal map joins tables of unlike width. "
     return style.small_print(figure, words + _whose(tables))
@@ -117,7 +118,7 @@ def cosines(tables: Tables) -> Figure:
                 ax.plot(paper, 0, color=look.colour, clip_on=False, **_HOLLOW)
         ax.set(xlabel="cosine after the linear map", ylabel="density (per unit of cosine)", ylim=(0, None))
     _miniature(panels, tables)
-    looks = [style.W_WITH["input"], style.W_WITH["output"]]
+    looks = [W_WITH["input"], W_WITH["output"]]
     mean, paper = Look("mean", DARK, line=DASHED), replace(_PUBLISHED, label="published mean (OLMo-1B)")
     style.legend(figure, [*(replace(look, marker="") for look in looks), mean, paper])
     return style.small_print(figure, _whose(tables))
@@ -130,7 +131,7 @@ def norms(tables: Tables) -> Figure:
     figure, panels = style.panels(TWO_COLUMNS, 2.4, *_families(table))
     for ax, family in zip(panels, _families(table), strict=True):
         words = []
-        for name, look in style.TABLES.items():
+        for name, look in TABLES.items():
             rows = where(table, family=family, table=name)
             ax.plot(rows["log10_count"], rows["norm_mean"], color=look.colour, marker=look.marker, linestyle=look.line)
             low, high = rows["norm_mean"] - rows["norm_std"], rows["norm_mean"] + rows["norm_std"]
@@ -141,7 +142,7 @@ def norms(tables: Tables) -> Figure:
         ax.text(0.97, 0.97, "rank correlation\n" + "\n".join(words), **corner)
     _miniature(panels, tables)
     band = Patch(color=GREY, alpha=0.3, linewidth=0, label="one standard deviation of the tokens in a bin")
-    style.legend(figure, [*style.TABLES.values(), band])
+    style.legend(figure, [*TABLES.values(), band])
     return style.small_print(figure, _whose(tables, ""))
 
 

@@ -12,7 +12,8 @@ from matplotlib.transforms import Bbox, offset_copy
 from tying_utils.base.names import AGAIN, TIED, UNTIED, scaled
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Statistic
-from tying_utils.experiments.style import CORPORA, DARK, GREY, LOOKS, NO_EFFECT, PURPLE, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import CORPORA, DARK, DOTTED, GREY, LOOKS, NO_EFFECT, PURPLE, Look
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import OfCorpus, Tables, output_minus_input, tuned, where
 from tying_utils.study.profiles import described
 
@@ -220,7 +221,7 @@ def change(tables: Tables) -> Figure:
                 ax.plot(rows.drop(TIED), y, linestyle="none", markersize=3, **look.mark)
             else:
                 _differences(ax, own, where(table, corpus=corpus, measure=measure), arms, shift, look)
-        ax.axvline(1 if measure == "step_ratio" else 0, color=GREY, linewidth=1, linestyle=style.DOTTED)
+        ax.axvline(1 if measure == "step_ratio" else 0, color=GREY, linewidth=1, linestyle=DOTTED)
         ax.set(xlabel=xlabel)
     style.named_rows(panels, [_named(arm) for arm in arms])
     looks = [*(CORPORA[corpus] for corpus in corpora), replace(NO_EFFECT, label="as the tied arm")]

@@ -8,7 +8,8 @@ from tying_utils.base.names import EQUAL, SECOND_START, TIED, UNTIED, scaled
 from tying_utils.experiments import position, style
 from tying_utils.experiments.judge import Statistic
 from tying_utils.experiments.length import over_tokens
-from tying_utils.experiments.style import DARK, DASHED, DOTTED, NO_EFFECT, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import ARMS, DARK, DASHED, DOTTED, NO_EFFECT, Look
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME
@@ -19,10 +20,10 @@ PLACE = D64.name  # where the remedies were trained
 BESIDE = (UNTIED, EQUAL)  # what a remedy has to beat, both of them
 _X5 = scaled(5)
 _LOOKS = {
-    **{arm: style.ARMS[arm] for arm in (_X5, "norm-match")},
+    **{arm: ARMS[arm] for arm in (_X5, "norm-match")},
     "coupled-adam": Look("coupled Adam", "#661133", "p"),
     "table-rates": Look("untied, input rate ×3", DARK, "*", DASHED),
-    "untie": style.ARMS["untie"],
+    "untie": ARMS["untie"],
     "compact": Look("compact input map", "#d9a3cf", "h", DOTTED),
 }
 ARMS = tuple(_LOOKS)

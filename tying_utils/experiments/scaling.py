@@ -14,7 +14,8 @@ from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import BLACK, CORPORA, DASHED, LEANING, LOOKS, NO_EFFECT, PURPLE, TWO_COLUMNS, W_WITH, Look
+from tying_utils.experiments.looks import BLACK, CORPORA, DASHED, LEANING, LOOKS, NO_EFFECT, PURPLE, W_WITH, Look
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, slopes, tuned, where, with_scaling
 from tying_utils.study.sweep import Sweep
 

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from PIL import Image
 
 from tying_utils.experiments import style
-from tying_utils.experiments.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
+from tying_utils.experiments.looks import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 
 _HEIGHT, _ROWS = 1.5, 6  # of a table, in the units of the panel; rows that are drawn of it
 _LIGHT = "#f2f2f2"

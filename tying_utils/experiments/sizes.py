@@ -7,7 +7,8 @@ from matplotlib.ticker import NullLocator
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import DARK, DASHED, NO_EFFECT, ONE_COLUMN, PURPLE, Look
+from tying_utils.experiments.looks import DARK, DASHED, NO_EFFECT, PURPLE, Look
+from tying_utils.experiments.style import ONE_COLUMN
 from tying_utils.experiments.tables import Tables, slopes, where
 from tying_utils.study.profiles import described
 

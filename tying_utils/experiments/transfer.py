@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from tying_utils.base.names import NEW_ROLES, TIED, UNTIED, WIKITEXT, scaled
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Side, Statistic
-from tying_utils.experiments.style import ARMS, LOOKS, NO_EFFECT, TABLES, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import ARMS, CHANCE, LOOKS, NO_EFFECT, TABLES, Look
+from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
 
 FIGURES = style.Gallery()
@@ -172,6 +173,6 @@ def probe(tables: Tables) -> Figure:
         ax.set(xlabel="balanced accuracy (fraction)", xlim=(0, 1))
     names = {"input": ", input E", "output": ", output U", "tied": ", W"}
     style.named_rows(panels, [looks[arm].label + names[name] for arm, name in places])
-    chance = replace(style.CHANCE, label="chance (labels permuted)")
+    chance = replace(CHANCE, label="chance (labels permuted)")
     marks = [*(replace(look, line="none") for look in looks.values()), chance]
     return style.finish(figure, table, marks, "On rows held out in five folds.")

@@ -12,7 +12,8 @@ from matplotlib.ticker import NullLocator
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
 from tying_utils.experiments.judge import Evidence, Statistic
-from tying_utils.experiments.style import DARK, DOTTED, LOOKS, NO_EFFECT, ONE_COLUMN, TWO_COLUMNS, Look
+from tying_utils.experiments.looks import DARK, DOTTED, LOOKS, NO_EFFECT, Look
+from tying_utils.experiments.style import ONE_COLUMN, TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, tied_less_untied, tuned, where
 
 FIGURES = style.Gallery()

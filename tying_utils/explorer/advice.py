@@ -7,7 +7,7 @@ import pandas as pd
 
 from tying_utils.experiments import advice, style
 from tying_utils.experiments.advice import Advice
-from tying_utils.experiments.style import GREY, PURPLE
+from tying_utils.experiments.looks import GREY, PURPLE
 from tying_utils.experiments.tables import where
 from tying_utils.explorer.panels import Stage
 from tying_utils.explorer.shown import SLIDER, SNUG, Shown, flow, said

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
-from tying_utils.experiments.style import BLACK, DASHED, DOTTED, GREY, LOOKS, ROLE_LOOKS, W_WITH, Look
+from tying_utils.experiments.looks import BLACK, DASHED, DOTTED, GREY, LOOKS, ROLE_LOOKS, W_WITH, Look
 from tying_utils.study.sweep import ORDINARY, Scales, Sweep
 
 DPI = 150

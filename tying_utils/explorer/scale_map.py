@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 
-from tying_utils.experiments.style import BLUE, GREY, ORANGE, PURPLE
+from tying_utils.experiments.looks import BLUE, GREY, ORANGE, PURPLE
 from tying_utils.study.sweep import ORDINARY, Scales, Sweep
 
 BIAS, LOSS = MAPPED = ("output bias", "loss")

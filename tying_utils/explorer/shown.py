@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from tying_utils.experiments.style import GREY
+from tying_utils.experiments.looks import GREY
 
 WIDE = {"description_width": "initial"}
 SLIDER: dict[str, Any] = {"style": WIDE, "layout": {"flex": "1 1 250px", "width": "auto"}}  # all of the width that its row has

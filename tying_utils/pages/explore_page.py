@@ -13,7 +13,7 @@ import pandas as pd
 
 from tying_utils.base import files
 from tying_utils.base.names import TIED
-from tying_utils.experiments.style import BLUE, CORPORA, GREY, ORANGE
+from tying_utils.experiments.looks import BLUE, CORPORA, GREY, ORANGE
 from tying_utils.measures.statistics import mean_interval
 from tying_utils.study import profiles, sweep
 from tying_utils.study.sweep import Scales, Sweep
