@@ -377,6 +377,8 @@ SENTENCES = {
         "saw {rate[python]:.2f} tokens per weight at d 128 and V 2048 ({steps[python]} steps; over the grid "
         "{grid[python][least]:.2f} to {grid[python][most]:.1f}, in the two-role language about {rate[two-role]:.1f})",
     ],
+    "11_transfer": ["({rate[python]:.2f} tokens per weight, two-role language {rate[two-role]:.1f})"],
+    "12_should_you_tie": ["Gaps are from {grid[python][least]:.2f} to 20 tokens per weight"],
 }
 
 
