@@ -279,6 +279,7 @@ SENTENCES = {
         "by {larger[python]:.3f} nats on Python source and by {larger[wikitext-2]:.3f} on WikiText-2",
     ],
     "01_embedding_alignment": [
+        "W lies at {long[position][20]:.3f ci} after 20 tokens per weight. Log token counts alone reach {alone:.3f} there",
         "at {long[position][0.13]:.3f} after 0.13 tokens per weight, at {long[position][1.3]:.3f} after 1.3, and at "
         "{long[position][20]:.3f ci} after 20, where it is {long[position_without_frequency][20]:.3f} with frequency out and "
         "log counts alone lie at {alone:.3f}",

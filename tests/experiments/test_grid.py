@@ -58,3 +58,8 @@ def test_a_table_has_eight_columns_at_most(columns: int, fits: bool) -> None:
     else:
         with pytest.raises(ValueError, match="frame: at most 8 columns"):
             grid.table(frame)
+
+
+def test_a_number_in_a_head_is_short() -> None:
+    shown = grid.table(pd.DataFrame([[1.0, 2.0]], index=[0.4], columns=[0.13, 20.0])).to_html()
+    assert all(f">{head}</th>" in shown for head in ("0.13", "20", "0.4"))

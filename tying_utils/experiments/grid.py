@@ -105,10 +105,18 @@ def _tint(text: Any) -> str:
 def table(frame: pd.DataFrame | pd.Series, caption: str = "", digits: int = 3) -> Styler:
     """Return a table to show, of at most eight columns with those of its index: numbers to `digits`, whole ones without any.
 
+    Numbers in its heads are as short as they go, 0.13 and not 0.130000.
+
     Raises ValueError for a wider one.
     """
     own = frame.to_frame() if isinstance(frame, pd.Series) else frame
     if (width := own.index.nlevels + own.shape[1]) > _WIDEST:
         raise ValueError(f"frame: at most {_WIDEST} columns with those of the index can be read, got {width}; choose some")
     shown = own.style.format(precision=digits, na_rep="", thousands=",")
+    for axis in (0, 1):
+        shown = shown.format_index(_head, axis=axis)
     return (shown.set_caption(caption) if caption else shown).set_table_styles(_CSS)
+
+
+def _head(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
