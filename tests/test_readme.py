@@ -298,6 +298,7 @@ SENTENCES = {
         "{share_gap[two-role]:.3f ci} in the two-role language",
     ],
     "03_tuned_lens": [
+        "at 20 tokens per weight is unresolved, {long[lens_gap][20]:.3f ci} bits per token in source code",
         "At 20 the gap is {long[lens_gap][20]:.3f ci} bits",
         "{at_equal_loss[packages d 64]:.3f ci} bits in source code, {at_equal_loss[two-role]:.3f ci} in the two-role language",
         HOW_LONG,

@@ -88,14 +88,14 @@ def grid(
         told["statistic"] = told["statistic"] + " (" + told["unit"] + ")"
     titles = {}
     for value, part in told.groupby(columns, sort=False):
-        name = CORPORA[str(value)].label if value in CORPORA else value
+        name = CORPORA[str(value)].label if value in CORPORA else _head(value)
         titles[value] = f"{name} (n = {from_to(part['seeds'])})"
     told[columns] = told[columns].map(titles)
     table = told.set_index([*keys, columns])["cell"].unstack(columns, sort=False).fillna("")
-    table.index.names, table.columns.name = [name if len(keys) > 1 else None for name in keys], None
+    table.index.names, table.columns.name = [name.replace("_", " ") for name in keys], None
     marks = {MARKS[verdict]: _MEANINGS[verdict] for verdict in MARKS if (judged["verdict"] == verdict).any()}
     caption = f"{sentence(judged, profile)} " + "; ".join(f"{mark} {words}" for mark, words in marks.items()) + "."
-    return table.style.set_caption(caption).set_table_styles(_CSS).map(_tint)
+    return table.style.format_index(_head).set_caption(caption).set_table_styles(_CSS).map(_tint)
 
 
 def _tint(text: Any) -> str:
