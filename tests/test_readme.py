@@ -287,6 +287,7 @@ SENTENCES = {
     ],
     "02_gradient_dominance": [
         "with both at equal norm {left[norm-match]:.0f} % of it remains",
+        "After 20 tokens per weight the early share is {long[early_share][20]:.3f ci}",
         "On Python source {left[norm-match]:.0f} % of the bias remains at equal norm",
         "in the first quarter alone takes off {part[early x5]:.2f} of what it takes off throughout",
         "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
