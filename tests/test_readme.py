@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 
 from tying_utils import models
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import length, places, position, real, remedies, remedies_by_length
+from tying_utils.experiments import length, places, position, published, real, remedies, remedies_by_length
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -155,6 +155,10 @@ def numbers(results: Results) -> dict[str, Any]:
     made["purity"] = tied.groupby("role")["purity"].mean().to_dict()
     probe = results.studies[TWO_ROLE]["transfer_probe"].query("arm == @TIED and table == 'tied' and question == 'source role'")
     made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
+
+    evolution = published.evolution().query("step > 0 and model == 'Pythia-1B'")
+    moved = evolution.pivot_table(index="step", columns="table", values="to_previous")
+    made["pythia"] = {"further": (moved["input"] < moved["output"]).sum(), "all": len(moved)}
 
     long = Lengths()
     for (place, name, tokens), part in length.values(long).groupby(["place", "id", "tokens_per_weight"]):
@@ -305,6 +309,7 @@ SENTENCES = {
         HOW_LONG,
     ],
     "04_gradient_scaling": [
+        "at 20 tokens per weight input ×5 adds {long[scaled_loss][20]:.3f ci} nats per token",
         "it takes {off_long[least]:.3f} to {off_long[most]:.3f} off the bias at every length",
         "{long[scaled_loss][0.13]:.3f ci} nats; it is {long[scaled_loss][1.3]:.3f ci} at 1.3 and "
         "{long[scaled_loss][20]:.3f ci} at 20",
@@ -313,6 +318,11 @@ SENTENCES = {
         "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
         "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
         "in the two-role language only {worse} can be distinguished from it",
+    ],
+    "05_embedding_evolution": [
+        "in cosine by {long[drift_gap][0.13]:.3f} at 0.13 tokens per weight and by {long[drift_gap][20]:.3f} at 20",
+        "Pythia-1B data the input table moves further in {pythia[further]} of {pythia[all]} intervals",
+        HOW_LONG,
     ],
     "06_ground_truth": [
         "tied minus untied is {long_roles[equal_shape][0.13]:.3f ci} nats",
