@@ -275,8 +275,8 @@ SENTENCES = {
     "00_overview": [
         "The output path's share of the early gradient falls to {long[early_share][20]:.3f ci}",
         "has grown to {long[scaled_loss][20]:.3f ci} nats per token",
-        "What tying costs at equal shape is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight, and unresolved at 20: "
-        "{long[equal_shape][20]:.3f ci}",
+        "What tying costs at equal shape is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight, and unresolved at "
+        "20: {long[equal_shape][20]:.3f ci}",
         "the tied model is {rarest[tied]:.3f} nats behind on the rarest tenth",
         "{rarest[input x5]:.3f} nats on the rarest tenth",
         HOW_LONG,
