@@ -24,7 +24,7 @@ from transformers import TrainingArguments
 from tying_utils import models
 from tying_utils.__main__ import main
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import length, places, position, real, remedies, remedies_by_length
+from tying_utils.experiments import length, places, position, published, real, remedies, remedies_by_length
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -212,6 +212,10 @@ def numbers(results: Results) -> dict[str, Any]:
     probe = results.studies[TWO_ROLE]["transfer_probe"].query("arm == @TIED and table == 'tied' and question == 'source role'")
     made["probe"], made["probe_chance"] = seeds(probe["value"]), probe["chance"].mean()
 
+    evolution = published.evolution().query("step > 0 and model == 'Pythia-1B'")
+    moved = evolution.pivot_table(index="step", columns="table", values="to_previous")
+    made["pythia"] = {"further": (moved["input"] < moved["output"]).sum(), "all": len(moved)}
+
     long = Lengths()
     for (place, name, tokens), part in length.values(long).groupby(["place", "id", "tokens_per_weight"]):
         words = f"{tokens:g}"
@@ -307,16 +311,17 @@ SENTENCES = {
         "many tokens {grid[python][least]:.2f} to {grid[python][most]:.1f}.",
     ],
     "00_overview": [
-        "share (C2) falls to {long[early_share][20]:.3f ci}",
-        "grows to {long[scaled_loss][20]:.3f ci} nats",
-        "shape (C5) is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight, and unresolved at 20: "
-        "{long[equal_shape][20]:.3f ci}",
+        "The output path's share of the early gradient falls to {long[early_share][20]:.3f ci}",
+        "has grown to {long[scaled_loss][20]:.3f ci} nats per token",
+        "What tying costs at equal shape is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight, and unresolved at "
+        "20: {long[equal_shape][20]:.3f ci}",
         "the tied model is {rarest[tied]:.3f} nats behind on the rarest tenth",
         "{rarest[input x5]:.3f} nats on the rarest tenth",
         HOW_LONG,
         "by {larger[python]:.3f} nats on Python source and by {larger[wikitext-2]:.3f} on WikiText-2",
     ],
     "01_embedding_alignment": [
+        "W lies at {long[position][20]:.3f ci} after 20 tokens per weight. Log token counts alone reach {alone:.3f} there",
         "at {long[position][0.13]:.3f} after 0.13 tokens per weight, at {long[position][1.3]:.3f} after 1.3, and at "
         "{long[position][20]:.3f ci} after 20, where it is {long[position_without_frequency][20]:.3f} with frequency out and "
         "log counts alone lie at {alone:.3f}",
@@ -324,6 +329,7 @@ SENTENCES = {
     ],
     "02_gradient_dominance": [
         "with both at equal norm {left[norm-match]:.0f} % of it remains",
+        "After 20 tokens per weight the early share is {long[early_share][20]:.3f ci}",
         "On Python source {left[norm-match]:.0f} % of the bias remains at equal norm",
         "in the first quarter alone takes off {part[early x5]:.2f} of what it takes off throughout",
         "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
@@ -335,11 +341,13 @@ SENTENCES = {
         "{share_gap[two-role]:.3f ci} in the two-role language",
     ],
     "03_tuned_lens": [
+        "at 20 tokens per weight is unresolved, {long[lens_gap][20]:.3f ci} bits per token in source code",
         "At 20 the gap is {long[lens_gap][20]:.3f ci} bits",
         "{at_equal_loss[packages d 64]:.3f ci} bits in source code, {at_equal_loss[two-role]:.3f ci} in the two-role language",
         HOW_LONG,
     ],
     "04_gradient_scaling": [
+        "at 20 tokens per weight input ×5 adds {long[scaled_loss][20]:.3f ci} nats per token",
         "it takes {off_long[least]:.3f} to {off_long[most]:.3f} off the bias at every length",
         "{long[scaled_loss][0.13]:.3f ci} nats; it is {long[scaled_loss][1.3]:.3f ci} at 1.3 and "
         "{long[scaled_loss][20]:.3f ci} at 20",
@@ -348,6 +356,11 @@ SENTENCES = {
         "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
         "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
         "in the two-role language only {worse} can be distinguished from it",
+    ],
+    "05_embedding_evolution": [
+        "in cosine by {long[drift_gap][0.13]:.3f} at 0.13 tokens per weight and by {long[drift_gap][20]:.3f} at 20",
+        "Pythia-1B data the input table moves further in {pythia[further]} of {pythia[all]} intervals",
+        HOW_LONG,
     ],
     "06_ground_truth": [
         "tied minus untied is {long_roles[equal_shape][0.13]:.3f ci} nats",

@@ -58,3 +58,14 @@ def test_a_table_has_eight_columns_at_most(columns: int, fits: bool) -> None:
     else:
         with pytest.raises(ValueError, match="frame: at most 8 columns"):
             grid.table(frame)
+
+
+def test_a_number_in_a_head_is_short() -> None:
+    shown = grid.table(pd.DataFrame([[1.0, 2.0]], index=[0.4], columns=[0.13, 20.0])).to_html()
+    assert all(f">{head}</th>" in shown for head in ("0.13", "20", "0.4"))
+
+
+def test_rows_of_lengths_are_named_and_short() -> None:
+    frame = judged(python=[0.3, 0.31, 0.32]).assign(tokens_per_weight=0.13)
+    shown = grid.grid(frame, "d 64", rows=("tokens_per_weight",)).to_html()
+    assert ">tokens per weight</th>" in shown and ">0.13</th>" in shown

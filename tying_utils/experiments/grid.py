@@ -89,14 +89,14 @@ def grid(
         told["statistic"] = told["statistic"] + " (" + told["unit"] + ")"
     titles = {}
     for value, part in told.groupby(columns, sort=False):
-        name = CORPORA[str(value)].label if value in CORPORA else value
+        name = CORPORA[str(value)].label if value in CORPORA else _head(value)
         titles[value] = f"{name} (n = {from_to(part['seeds'])})"
     told[columns] = told[columns].map(titles)
     table = told.set_index([*keys, columns])["cell"].unstack(columns, sort=False).fillna("")
-    table.index.names, table.columns.name = [name if len(keys) > 1 else None for name in keys], None
+    table.index.names, table.columns.name = [name.replace("_", " ") for name in keys], None
     marks = {MARKS[verdict]: _MEANINGS[verdict] for verdict in MARKS if (judged["verdict"] == verdict).any()}
     caption = f"{sentence(judged, profile)} " + "; ".join(f"{mark} {words}" for mark, words in marks.items()) + "."
-    return table.style.set_caption(caption).set_table_styles(_CSS).map(_tint)
+    return table.style.format_index(_head).set_caption(caption).set_table_styles(_CSS).map(_tint)
 
 
 def _tint(text: Any) -> str:
@@ -106,10 +106,18 @@ def _tint(text: Any) -> str:
 def table(frame: pd.DataFrame | pd.Series, caption: str = "", digits: int = 3) -> Styler:
     """Return a table to show, of at most eight columns with those of its index: numbers to `digits`, whole ones without any.
 
+    Numbers in its heads are as short as they go, 0.13 and not 0.130000.
+
     Raises ValueError for a wider one.
     """
     own = frame.to_frame() if isinstance(frame, pd.Series) else frame
     if (width := own.index.nlevels + own.shape[1]) > _WIDEST:
         raise ValueError(f"frame: at most {_WIDEST} columns with those of the index can be read, got {width}; choose some")
     shown = own.style.format(precision=digits, na_rep="", thousands=",")
+    for axis in (0, 1):
+        shown = shown.format_index(_head, axis=axis)
     return (shown.set_caption(caption) if caption else shown).set_table_styles(_CSS)
+
+
+def _head(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

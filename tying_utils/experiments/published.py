@@ -17,11 +17,11 @@ NOTES: dict[str, str] = {
     "output norm of the weight gradient, which overstates the output share wherever a token repeats.",
     "figure_8": "The output table moves more only early: in the last 2 of 5 intervals the input table moves more.",
     "figure_9": "The output table moves more only early: in 13 of 15 intervals the input table moves more.",
-    "table_2": "One run a condition and no interval: the causal claim rests on +0.006 and -0.015.",
+    "table_2": "One run per condition and no interval: the causal claim rests on +0.006 and -0.015.",
     "table_5": "GPT-Neo/Pythia speaks against the claim: untied input and output share more neighbours (0.611) than "
     "tied and untied output do (0.408).",
     "table_6": "The input column is at chance: 0.172, 0.173, 0.173, where unrelated tables of this size score 0.171.",
-    "table_7": "One run a condition, and the baseline was trained with another warmup than the scaled run.",
+    "table_7": "One run per condition, and the baseline was trained with another warmup than the scaled run.",
 }
 
 # Tokens and width of the tables behind Table 1, by the name that it gives their models.
