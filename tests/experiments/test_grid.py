@@ -29,7 +29,7 @@ def test_a_cell_holds_mark_mean_and_interval_and_the_header_the_seeds() -> None:
 def test_the_caption_counts_and_explains_the_marks_that_are_there() -> None:
     shown: Any = grid.grid(judged(python=[0.3, 0.31, 0.32], other=[0.1, -0.1, 0.02]), "quick")
     assert shown.caption.startswith("Of 2 comparisons at quick scale, 1 supported and 1 open. ✓ the 95 % interval")
-    assert "? it covers no effect" in shown.caption and "✗" not in shown.caption
+    assert "? undecided" in shown.caption and "✗" not in shown.caption
 
 
 def test_two_seeds_give_dots_and_no_word() -> None:

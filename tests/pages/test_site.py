@@ -54,6 +54,8 @@ def test_pages_show_verdicts_outputs_and_both_schemes(rendered: Path) -> None:
         assert "prefers-color-scheme: dark" in text and "--jp-layout-color0" in text
         assert "<script" not in text and 'src="http' not in text, "nothing to load or run"
     assert ">Open in Colab</a>" in page
+    folded = page.index("<details><summary>Setup</summary>")
+    assert folded < page.index("find_spec") < page.index("</details>", folded), "the setup cell is folded"
 
 
 def page(rendered: Path, name: str) -> BeautifulSoup:

@@ -34,7 +34,7 @@ _MEANINGS = {
     "supported": "the 95 % interval over seeds is on the claimed side of no effect",
     "refuted": "it is on the other side",
     "equivalent": "all of it is too near to no effect to be worth naming",
-    "open": "it covers no effect",
+    "open": "undecided",
     "": "fewer than three seeds, so no verdict",
 }
 _TINTS = {"✓": "rgba(46, 125, 50, 0.16)", "✗": "rgba(198, 40, 40, 0.16)", "≈": "rgba(128, 128, 128, 0.22)"}

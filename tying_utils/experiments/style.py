@@ -71,14 +71,14 @@ class Picture(Figure):
         shown = {"image/png": data}
         if self.beside:
             committed = base64.b64encode(self.beside.read_bytes()).decode()
-            shown["text/html"] = _side_by_side({"Yours": data, "Committed (laptop)": committed}, words)
+            shown["text/html"] = _side_by_side({"Yours": data, "Committed (laptop)": committed}, words, width)
         return shown, {"image/png": metadata}
 
 
-def _side_by_side(images: Mapping[str, str], alt: str) -> str:
-    """Return HTML of PNGs in base64 by title: two columns where there is room, else one below the other."""
+def _side_by_side(images: Mapping[str, str], alt: str, width: float) -> str:
+    """Return HTML of PNGs in base64 by title: beside each other where both fit at four fifths of `width`, in pixels."""
     shown = "".join(
-        f'<figure style="flex: 1 1 440px; margin: 0"><figcaption>{title}</figcaption>'
+        f'<figure style="flex: 1 1 {0.8 * width:.0f}px; margin: 0"><figcaption>{title}</figcaption>'
         f'<img style="width: 100%" alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></figure>'
         for title, data in images.items()
     )

@@ -46,6 +46,10 @@ img { max-width: 100%; background: white; border-radius: 4px; }
 .scrolls tr { background: none !important; border-bottom: 1px solid var(--jp-border-color2) !important; }
 </style>
 {%- endblock -%}
+{% block input %}
+{%- if cell.metadata.get("jupyter", {}).source_hidden %}<details><summary>Setup</summary>{{ super() }}</details>
+{%- else %}{{ super() }}{% endif -%}
+{% endblock input %}
 {% block data_png scoped %}
 {%- set shown = output.metadata.get("image/png", {}) -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
