@@ -188,7 +188,7 @@ for _profile in (
         training=_SMALL,
         input_scales=(1.0, 5.0, 20.0),
         equal=_EQUAL,
-        remedies=_remedies("input x5", "norm-match", "projection", "untie"),
+        remedies=_remedies("input x5", "norm-match", "untie"),
         widths=(32, 64),
         vocabularies=(512, 2048),
         **_FEWER,
