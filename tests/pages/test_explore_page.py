@@ -115,6 +115,6 @@ def test_intervals_are_of_the_mean_over_seeds() -> None:
 @pytest.mark.parametrize("missing", ["altair", "vl_convert"])
 def test_without_the_library_it_says_what_to_install(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ValueError, match=rf"{missing}.*pip install 'weight-tying\[site\]'"):
+    with pytest.raises(ValueError, match=rf"{missing}.*pip install '\.\[site\]'"):
         explore_page.write(tmp_path / "explore.html")
     assert not [*tmp_path.iterdir()]

@@ -160,7 +160,7 @@ def _reader_class() -> Any:
         from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError(
-            f"lm-eval is needed for downstream tasks and could not be imported ({error}): pip install 'weight-tying[eval]'"
+            f"lm-eval is needed for downstream tasks and could not be imported ({error}): pip install '.[eval]' in the checkout"
         ) from error
 
     class Reader(HFLM):

@@ -20,7 +20,7 @@ _AS_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16
 def check_installed() -> None:
     """Raise ValueError where the package gguf is not installed."""
     if importlib.util.find_spec("gguf") is None:
-        raise ValueError("source: the package gguf is needed to read a GGUF file: pip install 'weight-tying[real]'")
+        raise ValueError("source: the package gguf is needed to read a GGUF file: pip install '.[real]' in the checkout")
 
 
 def read(

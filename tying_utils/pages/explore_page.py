@@ -37,7 +37,7 @@ def library() -> Any:
         import vl_convert  # noqa: F401
     except ImportError as error:
         words = f"altair and vl-convert-python are needed for explore.html and could not be imported ({error})"
-        raise ValueError(f"{words}: pip install 'weight-tying[site]'") from error
+        raise ValueError(f"{words}: pip install '.[site]' in the checkout") from error
     return altair
 
 
