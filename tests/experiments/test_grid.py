@@ -28,14 +28,20 @@ def test_a_cell_holds_mark_mean_and_interval_and_the_header_the_seeds() -> None:
 
 def test_the_caption_counts_and_explains_the_marks_that_are_there() -> None:
     shown: Any = grid.grid(judged(python=[0.3, 0.31, 0.32], other=[0.1, -0.1, 0.02]), "quick")
-    assert shown.caption.startswith("Of 2 comparisons at quick scale, 1 supported and 1 open. ✓ the 95 % interval")
+    assert shown.caption.startswith(
+        "Of 2 comparisons at quick scale, the first hundredth of training, each judged "
+        "alone, 1 supported and 1 open. ✓ the 95 % interval"
+    )
     assert "? undecided" in shown.caption and "✗" not in shown.caption
 
 
 def test_two_seeds_give_dots_and_no_word() -> None:
     shown: Any = grid.grid(judged(python=[0.3, 0.31]), "quick")
     assert shown.data.iloc[0, 0] == "· 0.305"
-    assert shown.caption == ("Of 1 comparisons at quick scale, 1 without a verdict. · fewer than three seeds, so no verdict.")
+    assert shown.caption == (
+        "Of 1 comparisons at quick scale, the first hundredth of training, each judged alone, 1 without a verdict. "
+        "· fewer than three seeds, so no verdict."
+    )
 
 
 def test_every_claim_that_is_judged_has_a_sentence() -> None:

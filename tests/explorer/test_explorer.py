@@ -124,7 +124,7 @@ def test_large_numbers_are_those_of_the_ordinary_arm_and_of_the_condition(explor
     swept, scales = synthetic_sweep(), (10.0, 0.3)
     numbers = sliders.compared(swept, scales, STEPS[1], SEEDS[2])
     assert numbers["output bias after step 1"] == (swept.bias((1.0, 1.0))[2, 1], swept.bias(scales)[2, 1])
-    name = "loss over the floor, nats per token"
+    name = "loss over the floor at the end, nats per token"
     assert numbers[name] == (swept.loss((1.0, 1.0))[2], swept.loss(scales)[2])
     assert numbers["purity, target role"] == (pytest.approx(0.4), swept.purity(scales, "target")[2])
     assert len(sliders.compared(synthetic_sweep(PYTHON), scales, STEPS[1])) == 2, "no roles there"

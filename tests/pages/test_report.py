@@ -116,7 +116,10 @@ def test_committed_figures_belong_to_the_committed_tables(profile: str, laptop: 
 
 def test_the_summary_says_each_claim_in_words_with_its_number(laptop: Results) -> None:
     text = report.summary("laptop")
-    assert text.startswith("\nOf 24 comparisons at laptop scale, ") and "✓ supported" in text.splitlines()[1]
+    assert (
+        text.startswith("\nOf 24 comparisons at laptop scale, the first hundredth of training, ")
+        and "✓ supported" in text.splitlines()[1]
+    )
     frame = report.claims.verdicts(laptop, ("C5",)).query("id == 'equal_shape' and corpus == 'python'")
     row = frame.iloc[0]
     assert f"Python source       ✓ {row['estimate']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in text

@@ -58,8 +58,10 @@ def committed(home: Path) -> list[Path]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("killed", [False, True], ids=["interrupted", "workers killed"])
-def test_no_worker_outlives_an_interrupt_and_what_they_committed_stays(home, tiny, killed):
+def test_no_worker_outlives_an_interrupt_and_what_they_committed_stays(home, tiny, killed, request):
     """An interrupt that reaches this process alone, as a notebook's; or workers that the system ends, as for memory."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     configs = [tiny(steps=100_000, checkpoint_every=100, table_snapshots=2, data_seed=seed) for seed in range(2)]
 
     def strike() -> None:

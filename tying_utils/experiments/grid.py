@@ -38,11 +38,12 @@ _MEANINGS = {
     "": "fewer than three seeds, so no verdict",
 }
 _TINTS = {"✓": "rgba(46, 125, 50, 0.16)", "✗": "rgba(198, 40, 40, 0.16)", "≈": "rgba(128, 128, 128, 0.22)"}
+_EARLY = ("quick", "laptop")  # the profiles whose models saw a hundredth of the paper's tokens per weight
 _WIDEST = 8  # columns that a reader takes in at once, those of the index among them
 _CSS: Any = [
     {"selector": "caption", "props": "text-align: left; font-size: 1em; padding-bottom: 0.6em"},
     {"selector": "th.row_heading", "props": "text-align: left; font-weight: normal; white-space: normal; max-width: 22em"},
-    {"selector": "td", "props": "text-align: left; white-space: nowrap"},
+    {"selector": "td", "props": "text-align: left; min-width: 6em"},
 ]
 
 
@@ -54,8 +55,11 @@ def claim(code: str) -> str:
 def sentence(judged: pd.DataFrame, profile: str) -> str:
     """Return in one sentence how many rows of `judged` have which verdict, and at which profile's scale."""
     counts = judged["verdict"].value_counts()
+    early = ", the first hundredth of training" if profile in _EARLY else ""
+    together = "all judged together" if "p_holm" in judged else "each judged alone"
     found = [f"{counts[verdict]} {verdict or 'without a verdict'}" for verdict in MARKS if verdict in counts]
-    return f"Of {len(judged)} comparisons at {profile} scale, {' and '.join(filter(None, [', '.join(found[:-1]), found[-1]]))}."
+    words = " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+    return f"Of {len(judged)} comparisons at {profile} scale{early}, {together}, {words}."
 
 
 def cell(row: dict[str, Any], digits: int = 3) -> str:

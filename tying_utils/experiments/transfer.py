@@ -83,7 +83,7 @@ def evidence(tables: Tables) -> Evidence:
     if set(NEW_ROLES) <= set(rows["to"]):
         source, target = (_less_tied(where(rows, to=to), "steps") for to in NEW_ROLES)
         for arm in (arm for arm in where(probes, table="tied")["arm"].unique() if arm != TIED):
-            label = f"steps to the target loss, {' less '.join(NEW_ROLES)}, {arm} - tied"
+            label = f"steps to the target loss, {' minus '.join(NEW_ROLES)}, {arm} - tied"
             yield Statistic(f"steps, new roles, {arm}", "transfer", label, "steps"), source[arm] - target[arm]
     for question, own in where(probes, arm=TIED).groupby("question", sort=False):
         untied = where(probes, arm=UNTIED, table="input", question=question)

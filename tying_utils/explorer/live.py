@@ -119,7 +119,7 @@ class Live(Shown):
         if self.training:
             self._stop.set()
             self.note.value = said("Stopping ...")
-        else:
+        elif not self.runs:  # else what the last run gave stays to be read
             self.note.value = said("Nothing is being trained.")
 
     def _run(self, config: TrainConfig) -> None:
@@ -147,7 +147,8 @@ class Live(Shown):
         ratio = config.input_scale / config.output_scale
         self.screen.value = self.view.join(ratio=ratio, source=source, target=target, loss=over)
         self.bar.value = self.bar.max
-        self.runs.append(run)
+        if run.folder not in [known.folder for known in self.runs]:
+            self.runs.append(run)
         self.note.value = said(
             f"Joined ({seconds:.1f} s): input scale {config.input_scale:g}, output scale {config.output_scale:g}, "
             f"seed {config.data_seed}: purity {target:.2f} in the target role, {source:.2f} in the source role, "

@@ -58,6 +58,11 @@ class ScaleMap:
         for pair, cell in self.cells.items():
             cell.layout = self.ring if pair == scales else self.ordinary if pair == ORDINARY else self.plain
 
+    def _short(self, value: float) -> str:
+        """Return a value as its button shows it; without its 0 before the point where a narrow page would cut it."""
+        words = f"{value:.2f}".replace("-", "−")
+        return words.replace("0.", ".") if len(self.sweep.input_scales) > 6 else words
+
     def _colour(self, what: str, seed: int | None) -> None:
         rows, sweep = self.sweep.rows(seed), self.sweep
         values = {
@@ -71,7 +76,7 @@ class ScaleMap:
             colours, scale = colormaps["Greys"], Normalize(least, least + (most - least) / 0.5)
         for (a, b), cell in self.cells.items():
             value = values[a, b]
-            cell.description, cell.style.button_color = f"{value:.2f}".replace("-", "−"), to_hex(colours(scale(value)))
+            cell.description, cell.style.button_color = self._short(value), to_hex(colours(scale(value)))
             cell.tooltip = f"input scale {a:g}, output scale {b:g}: {what} {value:.3f}. Press to show it."
         words = "loss over the floor" if sweep.has_floor and what == LOSS else what
         legend = "blue: towards E, orange: towards U" if what == BIAS else "darker: higher; nats per token"

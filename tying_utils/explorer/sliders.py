@@ -213,7 +213,7 @@ def compared(swept: Sweep, scales: sweep.Scales, step: int, seed: int | None = N
     loss = "loss over the floor" if swept.has_floor else "loss"
     measures = {
         f"output bias after step {step}": lambda pair: swept.bias(pair)[:, at],
-        f"{loss}, nats per token": swept.loss,
+        f"{loss} at the end, nats per token": swept.loss,
     }
     if swept.has_roles:
         for role in ("target", "source"):

@@ -26,7 +26,7 @@ _TEMPLATE = Path(__file__).with_name("explore.html.j2")
 _PICTURES = {
     "alignment": ("Which table W is like", "alignment with E and with U; 0 is chance"),
     "share": ("Whose gradient is larger", "output side's share, before the scales; 0.5: equal"),
-    "map": ("All pairs: output bias", "orange: closer to U; blue: to E; click on a pair"),
+    "map": ("All pairs: output bias", "orange: closer to U; blue: to E; press a pair"),
 }
 
 
