@@ -259,7 +259,7 @@ SENTENCES = {
         "it lies {long[position][20]:.2f ci} of the way from E to U; a table of log counts alone lies at {alone:.2f}",
         "its early share is {long[early_share][0.4]:.2f} at 0.4 tokens per weight, {long[early_share][20]:.2f} at 20",
         "held at equal norm, {left[norm-match]:.0f} % of the bias remains ({rate[python]:.2f} tokens per weight)",
-        "by {long[lens_gap][20]:.2f ci} bits; at equal loss by {at_equal_loss[packages d 64]:.2f ci}",
+        "by {long[lens_gap][20]:.2f ci} bits; at equal loss by {at_equal_loss[packages d 64]:.3f ci}",
         "takes off {off_at_20:.2f}, and costs {long[scaled_loss][20]:.2f ci} nats per token",
         "| untie | {long[equal_shape][1.3]:.3f ci} at 1.3 tokens per weight |",
         "| {long[equal_shape][20]:.3f ci} at 20: unresolved |",

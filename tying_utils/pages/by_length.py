@@ -113,3 +113,16 @@ def faster_input_table(results: Results) -> str:
         rows.append((f"{row['tokens_per_weight']:g}", judged(row), *(mean(way["position"], ".2f") for way in ways)))
     titles = "Tokens per weight | Loss, input rate x3 - x1 | Position of W | The same, frequency out"
     return table(f"{titles} | Position beside the faster reference | The same, frequency out", rows)
+
+
+def rare_tokens(results: Results) -> str:
+    """Return the loss gap in the rarest tenth of the text by place and length, and where a table of log counts alone lies."""
+    lengths, rows = Lengths(), []
+    for (place, tokens), part in where(lengths["deciles"], decile=1).groupby(["place", "tokens_per_weight"]):
+        loss = part.pivot(index="seed", columns="arm", values="loss")
+        poles = where(lengths["poles"], place=place, tokens_per_weight=tokens)
+        counts = where(position.positions(poles), arm="log count")["position"]
+        gaps = (mean(loss[arm] - loss[UNTIED], ".3f") for arm in (TIED, scaled(5)))
+        rows.append((place, f"{tokens:g}", *gaps, mean(counts, ".3f") if len(counts) else ""))
+    titles = "Trained on | Tokens per weight | Tied − untied, nats per token | Input x5 − untied"
+    return table(f"{titles} | Position of log counts alone", rows)

@@ -229,6 +229,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
         "Each arm's KL at the input as a function of its loss over the lengths; mean over the losses that both cover.",
         by_length.at_equal_loss,
     ),
+    (
+        "Rare tokens and token counts",
+        "Loss in the rarest tenth of the text; the position of a table that holds log counts and nothing else.",
+        by_length.rare_tokens,
+    ),
     ("Learning rates", "Source of packages, d 64; validation loss, nats per token.", by_length.rates),
     (
         "Each arm at its best rate",
