@@ -23,7 +23,7 @@ def test_a_cell_holds_mark_mean_and_interval_and_the_header_the_seeds() -> None:
     assert row.iloc[0] == "✓ 0.310 (0.285 to 0.335)" and row.iloc[1].startswith("✗ -0.310 (")
     claim, statistic = shown.data.index[0]
     assert claim == "C1: A tied table is nearer to an untied output table than to an input table"
-    assert statistic == "output bias of W (corrected alignment)"
+    assert statistic == "output bias of W (corrected alignment; claimed: above 0)"
 
 
 def test_the_caption_counts_and_explains_the_marks_that_are_there() -> None:

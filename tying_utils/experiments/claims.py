@@ -36,7 +36,7 @@ HEADLINES = {
 }
 # Of the table of verdicts, in the order that they have there.
 _COLUMNS = ["claim", "statistic", "corpus", "estimate", "low", "high", "seeds", "scale", "verdict", "published"]
-_COLUMNS += ["id", "unit", "null"]
+_COLUMNS += ["id", "unit", "null", "claimed"]
 
 
 def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataFrame:
@@ -44,8 +44,8 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
 
     Columns: claim, statistic (its label), corpus, estimate (mean over seeds), low, high (95 % t interval over seeds), seeds,
     scale (in words, where `results` know it), verdict, published, id (of the statistic, for code), unit (of estimate, low and
-    high) and null (the value that would be no effect). A verdict is "supported" where the interval lies on the claimed side
-    of the null, "refuted" where it lies on the other, "open" where it covers it, "" below three seeds.
+    high), null (the value that would be no effect) and claimed (the side of it). A verdict is "supported" where the interval
+    lies on the claimed side of the null, "refuted" where it lies on the other, "open" where it covers it, "" below three seeds.
 
     C1: the tied table is nearer to the untied output table. C2: output gradients dominate (C2b: Adam updates). C3: early
     layers of a tied model are further from its prediction, and contribute less. C4: a larger input scale reduces both; its

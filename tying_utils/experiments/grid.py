@@ -89,8 +89,9 @@ def grid(
     told = judged.assign(cell=[cell(row, digits) for row in records])
     if "claim" in keys:
         told["claim"] = told["claim"].map(claim)
-    if "statistic" in keys and "unit" in told:
-        told["statistic"] = told["statistic"] + " (" + told["unit"] + ")"
+    if "statistic" in keys and {"unit", "claimed"} <= {*told}:
+        side = told["claimed"] + " " + told["null"].map("{:g}".format)
+        told["statistic"] = told["statistic"] + " (" + told["unit"] + "; claimed: " + side + ")"
     titles = {}
     for value, part in told.groupby(columns, sort=False):
         name = CORPORA[str(value)].label if value in CORPORA else _head(value)

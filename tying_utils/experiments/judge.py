@@ -41,7 +41,7 @@ class Statistic:
         Keys: claim, statistic (the label), estimate (the mean), low, high (its 95 % t interval; nan for one seed), seeds (n),
         p (see `statistics.p_value`), verdict ("supported", "refuted", "equivalent", "open", or "" below three seeds,
         see `statistics.verdict`),
-        published, id, unit and null. Raises ValueError for no values, and for any that is not finite.
+        published, id, unit, null and claimed. Raises ValueError for no values, and for any that is not finite.
         """
         interval = statistics.mean_interval(values)
         return {
@@ -57,6 +57,7 @@ class Statistic:
             "id": self.id,
             "unit": self.unit,
             "null": self.null,
+            "claimed": self.claimed,
         }
 
 
