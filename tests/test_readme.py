@@ -259,7 +259,8 @@ SENTENCES = {
         "it lies {long[position][20]:.2f ci} of the way from E to U; a table of log counts alone lies at {alone:.2f}",
         "its early share is {long[early_share][0.4]:.2f} at 0.4 tokens per weight, {long[early_share][20]:.2f} at 20",
         "held at equal norm, {left[norm-match]:.0f} % of the bias remains ({rate[python]:.2f} tokens per weight)",
-        "by {long[lens_gap][20]:.2f ci} bits; at equal loss by {at_equal_loss[packages d 64]:.3f ci}",
+        "by {long[lens_gap][20]:.2f ci} bits in source code, {long_roles[lens_gap][20]:.2f ci} in the two-role language; "
+        "at equal loss by {at_equal_loss[packages d 64]:.3f ci}",
         "takes off {off_at_20:.2f}, and costs {long[scaled_loss][20]:.2f ci} nats per token",
         "| untie | {long[equal_shape][1.3]:.3f ci} at 1.3 tokens per weight |",
         "| {long[equal_shape][20]:.3f ci} at 20: unresolved |",
@@ -271,6 +272,7 @@ SENTENCES = {
         "{long[equal_shape][20]:.3f ci}, which is unresolved; in the two-role language {long_roles[equal_shape][0.13]:.3f ci} "
         "at 0.13 and nothing worth naming from 4 on",
         '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
+        "In the two-role language it is {long_roles[lens_gap][20]:.2f ci} there, supported.",
         "and late not ({long[late_share][20]:.2f})",
         "{long[scaled_loss][1.3]:.2f} nats at 1.3, {long[scaled_loss][20]:.2f ci} at 20",
         "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
@@ -339,6 +341,7 @@ SENTENCES = {
         "{share_gap[two-role]:.3f ci} in the two-role language",
     ],
     "03_tuned_lens": [
+        "in the two-role language it is above 0, {long_roles[lens_gap][20]:.3f ci}",
         "at 20 tokens per weight is unresolved, {long[lens_gap][20]:.3f ci} bits per token in source code",
         "At 20 the gap is {long[lens_gap][20]:.3f ci} bits",
         "{at_equal_loss[packages d 64]:.3f ci} bits in source code, {at_equal_loss[two-role]:.3f ci} in the two-role language",
