@@ -37,4 +37,5 @@ def front(lengths: Lengths) -> Figure:
     over_tokens(right, "position of the tied table")
     right.set_ylim(-0.08, 1.18)
     note = "The paper's models saw about 20 tokens per weight. Each point is trained to its end."
-    return style.finish(figure, poles, looks.values(), note, every=["place", "tokens_per_weight"])
+    named = poles.assign(place=poles["place"].map({place: look.label for place, look in looks.items()}))
+    return style.finish(figure, named, looks.values(), note, every=["place", "tokens_per_weight"], by="place")

@@ -64,7 +64,7 @@ def gradients(tables: Tables) -> Figure:
     """Draw Figure 4: both path gradients of the tied table, like with like and as published, and the Adam update."""
     tied = where(tables["gradients"], arm=TIED)
     figure, (left, middle, right) = style.panels(
-        TWO_COLUMNS, 2.6, "Norm of each path's", "Share of the gradient", "Share of Adam's update"
+        TWO_COLUMNS, 2.6, "Norm of each path", "Share of the gradient", "Share of Adam's update"
     )
     looks = {
         "input_norm": replace(LOOKS["input"], label="input path"),
