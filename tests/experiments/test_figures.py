@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -146,9 +147,13 @@ def test_a_colour_has_one_meaning():
 def test_what_the_verdicts_shade_is_the_side_that_the_statistics_claim():
     judged = (alignment, gradients, tuned_lens, scaling, sizes)
     sides = {statistic.id: statistic.claimed for of in judged for statistic, _ in of.evidence(synthetic())}
-    assert {name: claimed.side for name, claimed in overview.CLAIMED.items()} == {
-        name: sides[name] for name in claims.HEADLINES
-    }
+    assert [*overview.CLAIMED] == [*claims.HEADLINES]
+    shown, panels = {}, figures.draw("00_verdicts", synthetic()).axes[1::2]
+    for name, ax in zip(overview.CLAIMED, panels, strict=True):
+        shade: Any = ax.patches[0]
+        null: Any = ax.lines[-1].get_xdata()  # drawn last
+        shown[name] = "above" if (shade.get_x() + shade.get_width() / 2) > null[0] else "below"
+    assert shown == {name: sides[name] for name in claims.HEADLINES}
 
 
 def test_miniatures_carry_the_word_in_every_panel_that_shows_one():

@@ -23,17 +23,17 @@ _CLAIMS: dict[str, tuple[str, Callable[[Tables], Evidence]]] = {
 }
 CLAIMS = tuple(_CLAIMS)
 
-# The statistics that stand for the claims, by id, and what a figure calls them.
-HEADLINES = {
-    "output_bias": "C1: output bias of W",
-    "early_share": "C2: output share, early",
-    "early_update_share": "C2b: of Adam's update",
-    "lens_gap": "C3: lens KL, input (bits)",
-    "bias_per_decade": "C4: bias per decade",
-    "loss_per_decade": "C4: loss per decade",
-    "equal_shape": "C5: loss, same shape",
-    "equal_parameters": "C5: loss, same size",
-}
+# The statistics that stand for the claims, by id.
+HEADLINES = (
+    "output_bias",
+    "early_share",
+    "early_update_share",
+    "lens_gap",
+    "bias_per_decade",
+    "loss_per_decade",
+    "equal_shape",
+    "equal_parameters",
+)
 # Of the table of verdicts, in the order that they have there.
 _COLUMNS = ["claim", "statistic", "corpus", "estimate", "low", "high", "seeds", "scale", "verdict", "published"]
 _COLUMNS += ["id", "unit", "null", "claimed"]

@@ -40,8 +40,8 @@ class Statistic:
 
         Keys: claim, statistic (the label), estimate (the mean), low, high (its 95 % t interval; nan for one seed), seeds (n),
         p (see `statistics.p_value`), verdict ("supported", "refuted", "equivalent", "open", or "" below three seeds,
-        see `statistics.verdict`),
-        published, id, unit, null and claimed. Raises ValueError for no values, and for any that is not finite.
+        see `statistics.verdict`), published, id, unit, null and claimed. Raises ValueError for no values, and for any that is
+        not finite.
         """
         interval = statistics.mean_interval(values)
         return {

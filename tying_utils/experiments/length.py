@@ -20,19 +20,19 @@ from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME, Axis, Lengths
 from tying_utils.study.lengths import TOKENS_PER_WEIGHT
 
-# The statistics that stand for the claims, by id, and what a figure calls them.
-HEADLINES = {
-    "position": "C1: position of W",
-    "output_bias": "C1: output bias of W",
-    "early_share": "C2: output share, early",
-    "share_gap": "C2: the same, tied − untied",
-    "lens_gap": "C3: lens KL at the input, tied − untied",
-    "early_ablation": "C3: loss without an early block, tied − untied",
-    "scaled_bias": "C4: bias, x5 − tied",
-    "scaled_loss": "C4: loss, x5 − tied",
-    "equal_shape": "C5: loss, tied − untied",
-    "equal_parameters": "C5: the same at equal parameters",
-}
+# The statistics that stand for the claims, by id.
+HEADLINES = (
+    "position",
+    "output_bias",
+    "early_share",
+    "share_gap",
+    "lens_gap",
+    "early_ablation",
+    "scaled_bias",
+    "scaled_loss",
+    "equal_shape",
+    "equal_parameters",
+)
 FIGURES = style.Gallery()
 PLACES = {
     "packages, d 64": replace(SOURCE, label="source of packages, d 64", line="-"),

@@ -1,6 +1,6 @@
 """Notebook 00: all claims in short."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import claims, gradients, style
 from tying_utils.experiments.alignment import output_bias
+from tying_utils.experiments.grid import MARKS
 from tying_utils.experiments.judge import Side
 from tying_utils.experiments.looks import CORPORA, DARK, DOTTED, GREY, LOOKS, NO_EFFECT, PURPLE
 from tying_utils.experiments.style import TWO_COLUMNS
@@ -20,39 +21,35 @@ FIGURES = style.Gallery()
 _SHADE = "#ece7f0"
 
 
-@dataclass(frozen=True)
-class Claimed:
-    """What a headline says in words, what is measured of it with its unit, and on which side of no effect it has to lie."""
-
-    sentence: str
-    axis: str
-    side: Side = "above"
-
-
-# In the order of `claims.HEADLINES`, by id.
+# What each of `claims.HEADLINES` says in words, and what is measured of it with its unit.
 CLAIMED = {
-    "output_bias": Claimed("C1  The tied table is nearer to the output\ntable U than to the input table E",
-                           "output bias of W (corrected alignment)"),
-    "early_share": Claimed("C2  Early in training the output path has\nthe larger gradient",
-                           "output share of the gradient norm (fraction)"),
-    "early_update_share": Claimed("C2b  … and the larger part of Adam's update",
-                                  "output share of the update norm (fraction)"),
-    "lens_gap": Claimed("C3  Early layers of a tied model are further\nfrom its prediction",
-                        "lens KL at the input, tied − untied (bits per token)"),
-    "bias_per_decade": Claimed("C4  A larger input scale reduces the bias",
-                               "output bias per decade of scale (corrected alignment)", "below"),
-    "loss_per_decade": Claimed("C4  … and costs loss", "loss per decade of scale (nats per token)"),
-    "equal_shape": Claimed("C5  A tied model of equal shape has more loss",
-                           "loss, tied − untied (nats per token)"),
-    "equal_parameters": Claimed("C5  … and so has one of equal parameters",
-                                "loss, tied − untied (nats per token)"),
-}  # fmt: skip
-# Mark and colour of each verdict; without one (too few seeds) a row has neither.
+    "output_bias": (
+        "C1  The tied table is nearer to the output\ntable U than to the input table E",
+        "output bias of W (corrected alignment)",
+    ),
+    "early_share": (
+        "C2  Early in training the output path has\nthe larger gradient",
+        "output share of the gradient norm (fraction)",
+    ),
+    "early_update_share": ("C2b  … and the larger part of Adam's update", "output share of the update norm (fraction)"),
+    "lens_gap": (
+        "C3  Early layers of a tied model are further\nfrom its prediction",
+        "lens KL at the input, tied − untied (bits per token)",
+    ),
+    "bias_per_decade": (
+        "C4  A larger input scale reduces the bias",
+        "output bias per decade of scale (corrected alignment)",
+    ),
+    "loss_per_decade": ("C4  … and costs loss", "loss per decade of scale (nats per token)"),
+    "equal_shape": ("C5  A tied model of equal shape has more loss", "loss, tied − untied (nats per token)"),
+    "equal_parameters": ("C5  … and so has one of equal parameters", "loss, tied − untied (nats per token)"),
+}
+# Colour and weight of each verdict; without one (too few seeds) a row has no mark either.
 _VERDICTS = {
-    "supported": ("✓", DARK, "bold"),
-    "refuted": ("✗", "#cc3311", "bold"),
-    "equivalent": ("≈", PURPLE, "normal"),
-    "open": ("?", GREY, "normal"),
+    "supported": (DARK, "bold"),
+    "refuted": ("#cc3311", "bold"),
+    "equivalent": (PURPLE, "normal"),
+    "open": (GREY, "normal"),
 }
 
 
@@ -95,9 +92,9 @@ def verdicts(tables: Tables) -> Figure:
     height = (0.36 + 0.13 * max(2, len(corpora))) * len(CLAIMED) + 0.5
     figure = style.Picture(figsize=(TWO_COLUMNS, height), layout="constrained")
     words, panels = figure.subplots(len(CLAIMED), 2, width_ratios=(1, 1.25)).T
-    for beside, ax, (name, claimed) in zip(words, panels, CLAIMED.items(), strict=True):
+    for beside, ax, (name, (sentence, axis)) in zip(words, panels, CLAIMED.items(), strict=True):
         beside.set_axis_off()
-        beside.text(0, 0.5, claimed.sentence, va="center", transform=beside.transAxes)
+        beside.text(0, 0.5, sentence, va="center", transform=beside.transAxes)
         rows = where(table, id=name)
         for place, corpus in enumerate(corpora):
             for row in where(rows, corpus=corpus).to_dict("records"):
@@ -105,11 +102,12 @@ def verdicts(tables: Tables) -> Figure:
                 if row["seeds"] > 2:  # an interval of two would set the scale alone
                     ax.plot([row["low"], row["high"]], [place, place], color=look.colour, linewidth=1.2)
                 ax.plot(row["estimate"], place, markersize=4.5, zorder=3, **look.mark)
-                mark, colour, weight = _VERDICTS.get(row["verdict"], ("", GREY, "normal"))
-                said = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7, "color": colour}
-                ax.text(1.02, place, f"{mark} {row['verdict']}", fontweight=weight, **said)
-        _claimed_side(ax, rows["null"].iloc[0], claimed.side)
-        ax.set(xlabel=claimed.axis, ylim=(len(corpora) - 0.4, -0.6), yticks=[])
+                if row["verdict"]:
+                    colour, weight = _VERDICTS[row["verdict"]]
+                    said = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7, "color": colour}
+                    ax.text(1.02, place, f"{MARKS[row['verdict']]} {row['verdict']}", fontweight=weight, **said)
+        _claimed_side(ax, rows["null"].iloc[0], rows["claimed"].iloc[0])
+        ax.set(xlabel=axis, ylim=(len(corpora) - 0.4, -0.6), yticks=[])
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(visible=False, axis="y")
     shade = Patch(color=_SHADE, label="claimed side")

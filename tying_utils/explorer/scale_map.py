@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from matplotlib import colormaps
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
+from matplotlib.colors import Normalize, to_hex
 
-from tying_utils.experiments.looks import BLUE, GREY, ORANGE, PURPLE
+from tying_utils.experiments.looks import GREY, LEANING, PURPLE
 from tying_utils.study.sweep import ORDINARY, Scales, Sweep
 
 BIAS, LOSS = MAPPED = ("output bias", "loss")
-_LEAN = LinearSegmentedColormap.from_list("lean", [BLUE, "white", ORANGE])  # towards E, level, towards U
 _LIGHT = 0.7  # how much of a colour is used: black words stay legible on it
 
 
@@ -71,7 +70,7 @@ class ScaleMap:
         most, least = max(values.values()), min(values.values())
         if what == BIAS:
             most = max(most, -least)
-            colours, scale = _LEAN, Normalize(-most / _LIGHT, most / _LIGHT)
+            colours, scale = LEANING, Normalize(-most / _LIGHT, most / _LIGHT)
         else:
             colours, scale = colormaps["Greys"], Normalize(least, least + (most - least) / 0.5)
         for (a, b), cell in self.cells.items():

@@ -38,11 +38,10 @@ def write(repo: str, root: Path | None = None) -> list[Path]:
         changed += _rewrite_book(book, repo)
     first = root / "notebooks" / "start_here.ipynb"
     line = f"[![Open in Colab]({_IMAGE})]({_colab(repo, first)}) or [any notebook](https://colab.research.google.com/github/{repo})\n"
-    told = _rewrite(
+    changed += _rewrite(
         root / "README.md",
         lambda text: _CLONE.sub(f"git clone https://github.com/{repo} ", _README.sub(rf"\g<1>{line}\g<2>", text)),
     )
-    changed += told
     return changed
 
 

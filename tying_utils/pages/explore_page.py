@@ -52,7 +52,7 @@ def write(page: Path, profile: str = "laptop") -> None:
 
     swept = [Sweep.of(sweep.study(profile, corpus)) for corpus in sweep.corpora(profile)]
     charts = {f"{of.corpus}-{name}": chart.to_dict() for of in swept for name, chart in _charts(of).items()}
-    scripts = vl_convert.javascript_bundle(vl_version=".".join(version[:2]))  # type: ignore[call-arg]  # not so in its stub
+    scripts = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed", ".".join(version[:2]))
     text = Template(_TEMPLATE.read_text(encoding="utf-8"), autoescape=False).render(
         pictures=_PICTURES,
         words=_words(swept),
