@@ -74,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gpu.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the command itself at a small size")
     words = "for what is found: empty or not there"
     gpu.add_argument("--out", type=Path, default=Path("gpu-check"), metavar="FOLDER", help=words)
-    words = "turn such a folder into data/results/gpu and rows of the benchmarks' table, in place of a check"
-    gpu.add_argument("--read", type=Path, metavar="FOLDER", help=words)
+    words = "ask for the claims alone, with models of these seeds: a further check, beside others of that card or on another"
+    gpu.add_argument("--seeds", type=int, nargs="+", metavar="N", help=words)
+    words = "turn such folders, of one card, into data/results/gpu and rows of the benchmarks' table, in place of a check"
+    gpu.add_argument("--read", type=Path, nargs="+", metavar="FOLDER", help=words)
     evaluate = command("evaluate", _evaluate, "let runs and checkpoints answer downstream tasks; needs the extra `eval`")
     words = (
         "a name, and the folder of a run or checkpoint or a hub id (another revision: ID@REVISION); may be given several times"
@@ -222,13 +224,13 @@ def _gpu(options: argparse.Namespace) -> int:
     if options.read:
         from tying_utils.card.read import read
 
-        for path in read(options.read):
+        for path in read(*options.read):
             say(path)
         return 0
     sys.dont_write_bytecode = True
     from tying_utils.card.command import check
 
-    return check(options.minutes, options.device, options.out)
+    return check(options.minutes, options.device, options.out, options.seeds)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

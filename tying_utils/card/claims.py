@@ -3,7 +3,7 @@
 import functools
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,8 +66,8 @@ class Text:
         self._child.wait()
 
 
-def tasks(setting: Setting, plan: Plan, text: Text) -> Iterator[Task]:
-    """Yield what the text is, the size that fits, then a run with its tables at a time."""
+def tasks(setting: Setting, plan: Plan, text: Text, seeds: Sequence[int] | None = None) -> Iterator[Task]:
+    """Yield what the text is, the size that fits, then a run with its tables at a time: of `seeds`, by default five."""
     state: dict[str, Any] = {"untied": {}, "seconds": 0.0}
 
     def prepared() -> dict[str, Any]:
@@ -86,8 +86,7 @@ def tasks(setting: Setting, plan: Plan, text: Text) -> Iterator[Task]:
     yield Task("size", sized)
     if "config" not in state:
         return
-    seeds = range(1 if setting.smoke else 5)
-    for seed, arm in ((seed, arm) for seed in seeds for arm in ARMS):
+    for seed, arm in ((seed, arm) for seed in seeds or range(1 if setting.smoke else 5) for arm in ARMS):
         # What the longest run so far took, with a margin; a run that would be cut off is not begun.
         seconds = 1.1 * state["seconds"]
         yield Task(f"{arm}, seed {seed}", functools.partial(run, setting, state, arm, seed), seconds=seconds)

@@ -8,6 +8,8 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,18 @@ PARTS = {"facts": 0.06, "correct": 0.34, "fast": 0.56, "claims": 0.97}
 _GRACE = 15.0  # seconds after the last minute, from which on a call into a library counts as one that never returns
 
 
-def check(minutes: float, device: str, folder: Path) -> int:
+def check(minutes: float, device: str, folder: Path, seeds: Sequence[int] | None = None) -> int:
     """Run all parts on `device` within `minutes` into `folder` and print the summary last; return 1 if anything failed, else 0.
 
-    Nothing is written elsewhere. Raises ValueError, before anything is written, for less than a minute, a device that is not
-    there, and a folder that cannot be written or holds results.
+    With `seeds` the claims alone are asked for, with those. Nothing is written elsewhere. Raises ValueError, before anything is
+    written, for less than a minute, a seed below 0, a device that is not there, and a folder that cannot be written or holds
+    results.
     """
     began = time.monotonic()
     if not 1 <= minutes <= 24 * 60:
         raise ValueError(f"--minutes: a number from 1 to 1440 is needed, got {minutes:g}")
+    if seeds and min(seeds) < 0:
+        raise ValueError(f"--seeds: numbers from 0 on are needed, got {min(seeds)}")
     if device not in ("cuda", "cpu"):
         raise ValueError(f"--device: 'cuda' or 'cpu' is needed, got {device!r}")
     if device == "cpu":  # so that no part uses a card that is there
@@ -45,7 +50,7 @@ def check(minutes: float, device: str, folder: Path) -> int:
     # Whatever ends a job tells it so first: what was found by then is summed up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _parts(minutes, torch.device(device), folder, began)
+        return _parts(minutes, torch.device(device), folder, began, seeds)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -80,7 +85,7 @@ def _keep_inside(scratch: Path) -> None:
     warnings.filterwarnings("ignore")  # of deprecations in libraries: what matters here is raised or measured
 
 
-def _parts(minutes: float, device: Any, folder: Path, began: float) -> int:
+def _parts(minutes: float, device: Any, folder: Path, began: float, seeds: Sequence[int] | None = None) -> int:
     from transformers.utils import logging
 
     from tying_utils.card import claims, correct, facts, fast, summary
@@ -114,7 +119,9 @@ def _parts(minutes: float, device: Any, folder: Path, began: float) -> int:
     last.start()
     try:
         parts = {"facts": facts.tasks(setting), "correct": correct.tasks(setting), "fast": fast.tasks(setting)}
-        for name, tasks in {**parts, "claims": claims.tasks(setting, plan, text)}.items():
+        if seeds:
+            parts = {"facts": islice(parts["facts"], 1)}  # which machine it is
+        for name, tasks in {**parts, "claims": claims.tasks(setting, plan, text, seeds)}.items():
             plan.part(name, PARTS[name], tasks)
     finally:  # also where it is interrupted
         last.cancel()

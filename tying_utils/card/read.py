@@ -18,24 +18,16 @@ TABLES = ("losses", "share", "alignment", "lens")  # of the claims
 _COLUMNS = ["part", "task", "outcome", "difference", "tolerance", "seconds", "reason"]
 
 
-def read(folder: Path) -> list[Path]:
-    """Write the tables of the check in `folder`, and what benchmarks/README.md shows of them; return the files written.
+def read(first: Path, *more: Path) -> list[Path]:
+    """Write the tables of the checks in these folders, and what benchmarks/README.md shows of them; return the files written.
 
-    Raises ValueError where `folder` holds no results, none that names its machine, or those of a trial without a card.
+    Of what several have done the first counts. Raises ValueError where a folder holds no results, none that names its machine,
+    or those of a trial without a card, and where two are of different cards or sizes of model.
     """
-    records = plan.read(folder)
-    machine: Record = next((record for record in records if (record["part"], record["task"]) == ("facts", "machine")), {})
-    named = all(isinstance(machine.get(name), str) for name in ("card", "torch", "python"))
-    if machine.get("outcome") != plan.MEASURED or not named or "cores" not in machine:
-        raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
-    if "capability" not in machine:
-        raise ValueError(f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing")
-    try:
-        summary.lines(records)
-        if len(losses := summary.tables(records, "losses")):
-            losses[["arm", "seed", "d_model", "n_layers", "tokens_per_weight", "validation_loss"]].astype({"seed": int})
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"FOLDER: {folder} holds records that no check writes ({type(error).__name__}: {error})") from error
+    records = _sound(first)
+    for folder in more:
+        records = _joined(records, _sound(folder), folder)
+    machine = _task(records, "facts", "machine")
     store, written = TableStore(paths.results("gpu")), []
     card, seconds = machine["card"], sum(record["seconds"] for record in records)
     facts = {name: value for name, value in machine.items() if name not in ("part", "task", "outcome", "seconds")}
@@ -60,6 +52,40 @@ def read(folder: Path) -> list[Path]:
         written.append(suite.keep("ratios", pd.DataFrame(rows), seconds))
     report.refresh_documents(report.PROFILE)
     return written
+
+
+def _task(records: list[Record], part: str, task: str) -> Record:
+    return next((record for record in records if (record["part"], record["task"]) == (part, task)), {})
+
+
+def _sound(folder: Path) -> list[Record]:
+    """Return the records in `folder`, of a card and as a check writes them; see `read`."""
+    records = plan.read(folder)
+    machine = _task(records, "facts", "machine")
+    named = all(isinstance(machine.get(name), str) for name in ("card", "torch", "python"))
+    if machine.get("outcome") != plan.MEASURED or not named or "cores" not in machine:
+        raise ValueError(f"FOLDER: {folder} does not say which machine it was; run `tying-utils gpu` again")
+    if "capability" not in machine:
+        raise ValueError(f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing")
+    try:
+        summary.lines(records)
+        if len(losses := summary.tables(records, "losses")):
+            losses[["arm", "seed", "d_model", "n_layers", "tokens_per_weight", "validation_loss"]].astype({"seed": int})
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"FOLDER: {folder} holds records that no check writes ({type(error).__name__}: {error})") from error
+    return records
+
+
+def _joined(records: list[Record], more: list[Record], folder: Path) -> list[Record]:
+    """Return `records` with what `more` has done and they have not. Raises ValueError where that does not go together."""
+    alike = {("facts", "machine"): ("card",), ("claims", "size"): ("d", "layers", "steps", "tokens_per_step")}
+    done, new = ({(r["part"], r["task"]): r for r in some if r["outcome"] != plan.LEFT_OUT} for some in (records, more))
+    for task in done.keys() & new.keys() & alike.keys():
+        one, other = ({name: record.get(name) for name in alike[task]} for record in (done[task], new[task]))
+        if one != other:
+            raise ValueError(f"FOLDER: {folder} has {other}, the first {one}; read checks of one card and one size together")
+    added = {task: record for task, record in new.items() if task not in done}
+    return [record for record in records if (record["part"], record["task"]) not in added] + [*added.values()]
 
 
 def _of(manifest: dict[str, Any], facts: dict[str, Any], there: list[str]) -> None:
