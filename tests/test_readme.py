@@ -24,7 +24,7 @@ from transformers import TrainingArguments
 from tying_utils import models
 from tying_utils.__main__ import main
 from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT
-from tying_utils.experiments import length, places, position, published, real, remedies, remedies_by_length
+from tying_utils.experiments import length, on_card, places, position, published, real, remedies, remedies_by_length
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
@@ -220,6 +220,8 @@ def numbers(results: Results) -> dict[str, Any]:
         at = int(words) if words.isdigit() else words  # as a format's index is read
         group = {"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")
         made[group].setdefault(name, {})[at] = seeds(part["value"])
+    card = on_card.verdicts(on_card.found()[1], long).set_index("id")
+    made["card"] = {name: Seeds(row["estimate"], row["low"], row["high"], row["seeds"]) for name, row in card.iterrows()}
     made["alone"] = position.positions(long["poles"]).query(
         "corpus == 'packages' and d_model == 64 and arm == 'log count' and tokens_per_weight == 20"
     )
@@ -257,13 +259,14 @@ HOW_LONG = "saw {rate[python]:.2f} tokens per weight ({steps[python]} steps; two
 SENTENCES = {
     "README.md": [
         "it lies {long[position][20]:.2f ci} of the way from E to U; a table of log counts alone lies at {alone:.2f}",
-        "its early share is {long[early_share][0.4]:.2f} at 0.4 tokens per weight, {long[early_share][20]:.2f} at 20",
+        "its early share is {long[early_share][0.4]:.2f} at 0.4 tokens per weight, {long[early_share][20]:.2f} at 20; card: "
+        "{card[early_share]:.2f} at 20",
         "held at equal norm, {left[norm-match]:.0f} % of the bias remains ({rate[python]:.2f} tokens per weight)",
-        "by {long[lens_gap][20]:.2f ci} bits in source code, {long_roles[lens_gap][20]:.2f ci} in the two-role language; "
-        "at equal loss by {at_equal_loss[packages d 64]:.3f ci}",
+        "card: by {card[lens_gap]:.2f ci} bits; two-role language: {long_roles[lens_gap][20]:.2f ci}; half a million weights: "
+        "{long[lens_gap][20]:.2f ci}, at equal loss {at_equal_loss[packages d 64]:.3f ci}",
         "takes off {off_at_20:.2f}, and costs {long[scaled_loss][20]:.2f ci} nats per token",
         "| untie | {long[equal_shape][1.3]:.3f ci} at 1.3 tokens per weight |",
-        "| {long[equal_shape][20]:.3f ci} at 20: unresolved |",
+        "card: {card[equal_shape]:.3f ci} at 20; half a million weights: {long[equal_shape][20]:.3f ci}, unresolved |",
         "| untie | {rarest[tied]:.2f ci} on the rarest tenth, at 20 |",
         "with {seeds_at_20} seeds",
     ],
@@ -274,6 +277,9 @@ SENTENCES = {
         '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
         "In the two-role language it is {long_roles[lens_gap][20]:.2f ci} there, supported.",
         "and late not ({long[late_share][20]:.2f})",
+        "tying costs {card[equal_shape]:.3f ci} nats at equal shape, and the lens gap is {card[lens_gap]:.3f ci} bits. The "
+        "early output share is {card[early_share]:.3f ci}, not {long[early_share][20]:.2f} as at d 64, and much the same in "
+        "the untied arm ({card[share_gap]:.3f} less)",
         "{long[scaled_loss][1.3]:.2f} nats at 1.3, {long[scaled_loss][20]:.2f ci} at 20",
         "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
         "nats, the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; "
@@ -313,8 +319,10 @@ SENTENCES = {
     "00_overview": [
         "The output path's share of the early gradient falls to {long[early_share][20]:.3f ci}",
         "has grown to {long[scaled_loss][20]:.3f ci} nats per token",
-        "What tying costs at equal shape is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight, and unresolved at "
-        "20: {long[equal_shape][20]:.3f ci}",
+        "What tying costs at equal shape is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight; at 20 it is "
+        "unresolved at half a million weights, {long[equal_shape][20]:.3f ci}, and {card[equal_shape]:.3f ci} at two million",
+        "tying costs {card[equal_shape]:.3f ci} nats, and the embedding is further from the prediction by "
+        "{card[lens_gap]:.3f ci} bits. The early output share is {card[early_share]:.3f ci}",
         "the tied model is {rarest[tied]:.3f} nats behind on the rarest tenth",
         "{rarest[input x5]:.3f} nats on the rarest tenth",
         HOW_LONG,
@@ -329,7 +337,9 @@ SENTENCES = {
     ],
     "02_gradient_dominance": [
         "with both at equal norm {left[norm-match]:.0f} % of it remains",
-        "After 20 tokens per weight the early share is {long[early_share][20]:.3f ci}",
+        "After 20 tokens per weight the early share is {long[early_share][20]:.3f ci}, hardly more than one half; in a model "
+        "four times as large, in larger batches, {card[early_share]:.3f ci}",
+        "the early share is {card[early_share]:.3f ci} at 20, and the untied model's {card[share_gap]:.3f} less",
         "On Python source {left[norm-match]:.0f} % of the bias remains at equal norm",
         "in the first quarter alone takes off {part[early x5]:.2f} of what it takes off throughout",
         "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
@@ -342,7 +352,9 @@ SENTENCES = {
     ],
     "03_tuned_lens": [
         "in the two-role language it is above 0, {long_roles[lens_gap][20]:.3f ci}",
-        "at 20 tokens per weight is unresolved, {long[lens_gap][20]:.3f ci} bits per token in source code",
+        "in source code {long[lens_gap][20]:.3f ci} bits per token at half a million weights, unresolved, and "
+        "{card[lens_gap]:.3f ci} at two million",
+        "at two million weights, on a card, it is {card[lens_gap]:.3f ci}",
         "At 20 the gap is {long[lens_gap][20]:.3f ci} bits",
         "{at_equal_loss[packages d 64]:.3f ci} bits in source code, {at_equal_loss[two-role]:.3f ci} in the two-role language",
         HOW_LONG,
@@ -392,7 +404,10 @@ SENTENCES = {
         "{grid[python][least]:.2f} to {grid[python][most]:.1f}, in the two-role language about {rate[two-role]:.1f})",
     ],
     "11_transfer": ["({rate[python]:.2f} tokens per weight, two-role language {rate[two-role]:.1f})"],
-    "12_should_you_tie": ["Gaps are from {grid[python][least]:.2f} to 20 tokens per weight"],
+    "12_should_you_tie": [
+        "Gaps are from {grid[python][least]:.2f} to 20 tokens per weight",
+        "the overall gap is small, {card[equal_shape]:.3f ci} nats where it can be told",
+    ],
 }
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ runpy.run_module("tying_utils", run_name="__main__", alter_sys=True)
 """
 
 
-def started(folder: Path, hidden: str, minutes: int) -> subprocess.Popen[str]:
+def started(folder: Path, hidden: str, minutes: int, more: Sequence[str] = ()) -> subprocess.Popen[str]:
     """The command in a folder of its own, from the checkout alone."""
     folder.mkdir()
-    options = ["--device", "cpu", "--out", "out", "--minutes", str(minutes)]
+    options = ["--device", "cpu", "--out", "out", "--minutes", str(minutes), *more]
     command = [sys.executable, "-c", HIDING, hidden, "gpu", *options]
     (folder / "home").mkdir()
     inside = {name: str(folder / "home") for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
@@ -119,6 +119,7 @@ def test_a_check_that_is_told_to_stop_sums_up_what_it_has(tmp_path):
         (("--minutes", "0.5"), "--minutes: a number from 1 to 1440 is needed, got 0.5"),
         (("--minutes", "nan"), "--minutes: a number from 1 to 1440 is needed, got nan"),
         (("--device", "tpu"), "--device: 'cuda' or 'cpu' is needed, got 'tpu'"),
+        (("--seeds", "2", "-1"), "--seeds: numbers from 0 on are needed, got -1"),
         ((), "--device: no CUDA device"),
     ],
 )
@@ -167,9 +168,7 @@ def test_results_of_a_card_become_tables_and_rows_of_the_benchmarks(checked, tmp
     ratios = pd.read_csv(results / "benchmarks" / "ratios.csv")
     assert set(ratios["device"]) == {"Example Card"} and not ratios.duplicated().any()
     words = costs.card()
-    assert "Example Card" in words and "nan" not in words
-    bias = summary.tables(records, "alignment").query("arm == 'tied' and target == 'tied'").set_index("source")
-    assert f"tied {bias['corrected']['output'] - bias['corrected']['input']:.2f} (one seed)" in words
+    assert "Example Card" in words and "tokens per weight in batches of 256, float32, 1 seed)" in words
 
 
 def written_by_hand(folder: Path, *others: dict[str, Any]) -> Path:
@@ -218,6 +217,49 @@ def test_a_second_card_leaves_nothing_of_the_first_and_no_row_takes_the_place_of
     assert sorted(path.name for path in (results / "gpu").glob("*.csv")) == ["checks.csv", "rates.csv"]
     assert set(json.loads((results / "gpu" / "manifest.json").read_text())["tables"]) == {"checks", "rates"}
     assert set(pd.read_csv(results / "benchmarks" / "ratios.csv")["device"]) == {"Example Card"}
+
+
+def test_seeds_ask_for_the_claims_alone(tmp_path):
+    child = started(tmp_path / "seeds", "-", minutes=1, more=("--seeds", "3", "4"))
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err[-2000:]
+    records = plan.read(tmp_path / "seeds" / "out")
+    assert [record["task"] for record in records if record["part"] == "facts"] == ["machine"]
+    assert {record["part"] for record in records} == {"facts", "claims"}
+    runs = [record["task"] for record in records if "seed" in record["task"]]
+    assert runs[0] == "untied, seed 3" and runs[-1].endswith("seed 4") and len(runs) == 6
+    losses = summary.tables(records, "losses")
+    assert set(losses["seed"]) <= {3, 4} and 3 in set(losses["seed"])
+    assert not any(line.startswith("correct") for line in out.splitlines()[-8:])
+
+
+def test_checks_of_one_card_are_read_together_and_the_first_counts(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(read.report, "refresh_documents", lambda profile: None)
+    loss = {"arm": "untied", "seed": 1, "d_model": 8, "n_layers": 1, "tokens_per_weight": 1.0, "validation_loss": 3.0}
+    of_run = {"weights": 80, "tokens_per_weight": 1.0, "steps": 5, "tokens_per_step": 16}
+    size = {"part": "claims", "task": "size", "d": 8, "layers": 1, **of_run}
+    again = {"part": "claims", "task": "untied, seed 0", "tables": {"losses": [loss | {"seed": 0}]}}
+    second = {"part": "claims", "task": "untied, seed 1", "tables": {"losses": [loss]}}
+    late = {"part": "claims", "task": "untied, seed 1", "outcome": LEFT_OUT, "reason": "no time"}
+    one = written_by_hand(tmp_path / "one", size, late)
+    two = written_by_hand(tmp_path / "two", size, again, second)
+    read.read(one, two)
+    losses = pd.read_csv(home / "data" / "results" / "gpu" / "losses.csv").set_index("seed")["validation_loss"]
+    assert losses.to_dict() == {0: 2.0, 1: 3.0}
+    checks = pd.read_csv(home / "data" / "results" / "gpu" / "checks.csv")
+    assert not checks.duplicated(["part", "task"]).any() and LEFT_OUT not in set(checks["outcome"])
+    bare = written_by_hand(tmp_path / "bare", second)  # it says nothing of a size: nothing speaks against it
+    assert len(read.read(one, bare)) == 4
+    before = {path: path.read_bytes() for path in (home / "data").rglob("*.csv")}
+    for name, other, words in (
+        ("shorter", size | {"steps": 4}, "'steps': 4"),
+        ("another", {"part": "facts", "task": "machine", "card": "Other Card"}, "Other Card"),
+    ):
+        with pytest.raises(ValueError, match=f"FOLDER: .*{name} has .*{words}.*one card and one size together"):
+            read.read(one, written_by_hand(tmp_path / name, size, other))
+    with pytest.raises(ValueError, match="FOLDER: .*empty holds no results"):
+        read.read(one, tmp_path / "empty")
+    assert before == {path: path.read_bytes() for path in (home / "data").rglob("*.csv")}, "nothing was written"
 
 
 # A call that no signal ends, as one that waits for a card: the alarm is blocked in the thread that would hear it.

@@ -98,10 +98,11 @@ def _of(manifest: dict[str, Any], facts: dict[str, Any], there: list[str]) -> No
 
 
 def _rates(records: list[Record]) -> pd.DataFrame:
-    """Return what was measured as numbers alone, a row each: matrix and copy rates, and what has no ratio of its own."""
+    """Return what was measured as numbers alone, a row each: rates, what has no ratio of its own, and the models' size."""
     rows = []
     for record in records:
-        if record["outcome"] == plan.MEASURED and record["part"] in ("facts", "fast") and record["task"] != "machine":
+        of_part = record["part"] in ("facts", "fast") and record["task"] != "machine"
+        if record["outcome"] == plan.MEASURED and (of_part or record["task"] == "size"):
             labels = {"part": record["part"], "task": record["task"]}
             numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "seconds"}
             rows += [{**labels, "what": name, "value": value} for name, value in numbers.items()]

@@ -6,7 +6,7 @@ Nothing is fitted and nothing is extrapolated: a gap is shown as it was measured
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,17 @@ def _of_lengths(lengths: Tables) -> Iterator[pd.DataFrame]:
             yield _of_table(part).assign(tokens_per_weight=part["tokens_per_weight"].iloc[0])
 
 
+def _of_card(tables: Mapping[str, pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    if "losses" in tables:
+        losses, one = tables["losses"], tables["losses"].iloc[0]
+        weights, loss = losses.groupby("arm")["parameters"].first(), losses.set_index(["arm", "seed"])["validation_loss"]
+        table = weights[UNTIED] - weights[TIED]
+        labels: dict[str, Any] = {name: one[name] for name in ("corpus", "d_model", "n_layers", "tokens_per_weight")}
+        labels |= {"vocab_size": table // one["d_model"], "parameters": weights[UNTIED], "share": 2 * table / weights[UNTIED]}
+        gaps = (loss[TIED] - loss[UNTIED]).dropna().rename("equal_shape").reset_index()
+        yield gaps.assign(**labels, equal_parameters=np.nan, larger="")
+
+
 def _of_results(results: Results) -> Iterator[pd.DataFrame]:
     for study in results.studies.values():
         config = study.profile.config(UNTIED, study.profile.seeds[0])
@@ -90,7 +101,7 @@ def _judged(gaps: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def measured(results: Results, lengths: Tables) -> pd.DataFrame:
+def measured(results: Results, lengths: Tables, card: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
     """Return every measured loss gap, tied minus untied in nats per token: a row per place, length of training and budget.
 
     Columns: corpus, vocab_size, d_model, n_layers, tokens_per_weight, parameters and share (of the untied model's weights, in
@@ -99,9 +110,9 @@ def measured(results: Results, lengths: Tables) -> pd.DataFrame:
     `judge.Statistic`; within 0.02 nats is not worth naming).
 
     results: tables sizes, and those of the grid where a corpus has them. lengths: the table losses of the axis of length, if
-    it is there.
+    it is there. card: tables of models that a card has trained (`on_card.found`), of which the losses count.
     """
-    return _judged(pd.concat([*_of_lengths(lengths), *_of_results(results)], ignore_index=True))
+    return _judged(pd.concat([*_of_lengths(lengths), *_of_card(card or {}), *_of_results(results)], ignore_index=True))
 
 
 def rare(lengths: Lengths) -> pd.DataFrame:

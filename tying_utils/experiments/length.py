@@ -167,12 +167,16 @@ def headlines(lengths: Lengths) -> pd.DataFrame:
                 "trend": trend(own, last["null"], own["statistic"].iloc[0].smallest)["trend"],
             }
         )
-    frame = pd.DataFrame(rows)
-    frame["p_holm"] = statistics.holm(frame["p"])
-    fragile = (frame["p_holm"] >= 0.05) & frame["verdict"].isin(["supported", "refuted"])
-    frame["verdict"] = frame["verdict"].mask(fragile, "open")
+    frame = together(pd.DataFrame(rows))
     order = {name: number for number, name in enumerate(HEADLINES)}
     return frame.sort_values("id", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def together(frame: pd.DataFrame) -> pd.DataFrame:
+    """Judge rows of `Statistic.row` together: with p_holm, and "open" where one does not stay supported or refuted."""
+    adjusted = frame.assign(p_holm=statistics.holm(frame["p"]))
+    fragile = (adjusted["p_holm"] >= 0.05) & frame["verdict"].isin(["supported", "refuted"])
+    return adjusted.assign(verdict=frame["verdict"].mask(fragile, "open"))
 
 
 def over_tokens(ax: Axes, ylabel: str, lengths: Iterable[float] = TOKENS_PER_WEIGHT) -> None:

@@ -3,11 +3,13 @@
 from typing import Any
 
 from tying_utils.base.names import EQUAL, PYTHON, SECOND_START, TIED, UNTIED, WIKITEXT, scaled
-from tying_utils.experiments import claims, length, position, remedies_by_length
+from tying_utils.experiments import claims, length, on_card, position, remedies_by_length
 from tying_utils.experiments.tables import where
 from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
 from tying_utils.study.axis import Lengths
 from tying_utils.study.study import Results
+
+SMALL = "packages, d 64"
 
 
 def verdicts(results: Results) -> str:
@@ -37,6 +39,21 @@ def every_length(results: Results) -> str:
     lengths = [f"{tokens} tokens per weight" for tokens in frame["column"].unique()]
     rows = spread(frame, ["place", "claim", "statistic"], "column", lambda row: f"{judged(row)}, n = {row['seeds']}")
     return table(f"Trained on | Claim | Statistic | {' | '.join(lengths)}", rows)
+
+
+def on_a_card(results: Results) -> str:
+    """Return the headlines of what a card has trained, beside those of the axis of length at the same length."""
+    machine, tables = on_card.found()
+    judgements = on_card.verdicts(tables, lengths := Lengths())
+    if judgements.empty:
+        return "Nothing was trained on a card yet."
+    beside = where(length.headlines(lengths), place=SMALL).set_index("id")
+    rows = [
+        (row["claim"], row["statistic"], f"{judged(row)}, n = {row['seeds']}", judged(beside.loc[row["id"]]))
+        for row in judgements.to_dict("records")
+    ]
+    words = f"{machine['card']}: source of packages, {on_card.condition(machine, tables)}."
+    return f"{words}\n\n{table(f'Claim | Statistic | On a card | {length.PLACES[SMALL].label}', rows)}"
 
 
 def trends(results: Results) -> str:

@@ -6,7 +6,8 @@ import pandas as pd
 
 from tying_utils.base import paths
 from tying_utils.base.table_store import TableStore
-from tying_utils.experiments import alignment
+from tying_utils.experiments import on_card
+from tying_utils.experiments.tables import where
 from tying_utils.pages import markdown
 
 
@@ -54,19 +55,16 @@ def _slope(row: Any) -> str:
 
 def card() -> str:
     """Return what was found on a card, where a check of one has been read."""
-    store = TableStore(paths.results("gpu"))
-    tables = _stored(store, "checks", "losses", "alignment")
-    if "checks" not in tables or store.manifest is None:
+    machine, tables = on_card.found()
+    if "checks" not in tables or not machine:
         return "Nothing here was run on a card yet: every number of these pages is of a CPU."
-    machine, checks = store.manifest["machine"], tables["checks"]
+    checks, rates = tables["checks"], tables.get("rates", pd.DataFrame(columns=["what", "task", "value"]))
     words = ", ".join(f"{n} {outcome}" for outcome, n in checks.query("part == 'correct'")["outcome"].value_counts().items())
     lines = [f"- **{machine['card']}**, driver {machine.get('driver', 'none')}, torch {machine['torch']}. Checks: {words}."]
+    flops = where(rates, what="flops_per_s").set_index("task")["value"] / 1e12
+    if shown := [f"{str(task).removeprefix('matrix rate, ')} {rate:,.0f}" for task, rate in flops.items()]:
+        lines.append(f"- Matrix products, TFLOP/s: {', '.join(shown)}.")
     if "losses" in tables:
-        losses, one = tables["losses"], tables["losses"].iloc[0]
-        arms = [f"{arm} {markdown.mean(own['validation_loss'])}" for arm, own in losses.groupby("arm", sort=False)]
-        size = f"d {one['d_model']}, {one['n_layers']} layers, {one['tokens_per_weight']:.2g} tokens per weight"
-        lines.append(f"- Validation loss ({size}, {losses['seed'].nunique()} seeds): {'; '.join(arms)}.")
-    if "alignment" in tables:
-        bias = alignment.output_bias(tables["alignment"]).groupby("arm", sort=False)["output_bias"]
-        lines.append(f"- Output bias, corrected: {'; '.join(f'{arm} {markdown.mean(values)}' for arm, values in bias)}.")
+        what = on_card.condition(machine, tables)
+        lines.append(f"- What the claims say there ({what}): [RESULTS](../RESULTS.md#the-claims-on-a-card).")
     return "\n".join(lines)

@@ -212,6 +212,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
         by_length.verdicts,
     ),
     (
+        "The claims on a card",
+        "Pairs of models that `tying-utils gpu` trained, all rows judged together (Holm), beside the headlines above.",
+        by_length.on_a_card,
+    ),
+    (
         "Every statistic",
         "Of the first hundredth of training: 0.13 tokens per weight, in the two-role language 0.5.",
         verdicts,

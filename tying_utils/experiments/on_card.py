@@ -1,0 +1,64 @@
+"""What models that a card has trained say of the claims, from the tables that `tying-utils gpu --read` writes."""
+
+from typing import Any
+
+import pandas as pd
+
+from tying_utils.base import paths
+from tying_utils.base.names import TIED, UNTIED, scaled
+from tying_utils.base.table_store import TableStore
+from tying_utils.experiments import alignment, length
+from tying_utils.experiments.tables import tied_less_untied, where
+from tying_utils.study.axis import Lengths
+
+TABLES = ("losses", "share", "alignment", "lens")
+_X5 = scaled(5)
+
+
+def found() -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Return the machine of the last check of a card that was read, and its tables by name; nothing where there was none."""
+    store = TableStore(paths.results("gpu"))
+    read = {name: store.read(name, lambda entry: True, keep=True) for name in ("checks", "rates", *TABLES)}
+    machine = (store.manifest or {}).get("machine", {})
+    return machine, {name: part[0] for name, part in read.items() if part}
+
+
+def condition(machine: dict[str, Any], tables: dict[str, pd.DataFrame]) -> str:
+    """Return in words what was trained, for how long and in what."""
+    losses, size = tables["losses"], where(tables["rates"], task="size").set_index("what")["value"]
+    one, untied = losses.iloc[0], where(losses, arm=UNTIED)["parameters"].max()
+    words = f"d {one['d_model']}, {one['n_layers']} layers, {untied / 1e6:.1f} million weights untied"
+    words += f", {one['tokens_per_weight']:.2g} tokens per weight in batches of {size['tokens_per_step']:,.0f}"
+    seeds = losses["seed"].nunique()
+    return f"{words}, {machine['dtype'].partition(':')[0]}, {seeds} seed{'s' * (seeds > 1)}"
+
+
+def verdicts(tables: dict[str, pd.DataFrame], lengths: Lengths) -> pd.DataFrame:
+    """Judge the claims by the `tables` of a card, all rows together; empty where there is nothing to judge.
+
+    Columns: place ("on a card") and those of `length.together`. The statistics are those of the axis of length, whose tables
+    `lengths` holds; one whose tables are not there, as the lens where it is not installed, is left out.
+    """
+    by_seed = _by_seed(tables) if {*TABLES} - {"lens"} <= {*tables} else {}
+    if not any(values.notna().any() for values in by_seed.values()):
+        return pd.DataFrame()
+    known = length.values(lengths).drop_duplicates("id").set_index("id")["statistic"]
+    rows = [known[name].row(values.dropna()) for name, values in by_seed.items() if values.notna().any()]
+    return length.together(pd.DataFrame(rows)).assign(place="on a card")
+
+
+def _by_seed(tables: dict[str, pd.DataFrame]) -> dict[str, pd.Series]:
+    bias = alignment.output_bias(tables["alignment"]).set_index(["arm", "seed"])["output_bias"]
+    early = where(tables["share"], tenth=1).set_index(["arm", "seed"])["output_share"]
+    loss = tables["losses"].set_index(["arm", "seed"])["validation_loss"]
+    gaps = {
+        "output_bias": bias[TIED],
+        "early_share": early[TIED],
+        "share_gap": early[TIED] - early[UNTIED],
+        "equal_shape": loss[TIED] - loss[UNTIED],
+    }
+    if _X5 in bias:
+        gaps |= {"scaled_bias": bias[_X5] - bias[TIED], "scaled_loss": loss[_X5] - loss[TIED]}
+    if "lens" in tables:
+        gaps["lens_gap"] = tied_less_untied(where(tables["lens"], layer=0), "kl_bits")
+    return {name: gaps[name] for name in length.HEADLINES if name in gaps}
