@@ -43,7 +43,7 @@ def executed(smoke_home: Path, trained: list[Path]) -> Any:
     What `reproduce` was not to run has run on the committed profile.
     """
     home = smoke_home
-    for always in ("real", "lengths"):
+    for always in ("real", "lengths", "gpu"):
         shutil.copytree(ROOT / "data" / "results" / always, home / "data" / "results" / always)
     for profile in profiles.COMMITTED:
         shutil.copytree(ROOT / "data" / "results" / profile, home / "data" / "results" / profile)
