@@ -280,6 +280,7 @@ SENTENCES = {
         "tying costs {card[equal_shape]:.3f ci} nats at equal shape, and the lens gap is {card[lens_gap]:.3f ci} bits. The "
         "early output share is {card[early_share]:.3f ci}, not {long[early_share][20]:.2f} as at d 64, and much the same in "
         "the untied arm ({card[share_gap]:.3f} less)",
+        "Beside d 64 after 1,331 and 4,096 steps, {long[early_share][1.3]:.3f} and {long[early_share][4]:.3f}, it is in line",
         "{long[scaled_loss][1.3]:.2f} nats at 1.3, {long[scaled_loss][20]:.2f ci} at 20",
         "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
         "nats, the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; "
@@ -340,6 +341,7 @@ SENTENCES = {
         "After 20 tokens per weight the early share is {long[early_share][20]:.3f ci}, hardly more than one half; in a model "
         "four times as large, in larger batches, {card[early_share]:.3f ci}",
         "the early share is {card[early_share]:.3f ci} at 20, and the untied model's {card[share_gap]:.3f} less",
+        "d 64 after 1,331 and 4,096 steps has {long[early_share][1.3]:.3f} and {long[early_share][4]:.3f}",
         "On Python source {left[norm-match]:.0f} % of the bias remains at equal norm",
         "in the first quarter alone takes off {part[early x5]:.2f} of what it takes off throughout",
         "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
