@@ -78,6 +78,8 @@ def test_what_was_not_measured_is_left_out(lengths):
     assert [*on_card.verdicts(some, lengths)["id"]] == [name for name in judged.index if name != "lens_gap"]
     pair = {name: part[part["arm"] != X5] if "arm" in part else part for name, part in some.items()}
     assert not on_card.verdicts(pair, lengths)["id"].str.startswith("scaled").any()
+    without_tied = tables(missing=tuple((TIED, seed) for seed in range(SEEDS)))
+    assert on_card.verdicts(without_tied, lengths).empty, "as where every tied run was lost"
     del some["alignment"]
     assert on_card.verdicts(some, lengths).empty and on_card.verdicts({}, lengths).empty
 

@@ -8,7 +8,7 @@ from tying_utils.base import paths
 from tying_utils.base.names import TIED, UNTIED, scaled
 from tying_utils.base.table_store import TableStore
 from tying_utils.experiments import alignment, length
-from tying_utils.experiments.tables import tied_less_untied, where
+from tying_utils.experiments.tables import where
 from tying_utils.study.axis import Lengths
 
 TABLES = ("losses", "share", "alignment", "lens")
@@ -39,26 +39,29 @@ def verdicts(tables: dict[str, pd.DataFrame], lengths: Lengths) -> pd.DataFrame:
     Columns: place ("on a card") and those of `length.together`. The statistics are those of the axis of length, whose tables
     `lengths` holds; one whose tables are not there, as the lens where it is not installed, is left out.
     """
-    by_seed = _by_seed(tables) if {*TABLES} - {"lens"} <= {*tables} else {}
-    if not any(values.notna().any() for values in by_seed.values()):
+    if not ({*TABLES} - {"lens"} <= {*tables} and (by_seed := _by_seed(tables))):
         return pd.DataFrame()
     known = length.values(lengths).drop_duplicates("id").set_index("id")["statistic"]
-    rows = [known[name].row(values.dropna()) for name, values in by_seed.items() if values.notna().any()]
+    rows = [known[name].row(values) for name, values in by_seed.items()]
     return length.together(pd.DataFrame(rows)).assign(place="on a card")
 
 
 def _by_seed(tables: dict[str, pd.DataFrame]) -> dict[str, pd.Series]:
-    bias = alignment.output_bias(tables["alignment"]).set_index(["arm", "seed"])["output_bias"]
-    early = where(tables["share"], tenth=1).set_index(["arm", "seed"])["output_share"]
-    loss = tables["losses"].set_index(["arm", "seed"])["validation_loss"]
-    gaps = {
+    def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
+        return table.pivot(index="seed", columns="arm", values=column).reindex(columns=[UNTIED, TIED, _X5])
+
+    bias = wide(alignment.output_bias(tables["alignment"]), "output_bias")
+    early = wide(where(tables["share"], tenth=1), "output_share")
+    loss = wide(tables["losses"], "validation_loss")
+    found = {
         "output_bias": bias[TIED],
         "early_share": early[TIED],
         "share_gap": early[TIED] - early[UNTIED],
+        "scaled_bias": bias[_X5] - bias[TIED],
+        "scaled_loss": loss[_X5] - loss[TIED],
         "equal_shape": loss[TIED] - loss[UNTIED],
     }
-    if _X5 in bias:
-        gaps |= {"scaled_bias": bias[_X5] - bias[TIED], "scaled_loss": loss[_X5] - loss[TIED]}
     if "lens" in tables:
-        gaps["lens_gap"] = tied_less_untied(where(tables["lens"], layer=0), "kl_bits")
-    return {name: gaps[name] for name in length.HEADLINES if name in gaps}
+        kl = wide(where(tables["lens"], layer=0), "kl_bits")
+        found["lens_gap"] = kl[TIED] - kl[UNTIED]
+    return {name: found[name].dropna() for name in length.HEADLINES if name in found and found[name].notna().any()}

@@ -9,7 +9,7 @@ from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
 from tying_utils.study.axis import Lengths
 from tying_utils.study.study import Results
 
-SMALL = "packages, d 64"
+_SMALL = "packages, d 64"
 
 
 def verdicts(results: Results) -> str:
@@ -47,13 +47,13 @@ def on_a_card(results: Results) -> str:
     judgements = on_card.verdicts(tables, lengths := Lengths())
     if judgements.empty:
         return "Nothing was trained on a card yet."
-    beside = where(length.headlines(lengths), place=SMALL).set_index("id")
+    beside = where(length.headlines(lengths), place=_SMALL).set_index("id")
     rows = [
         (row["claim"], row["statistic"], f"{judged(row)}, n = {row['seeds']}", judged(beside.loc[row["id"]]))
         for row in judgements.to_dict("records")
     ]
     words = f"{machine['card']}: source of packages, {on_card.condition(machine, tables)}."
-    return f"{words}\n\n{table(f'Claim | Statistic | On a card | {length.PLACES[SMALL].label}', rows)}"
+    return f"{words}\n\n{table(f'Claim | Statistic | On a card | {length.PLACES[_SMALL].label}', rows)}"
 
 
 def trends(results: Results) -> str:
