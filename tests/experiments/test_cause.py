@@ -37,6 +37,21 @@ def made(biases: dict[str, float], tied: float, untied: float, corpus: str = PYT
     return {"gradients": pd.concat(gradients)} | {name: pd.DataFrame(rows) for name, rows in of_bias.items()}
 
 
+def test_the_last_step_of_a_tied_run_says_what_moved_its_table():
+    rows = []
+    for (length, seed, arm), way in itertools.product(
+        [(0.4, 0, TIED), (0.4, 1, TIED), (4.0, 0, TIED), (4.0, 0, UNTIED)], (0, 1)
+    ):
+        last = 10 if length < 1 else 40
+        for step, share in ((1, 0.5), (last, length / 10 + seed / 100)):
+            part = {"part": ("input path", "output path")[way], "share": share if way == 0 else 1 - share}
+            rows.append({"place": "p", "tokens_per_weight": length, "seed": seed, "arm": arm, "step": step, **part})
+    found = cause.displaced({"displacement": pd.DataFrame(rows)})
+    own = found.loc["p", "input path"]
+    assert own[0.4].tolist() == pytest.approx([0.04, 0.05]) and own[4.0].tolist() == pytest.approx([0.4, np.nan], nan_ok=True)
+    assert found.groupby("seed").sum(min_count=2).stack().tolist() == pytest.approx([1, 1, 1])
+
+
 @pytest.mark.parametrize("corpus", [PYTHON, TWO_ROLE])
 @pytest.mark.parametrize(
     ("biases", "tied", "untied", "verdict"),

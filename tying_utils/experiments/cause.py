@@ -11,7 +11,7 @@ from tying_utils.experiments.judge import Evidence, Statistic
 from tying_utils.experiments.looks import CORPORA, LOOKS, NO_EFFECT
 from tying_utils.experiments.remedies import biases
 from tying_utils.experiments.style import TWO_COLUMNS
-from tying_utils.experiments.tables import OfCorpus, Tables
+from tying_utils.experiments.tables import OfCorpus, Tables, where
 
 CLAIM = "C2 cause"
 FIRST = 10  # steps that are called the first
@@ -40,6 +40,17 @@ def early_shares(tables: Tables, steps: int | None = None) -> pd.DataFrame:
     gradients = tables["gradients"]
     rows = gradients[gradients["step"] <= (steps or gradients["step"].max() / 10)]
     return rows.pivot_table(index="seed", columns="arm", values="output_share")
+
+
+def displaced(lengths: Tables) -> pd.DataFrame:
+    """Return each part's share of the way that a tied table went, over the whole of training: fractions that add up to 1.
+
+    A row per place, part ("input path", "output path", "decay") and seed, a column per number of tokens per weight. `lengths`
+    has the table displacement of the axis of length.
+    """
+    own = where(lengths["displacement"], arm=TIED)
+    ends = own.groupby(["place", "seed", "tokens_per_weight"])["step"].transform("max")
+    return own[own["step"] == ends].pivot(index=["place", "part", "seed"], columns="tokens_per_weight", values="share")
 
 
 def evidence(tables: Tables) -> Evidence:
