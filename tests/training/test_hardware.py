@@ -69,8 +69,13 @@ def test_the_blocks_are_those_of_the_model(arch):
 
 def clock(monkeypatch: pytest.MonkeyPatch, *seconds: float, capability: tuple[int, int] = (9, 0)) -> None:
     """Have the probes take so many seconds a pass, one after another, on a card of that compute capability."""
-    given = iter(seconds)
-    monkeypatch.setattr(hardware, "_seconds", lambda once: (once(), next(given))[1])
+    given = [*seconds]
+
+    def timed(once: Any, probes: int = hardware.PROBE) -> float:
+        once()
+        return given[0] if probes == 1 else given.pop(0)
+
+    monkeypatch.setattr(hardware, "_seconds", timed)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
 
 
@@ -117,9 +122,20 @@ def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch):
 
 def test_all_that_train_along_decide_alike(monkeypatch):
     clock(monkeypatch, 1.0, 0.5)
-    model, answers = build(), iter([True, False])
+    model, answers = build(), iter([True, True, False])
     done, _ = compiled(model, agreed=lambda own: own and next(answers))
     assert not done and all("forward" not in vars(block) for block in hardware.blocks(model))
+
+
+@pytest.mark.parametrize(("seconds", "probed"), [(0.1, [1]), (0.7, [1, hardware.PROBE])])
+def test_a_short_training_is_probed_with_one_pass(monkeypatch, seconds, probed):
+    clock(monkeypatch)
+    tried: list[int] = []
+    monkeypatch.setattr(
+        hardware, "_seconds", lambda once, probes=hardware.PROBE: (tried.append(probes), seconds / len(tried))[1]
+    )
+    done, reason = compiled(build())
+    assert not done and tried == probed and "s of training are over before a compiler is" in reason
 
 
 def test_the_cpu_trains_in_float32_unless_asked():

@@ -249,7 +249,7 @@ def test_what_a_gpu_does_otherwise_is_rounding_alone(home, remedied, uninterrupt
     monkeypatch.setattr(training, "LOGITS_AT_ONCE", 10 * 120)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, 0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
-    monkeypatch.setattr(hardware, "_seconds", lambda once: (once(), 0.01)[1])
+    monkeypatch.setattr(hardware, "_seconds", lambda once, probes: (once(), 0.01)[1])
     run = train(remedied(name), progress=False)
     assert run.record["made"]["reason"].endswith("before a compiler is")
     pd.testing.assert_frame_equal(run.metrics, reference.metrics, rtol=2e-3, atol=1e-5)
