@@ -220,7 +220,10 @@ def numbers(results: Results) -> dict[str, Any]:
         at = int(words) if words.isdigit() else words  # as a format's index is read
         group = {"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")
         made[group].setdefault(name, {})[at] = seeds(part["value"])
-    card = on_card.verdicts(on_card.found()[1], long).set_index("id")
+    tables = on_card.found()[1]
+    card = on_card.verdicts(tables, long).set_index("id")
+    late = tables["share"].query("tenth == 10").groupby("arm")["output_share"].mean()
+    made["card_late_untied"], made["card_off"] = late[UNTIED], -card.loc["scaled_bias", "estimate"]
     made["card"] = {name: Seeds(row["estimate"], row["low"], row["high"], row["seeds"]) for name, row in card.iterrows()}
     made["alone"] = position.positions(long["poles"]).query(
         "corpus == 'packages' and d_model == 64 and arm == 'log count' and tokens_per_weight == 20"
@@ -259,16 +262,17 @@ HOW_LONG = "saw {rate[python]:.2f} tokens per weight ({steps[python]} steps; two
 SENTENCES = {
     "README.md": [
         "it lies {long[position][20]:.2f ci} of the way from E to U; a table of log counts alone lies at {alone:.2f}",
-        "its early share is {long[early_share][0.4]:.2f} at 0.4 tokens per weight, {long[early_share][20]:.2f} at 20; card: "
-        "{card[early_share]:.2f} at 20",
-        "held at equal norm, {left[norm-match]:.0f} % of the bias remains ({rate[python]:.2f} tokens per weight)",
-        "card: by {card[lens_gap]:.2f ci} bits; two-role language: {long_roles[lens_gap][20]:.2f ci}; half a million weights: "
-        "{long[lens_gap][20]:.2f ci}, at equal loss {at_equal_loss[packages d 64]:.3f ci}",
-        "takes off {off_at_20:.2f}, and costs {long[scaled_loss][20]:.2f ci} nats per token",
+        "its share of the first tenth's gradient is {long[early_share][20]:.2f} (H200: {card[early_share]:.2f}) at 20, "
+        "{long[early_share][0.4]:.2f} at 0.4",
+        "held at equal norm, {left[norm-match]:.0f} % of the bias remains (at {rate[python]:.2f})",
+        "by {long[lens_gap][20]:.2f ci} bits, H200: {card[lens_gap]:.2f ci}; in a synthetic language "
+        "{long_roles[lens_gap][20]:.2f ci}",
+        "takes off {off_at_20:.2f} of {long[output_bias][20]:.2f}, and costs {long[scaled_loss][20]:.2f ci} nats per token",
         "| untie | {long[equal_shape][1.3]:.3f ci} at 1.3 tokens per weight |",
-        "card: {card[equal_shape]:.3f ci} at 20; half a million weights: {long[equal_shape][20]:.3f ci}, unresolved |",
+        "{long[equal_shape][20]:.3f ci} at 20, H200: {card[equal_shape]:.3f ci}; at equal parameters "
+        "{long[equal_parameters][20]:.3f ci} |",
         "| untie | {rarest[tied]:.2f ci} on the rarest tenth, at 20 |",
-        "with {seeds_at_20} seeds",
+        "{seeds_at_20} seeds in source code",
     ],
     "METHODS.md": [
         "At 1.3 tokens per weight it is {long[equal_shape][1.3]:.3f ci} nats behind on the source of packages, at 20 "
@@ -277,10 +281,14 @@ SENTENCES = {
         '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
         "In the two-role language it is {long_roles[lens_gap][20]:.2f ci} there, supported.",
         "and late not ({long[late_share][20]:.2f})",
-        "tying costs {card[equal_shape]:.3f ci} nats at equal shape, and the lens gap is {card[lens_gap]:.3f ci} bits. The "
-        "early output share is {card[early_share]:.3f ci}, not {long[early_share][20]:.2f} as at d 64, and much the same in "
-        "the untied arm ({card[share_gap]:.3f} less)",
-        "Beside d 64 after 1,331 and 4,096 steps, {long[early_share][1.3]:.3f} and {long[early_share][4]:.3f}, it is in line",
+        "Tying costs {card[equal_shape]:.3f ci} nats at equal shape there, at the edge of what is worth naming, and the lens "
+        "gap is {card[lens_gap]:.3f ci} bits. W leans less than at d 64 ({card[output_bias]:.3f ci} against "
+        "{long[output_bias][20]:.3f}), and x5 takes off {card_off:.3f}. The output share over the first tenth of training, "
+        "all of it warmup, is {card[early_share]:.3f ci}, not {long[early_share][20]:.2f} as at d 64, and "
+        "{card[share_gap]:.3f} less in the untied arm; over the last it is {card[late_share]:.3f}, in the untied arm "
+        "{card_late_untied:.3f}",
+        "Runs of d 64 that have 1,331 and 4,096 steps in all have early shares of {long[early_share][1.3]:.3f} and "
+        "{long[early_share][4]:.3f}",
         "{long[scaled_loss][1.3]:.2f} nats at 1.3, {long[scaled_loss][20]:.2f ci} at 20",
         "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
         "nats, the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; "
@@ -311,19 +319,21 @@ SENTENCES = {
         "{grid[python][least]:.2f} to {grid[python][most]:.1f} from the largest to the smallest place of the grid",
         "whose purity is {purity[target]:.3f} in the target role and {purity[source]:.3f} in the source role, a linear probe "
         "reads the source role at {probe:.3f ci}, against a chance of {probe_chance:.3f}",
-        "**How long trained.** Apart from the axis of length, every result is of models that saw "
+        "**How long trained.** Apart from what has a length beside it, as the axis of length and the card, every result is of "
+        "models that saw "
         "{rate[python]:.2f} tokens per weight of the untied model ({thousand_tokens[python]:.0f} thousand tokens, "
         "{million_weights[python]:.2f} million weights; in the two-role language {thousand_tokens[two-role]:.0f} "
         "thousand and {thousand_weights[two-role]:.0f} thousand, {rate[two-role]:.2f}), at other sizes with as "
         "many tokens {grid[python][least]:.2f} to {grid[python][most]:.1f}.",
     ],
     "00_overview": [
-        "The output path's share of the early gradient falls to {long[early_share][20]:.3f ci}",
-        "has grown to {long[scaled_loss][20]:.3f ci} nats per token",
+        "The output path's share of the early gradient falls to {long[early_share][20]:.3f ci} at d 64",
+        "in source code has grown to {long[scaled_loss][20]:.3f ci} nats per token",
         "What tying costs at equal shape is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight; at 20 it is "
         "unresolved at half a million weights, {long[equal_shape][20]:.3f ci}, and {card[equal_shape]:.3f ci} at two million",
-        "tying costs {card[equal_shape]:.3f ci} nats, and the embedding is further from the prediction by "
-        "{card[lens_gap]:.3f ci} bits. The early output share is {card[early_share]:.3f ci}",
+        "W leans less, {card[output_bias]:.3f ci}, and input ×5 takes off {card_off:.3f} of that. Tying costs "
+        "{card[equal_shape]:.3f ci} nats, at the edge of what is worth naming, and the embedding is further from the prediction "
+        "by {card[lens_gap]:.3f ci} bits. The output share is {card[early_share]:.3f ci} over the first tenth",
         "the tied model is {rarest[tied]:.3f} nats behind on the rarest tenth",
         "{rarest[input x5]:.3f} nats on the rarest tenth",
         HOW_LONG,
@@ -333,15 +343,17 @@ SENTENCES = {
         "W lies at {long[position][20]:.3f ci} after 20 tokens per weight. Log token counts alone reach {alone:.3f} there",
         "at {long[position][0.13]:.3f} after 0.13 tokens per weight, at {long[position][1.3]:.3f} after 1.3, and at "
         "{long[position][20]:.3f ci} after 20, where it is {long[position_without_frequency][20]:.3f} with frequency out and "
-        "log counts alone lie at {alone:.3f}",
+        "log counts alone lie at {alone:.3f}. In the two-role language it ends at {long_roles[position][20]:.3f ci}",
         HOW_LONG,
     ],
     "02_gradient_dominance": [
         "with both at equal norm {left[norm-match]:.0f} % of it remains",
         "After 20 tokens per weight the early share is {long[early_share][20]:.3f ci}, hardly more than one half; in a model "
         "four times as large, in larger batches, {card[early_share]:.3f ci}",
-        "the early share is {card[early_share]:.3f ci} at 20, and the untied model's {card[share_gap]:.3f} less",
-        "d 64 after 1,331 and 4,096 steps has {long[early_share][1.3]:.3f} and {long[early_share][4]:.3f}",
+        "it is {card[early_share]:.3f ci} at 20, and the untied model's {card[share_gap]:.3f} less; the late one is "
+        "{card[late_share]:.3f} there, too",
+        "the runs of d 64 with 1,331 and 4,096 steps in all have early shares of {long[early_share][1.3]:.3f} and "
+        "{long[early_share][4]:.3f}",
         "On Python source {left[norm-match]:.0f} % of the bias remains at equal norm",
         "in the first quarter alone takes off {part[early x5]:.2f} of what it takes off throughout",
         "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
@@ -366,7 +378,7 @@ SENTENCES = {
         "it takes {off_long[least]:.3f} to {off_long[most]:.3f} off the bias at every length",
         "{long[scaled_loss][0.13]:.3f ci} nats; it is {long[scaled_loss][1.3]:.3f ci} at 1.3 and "
         "{long[scaled_loss][20]:.3f ci} at 20",
-        "comes down to {long_roles[scaled_loss][4]:.3f ci} at 4",
+        "comes down to {long_roles[scaled_loss][4]:.3f ci} at 4. On an H200, at d 128, it is {card[scaled_loss]:.3f ci} at 20",
         HOW_LONG,
         "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
         "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
@@ -408,7 +420,8 @@ SENTENCES = {
     "11_transfer": ["({rate[python]:.2f} tokens per weight, two-role language {rate[two-role]:.1f})"],
     "12_should_you_tie": [
         "Gaps are from {grid[python][least]:.2f} to 20 tokens per weight",
-        "the overall gap is small, {card[equal_shape]:.3f ci} nats where it can be told",
+        "in source code {card[equal_shape]:.3f ci} nats at two million weights and unresolved at half a million",
+        "the gap at equal parameters is {long[equal_parameters][20]:.3f ci}, regained and more",
     ],
 }
 

@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gpu.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the command itself at a small size")
     words = "for what is found: empty or not there"
     gpu.add_argument("--out", type=Path, default=Path("gpu-check"), metavar="FOLDER", help=words)
-    words = "ask for the claims alone, with models of these seeds: a further check, beside others of that card or on another"
+    words = "ask for the claims alone, with models of these seeds: a further check of the same kind of card"
     gpu.add_argument("--seeds", type=int, nargs="+", metavar="N", help=words)
-    words = "turn such folders, of one card, into data/results/gpu and rows of the benchmarks' table, in place of a check"
+    words = "turn such folders, of one kind of card, into data/results/gpu and rows of the benchmarks' table; checks nothing"
     gpu.add_argument("--read", type=Path, nargs="+", metavar="FOLDER", help=words)
     evaluate = command("evaluate", _evaluate, "let runs and checkpoints answer downstream tasks; needs the extra `eval`")
     words = (

@@ -16,7 +16,7 @@ import pytest
 from benchmarks import turns
 from tying_utils.__main__ import main
 from tying_utils.card import command, plan, read, summary
-from tying_utils.card.plan import HELD, LEFT_OUT, MEASURED, RAISED
+from tying_utils.card.plan import BROKEN, HELD, LEFT_OUT, MEASURED, RAISED
 from tying_utils.pages import costs
 
 ROOT = Path(command.__file__).parents[2]
@@ -119,7 +119,9 @@ def test_a_check_that_is_told_to_stop_sums_up_what_it_has(tmp_path):
         (("--minutes", "0.5"), "--minutes: a number from 1 to 1440 is needed, got 0.5"),
         (("--minutes", "nan"), "--minutes: a number from 1 to 1440 is needed, got nan"),
         (("--device", "tpu"), "--device: 'cuda' or 'cpu' is needed, got 'tpu'"),
-        (("--seeds", "2", "-1"), "--seeds: numbers from 0 on are needed, got -1"),
+        (("--seeds", "2", "-1"), "--seeds: numbers from 0 to 999 are needed, each once, got 2 -1"),
+        (("--seeds", "1000"), "--seeds: numbers from 0 to 999 are needed, each once, got 1000"),
+        (("--seeds", "2", "3", "2"), "--seeds: numbers from 0 to 999 are needed, each once, got 2 3 2"),
         ((), "--device: no CUDA device"),
     ],
 )
@@ -168,7 +170,9 @@ def test_results_of_a_card_become_tables_and_rows_of_the_benchmarks(checked, tmp
     ratios = pd.read_csv(results / "benchmarks" / "ratios.csv")
     assert set(ratios["device"]) == {"Example Card"} and not ratios.duplicated().any()
     words = costs.card()
-    assert "Example Card" in words and "tokens per weight in batches of 256, float32, 1 seed)" in words
+    assert (
+        "Example Card" in words and "Python source, d 32" in words and "tokens per weight in batches of 256, float32)" in words
+    )
 
 
 def written_by_hand(folder: Path, *others: dict[str, Any]) -> Path:
@@ -180,6 +184,7 @@ def written_by_hand(folder: Path, *others: dict[str, Any]) -> Path:
     made = {
         ("facts", "machine"): machine,
         ("fast", "contest"): {"rows": [row], "tokens_per_s": 1.0},
+        ("claims", "size"): {"d": 8, "layers": 1, "weights": 80, "tokens_per_weight": 1.0, "steps": 5, "tokens_per_step": 16},
         ("claims", "untied, seed 0"): {"tables": {"losses": [loss]}},
     }
     records = {key: {"part": key[0], "task": key[1], "outcome": MEASURED, "seconds": 1.0, **own} for key, own in made.items()}
@@ -236,27 +241,33 @@ def test_seeds_ask_for_the_claims_alone(tmp_path):
 def test_checks_of_one_card_are_read_together_and_the_first_counts(tmp_path, home, monkeypatch):
     monkeypatch.setattr(read.report, "refresh_documents", lambda profile: None)
     loss = {"arm": "untied", "seed": 1, "d_model": 8, "n_layers": 1, "tokens_per_weight": 1.0, "validation_loss": 3.0}
-    of_run = {"weights": 80, "tokens_per_weight": 1.0, "steps": 5, "tokens_per_step": 16}
-    size = {"part": "claims", "task": "size", "d": 8, "layers": 1, **of_run}
+    size = {"part": "claims", "task": "size"}
     again = {"part": "claims", "task": "untied, seed 0", "tables": {"losses": [loss | {"seed": 0}]}}
     second = {"part": "claims", "task": "untied, seed 1", "tables": {"losses": [loss]}}
-    late = {"part": "claims", "task": "untied, seed 1", "outcome": LEFT_OUT, "reason": "no time"}
-    one = written_by_hand(tmp_path / "one", size, late)
-    two = written_by_hand(tmp_path / "two", size, again, second)
+    late = {"part": "claims", "task": "untied, seed 1", "outcome": RAISED, "reason": "OutOfMemoryError: for now"}
+    text = {"part": "claims", "task": "text", "name": "packages", "sha256": "ab"}
+    one = written_by_hand(tmp_path / "one", late, text)
+    two = written_by_hand(tmp_path / "two", again, second, text)
     read.read(one, two)
     losses = pd.read_csv(home / "data" / "results" / "gpu" / "losses.csv").set_index("seed")["validation_loss"]
     assert losses.to_dict() == {0: 2.0, 1: 3.0}
     checks = pd.read_csv(home / "data" / "results" / "gpu" / "checks.csv")
-    assert not checks.duplicated(["part", "task"]).any() and LEFT_OUT not in set(checks["outcome"])
-    bare = written_by_hand(tmp_path / "bare", second)  # it says nothing of a size: nothing speaks against it
-    assert len(read.read(one, bare)) == 4
+    assert not checks.duplicated(["part", "task"]).any() and RAISED not in set(checks["outcome"])
+    broken = {"part": "correct", "task": "sum", "outcome": BROKEN, "difference": 2.0, "tolerance": 1.0}
+    held = broken | {"outcome": HELD, "difference": 0.5}
+    read.read(written_by_hand(tmp_path / "broken", broken), written_by_hand(tmp_path / "held", held))
+    checks = pd.read_csv(home / "data" / "results" / "gpu" / "checks.csv").set_index("task")
+    assert checks.loc["sum", "outcome"] == BROKEN, "what was wrong once is not hidden"
     before = {path: path.read_bytes() for path in (home / "data").rglob("*.csv")}
     for name, other, words in (
         ("shorter", size | {"steps": 4}, "'steps': 4"),
+        ("otherwise", text | {"sha256": "cd"}, "'sha256': 'cd'"),
         ("another", {"part": "facts", "task": "machine", "card": "Other Card"}, "Other Card"),
     ):
-        with pytest.raises(ValueError, match=f"FOLDER: .*{name} has .*{words}.*one card and one size together"):
-            read.read(one, written_by_hand(tmp_path / name, size, other))
+        with pytest.raises(ValueError, match=f"FOLDER: .*{name} has .*{words}.*one card, one text and one size"):
+            read.read(one, written_by_hand(tmp_path / name, other))
+    with pytest.raises(ValueError, match="FOLDER: .*sizeless holds records that no check writes"):
+        read.read(one, written_by_hand(tmp_path / "sizeless", size | {"steps": None}))
     with pytest.raises(ValueError, match="FOLDER: .*empty holds no results"):
         read.read(one, tmp_path / "empty")
     assert before == {path: path.read_bytes() for path in (home / "data").rglob("*.csv")}, "nothing was written"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tying_utils.base.names import PACKAGES, PYTHON, TIED, UNTIED, scaled
-from tying_utils.experiments import advice, length, on_card, places
+from tying_utils.experiments import advice, on_card, places
 from tying_utils.pages import costs, report
 from tying_utils.study.axis import Lengths
 
@@ -38,7 +38,8 @@ def tables(missing: tuple[tuple[str, int], ...] = ()) -> dict[str, pd.DataFrame]
                 rows["alignment"].append({**run, "source": source, "target": "tied", "corrected": value})
             rows["alignment"].append({**run, "source": "input", "target": "output", "corrected": 0.35})
     made = {name: pd.DataFrame(part) for name, part in rows.items()}
-    sizes = pd.DataFrame([{"part": "claims", "task": "size", "what": "tokens_per_step", "value": 16384.0}])
+    numbers = {"tokens_per_step": 16384.0, "weights": 2_097_152.0}
+    sizes = pd.DataFrame([{"part": "claims", "task": "size", "what": name, "value": value} for name, value in numbers.items()])
     return made | {"rates": sizes, "checks": pd.DataFrame([{"part": "correct", "outcome": "held"}])}
 
 
@@ -55,6 +56,7 @@ def test_each_statistic_is_the_difference_that_was_put_in(lengths):
     expected = {
         "output_bias": BIAS[TIED] + scatter,
         "early_share": SHARE[TIED] + scatter,
+        "late_share": SHARE[TIED] - 0.09 + scatter,
         "share_gap": SHARE[TIED] - SHARE[UNTIED] + scatter,
         "lens_gap": KL[TIED] - KL[UNTIED] + scatter,
         "scaled_bias": BIAS[X5] - BIAS[TIED],
@@ -62,7 +64,7 @@ def test_each_statistic_is_the_difference_that_was_put_in(lengths):
         "equal_shape": LOSS[TIED] - LOSS[UNTIED] + scatter,
     }
     assert judged["estimate"].to_dict() == pytest.approx(expected)
-    assert [*judged.index] == [name for name in length.HEADLINES if name in expected], "in the order of the axis"
+    assert [*judged.index] == [*expected], "in the order of the claims"
     words = judged["verdict"].to_dict()
     assert words.pop("lens_gap") == "refuted" and set(words.values()) == {"supported"}
     assert set(judged["place"]) == {"on a card"} and set(judged["seeds"]) == {SEEDS}
@@ -87,7 +89,8 @@ def test_what_was_not_measured_is_left_out(lengths):
 def test_a_page_without_a_card_says_so(home, monkeypatch):
     assert on_card.found() == ({}, {})
     assert costs.card().startswith("Nothing here was run on a card yet")
-    assert {heading: write for heading, _, write in report.SECTIONS}["The claims on a card"](None).startswith("Nothing")
+    results = places.results("laptop", only_read=True)
+    assert {heading: write for heading, _, write in report.SECTIONS}["The claims on a card"](results).startswith("Nothing")
 
 
 def test_the_committed_card_is_what_the_pages_say(lengths):
@@ -116,4 +119,14 @@ def test_a_gap_on_a_card_is_one_of_those_that_were_measured(lengths):
     advised = advice.advise(whole, vocab_size=4096, d_model=128, n_layers=4, tokens=20 * 2_097_152)
     assert "V 4096, d 128, 4 layers, 20 tokens per weight" in advised.sentence and "measured near this" in advised.sentence
     assert advice.measured(results, lengths, {}).equals(without)
-    assert PYTHON in set(without["corpus"])
+    for lost in (TIED, UNTIED):
+        some = tables(missing=tuple((lost, seed) for seed in range(SEEDS)))
+        assert advice.measured(results, lengths, some).equals(without), "without pairs there is no gap"
+
+
+def test_the_text_is_named_as_it_was():
+    made = tables()
+    for corpus, label in ((PACKAGES, "source of packages"), (PYTHON, "Python source"), ("mine", "mine")):
+        made["losses"] = made["losses"].assign(corpus=corpus)
+        words = on_card.condition({"dtype": "float32: as asked for"}, made)
+        assert words.startswith(f"{label}, d 128, 4 layers, 2.1 million weights") and words.endswith("of 16,384, float32")

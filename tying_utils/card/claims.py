@@ -10,7 +10,7 @@ import torch
 
 from tying_utils import corpora, models
 from tying_utils.base import processes
-from tying_utils.card.plan import LeftOut, Plan, Task, installed
+from tying_utils.card.plan import UNTIED_START, LeftOut, Plan, Task, installed
 from tying_utils.card.setting import Setting
 from tying_utils.corpora.corpus import Corpus
 from tying_utils.measures import alignment, neighbors
@@ -144,7 +144,7 @@ def run(setting: Setting, state: dict[str, Any], arm: str, seed: int) -> dict[st
     """Train an arm and measure it beside the untied run of its seed; "tables" holds the rows of the tables that it adds to."""
     corpus: Corpus = state["corpus"]
     setting.fresh()
-    init = seed if ARMS[arm].get("tied", True) else 1000 + seed  # tied and untied arms start apart
+    init = seed if ARMS[arm].get("tied", True) else UNTIED_START + seed
     config = state["config"].replace(**ARMS[arm], init_seed=init, data_seed=seed)
     began = time.perf_counter()
     trainer = Trainer(config, corpus)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tying_utils import card
 from tying_utils.base.console import say
-from tying_utils.card.plan import RESULTS, SCRATCH, SUMMARY
+from tying_utils.card.plan import RESULTS, SCRATCH, SUMMARY, UNTIED_START
 
 # Where each part ends, as a fraction of all minutes; what a part leaves, the next one has.
 PARTS = {"facts": 0.06, "correct": 0.34, "fast": 0.56, "claims": 0.97}
@@ -26,14 +26,15 @@ def check(minutes: float, device: str, folder: Path, seeds: Sequence[int] | None
     """Run all parts on `device` within `minutes` into `folder` and print the summary last; return 1 if anything failed, else 0.
 
     With `seeds` the claims alone are asked for, with those. Nothing is written elsewhere. Raises ValueError, before anything is
-    written, for less than a minute, a seed below 0, a device that is not there, and a folder that cannot be written or holds
-    results.
+    written, for less than a minute, seeds that are not each once from 0 to 999, a device that is not there, and a folder that
+    cannot be written or holds results.
     """
     began = time.monotonic()
     if not 1 <= minutes <= 24 * 60:
         raise ValueError(f"--minutes: a number from 1 to 1440 is needed, got {minutes:g}")
-    if seeds and min(seeds) < 0:
-        raise ValueError(f"--seeds: numbers from 0 on are needed, got {min(seeds)}")
+    if seeds and (len(set(seeds)) < len(seeds) or not {*seeds} <= {*range(UNTIED_START)}):
+        given = " ".join(map(str, seeds))
+        raise ValueError(f"--seeds: numbers from 0 to {UNTIED_START - 1} are needed, each once, got {given}")
     if device not in ("cuda", "cpu"):
         raise ValueError(f"--device: 'cuda' or 'cpu' is needed, got {device!r}")
     if device == "cpu":  # so that no part uses a card that is there

@@ -23,6 +23,8 @@ HELD, BROKEN, MEASURED, RAISED, LEFT_OUT = "held", "broken", "measured", "raised
 
 Record = dict[str, Any]
 
+UNTIED_START = 1000  # added to a seed, so that an untied model begins apart from the tied one
+
 _AGAIN = 15.0  # seconds
 
 

@@ -15,6 +15,7 @@ from tying_utils.pages import report
 # Part of every table's record: raise it when a check would measure something else.
 FORMAT = 1
 TABLES = ("losses", "share", "alignment", "lens")  # of the claims
+_SIZE = ("d", "layers", "weights", "steps", "tokens_per_step")
 _COLUMNS = ["part", "task", "outcome", "difference", "tolerance", "seconds", "reason"]
 
 
@@ -69,6 +70,9 @@ def _sound(folder: Path) -> list[Record]:
         raise ValueError(f"FOLDER: {folder} is of a trial without a card, at sizes that show nothing")
     try:
         summary.lines(records)
+        if any("tables" in record for record in records):
+            {name: float(_task(records, "claims", "size")[name]) for name in _SIZE}
+            str(machine["dtype"])
         if len(losses := summary.tables(records, "losses")):
             losses[["arm", "seed", "d_model", "n_layers", "tokens_per_weight", "validation_loss"]].astype({"seed": int})
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -78,12 +82,19 @@ def _sound(folder: Path) -> list[Record]:
 
 def _joined(records: list[Record], more: list[Record], folder: Path) -> list[Record]:
     """Return `records` with what `more` has done and they have not. Raises ValueError where that does not go together."""
-    alike = {("facts", "machine"): ("card",), ("claims", "size"): ("d", "layers", "steps", "tokens_per_step")}
-    done, new = ({(r["part"], r["task"]): r for r in some if r["outcome"] != plan.LEFT_OUT} for some in (records, more))
-    for task in done.keys() & new.keys() & alike.keys():
+    alike = {
+        ("facts", "machine"): ("card",),
+        ("claims", "text"): ("name", "sha256"),
+        ("claims", "size"): _SIZE,
+    }
+    lost = plan.LEFT_OUT, plan.RAISED
+    done, new = ({(r["part"], r["task"]): r for r in some if r["outcome"] not in lost} for some in (records, more))
+    for task in [task for task in alike if task in done and task in new]:
         one, other = ({name: record.get(name) for name in alike[task]} for record in (done[task], new[task]))
         if one != other:
-            raise ValueError(f"FOLDER: {folder} has {other}, the first {one}; read checks of one card and one size together")
+            raise ValueError(
+                f"FOLDER: {folder} has {other}, the first {one}; read checks of one card, one text and one size together"
+            )
     added = {task: record for task, record in new.items() if task not in done}
     return [record for record in records if (record["part"], record["task"]) not in added] + [*added.values()]
 

@@ -66,7 +66,7 @@ def _of_lengths(lengths: Tables) -> Iterator[pd.DataFrame]:
 
 
 def _of_card(tables: Mapping[str, pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    if "losses" in tables:
+    if "losses" in tables and {UNTIED, TIED} <= {*tables["losses"]["arm"]}:
         losses, one = tables["losses"], tables["losses"].iloc[0]
         weights, loss = losses.groupby("arm")["parameters"].first(), losses.set_index(["arm", "seed"])["validation_loss"]
         table = weights[UNTIED] - weights[TIED]

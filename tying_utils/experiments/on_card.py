@@ -5,13 +5,17 @@ from typing import Any
 import pandas as pd
 
 from tying_utils.base import paths
-from tying_utils.base.names import TIED, UNTIED, scaled
+from tying_utils.base.names import PACKAGES, PYTHON, TIED, UNTIED, scaled
 from tying_utils.base.table_store import TableStore
 from tying_utils.experiments import alignment, length
+from tying_utils.experiments.looks import CORPORA, SOURCE
 from tying_utils.experiments.tables import where
 from tying_utils.study.axis import Lengths
 
 TABLES = ("losses", "share", "alignment", "lens")
+LABELS = {PACKAGES: SOURCE.label, PYTHON: CORPORA[PYTHON].label}  # of the texts that a card may have been given
+# Of the statistics of the axis of length those that a card may answer, in the order of their claims.
+_ASKED = ("output_bias", "early_share", "late_share", "share_gap", "lens_gap", "scaled_bias", "scaled_loss", "equal_shape")
 _X5 = scaled(5)
 
 
@@ -25,24 +29,25 @@ def found() -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
 
 def condition(machine: dict[str, Any], tables: dict[str, pd.DataFrame]) -> str:
     """Return in words what was trained, for how long and in what."""
-    losses, size = tables["losses"], where(tables["rates"], task="size").set_index("what")["value"]
-    one, untied = losses.iloc[0], where(losses, arm=UNTIED)["parameters"].max()
-    words = f"d {one['d_model']}, {one['n_layers']} layers, {untied / 1e6:.1f} million weights untied"
-    words += f", {one['tokens_per_weight']:.2g} tokens per weight in batches of {size['tokens_per_step']:,.0f}"
-    seeds = losses["seed"].nunique()
-    return f"{words}, {machine['dtype'].partition(':')[0]}, {seeds} seed{'s' * (seeds > 1)}"
+    size, one = where(tables["rates"], task="size").set_index("what")["value"], tables["losses"].iloc[0]
+    words = f"{LABELS.get(one['corpus'], one['corpus'])}, d {one['d_model']}, {one['n_layers']} layers"
+    words += (
+        f", {size['weights'] / 1e6:.1f} million weights in the untied model, {one['tokens_per_weight']:.2g} tokens per weight"
+    )
+    return f"{words} in batches of {size['tokens_per_step']:,.0f}, {machine['dtype'].partition(':')[0]}"
 
 
 def verdicts(tables: dict[str, pd.DataFrame], lengths: Lengths) -> pd.DataFrame:
     """Judge the claims by the `tables` of a card, all rows together; empty where there is nothing to judge.
 
     Columns: place ("on a card") and those of `length.together`. The statistics are those of the axis of length, whose tables
-    `lengths` holds; one whose tables are not there, as the lens where it is not installed, is left out.
+    `lengths` holds; one whose tables are not there, as the lens where it is not installed, is left out. Raises ValueError where
+    there is something to judge and `lengths` is empty.
     """
     if not ({*TABLES} - {"lens"} <= {*tables} and (by_seed := _by_seed(tables))):
         return pd.DataFrame()
     known = length.values(lengths).drop_duplicates("id").set_index("id")["statistic"]
-    rows = [known[name].row(values) for name, values in by_seed.items()]
+    rows = [known[name].row(values) for name, values in by_seed.items() if name in known]
     return length.together(pd.DataFrame(rows)).assign(place="on a card")
 
 
@@ -51,12 +56,13 @@ def _by_seed(tables: dict[str, pd.DataFrame]) -> dict[str, pd.Series]:
         return table.pivot(index="seed", columns="arm", values=column).reindex(columns=[UNTIED, TIED, _X5])
 
     bias = wide(alignment.output_bias(tables["alignment"]), "output_bias")
-    early = wide(where(tables["share"], tenth=1), "output_share")
+    early, late = (wide(where(tables["share"], tenth=tenth), "output_share") for tenth in (1, 10))
     loss = wide(tables["losses"], "validation_loss")
     found = {
         "output_bias": bias[TIED],
         "early_share": early[TIED],
         "share_gap": early[TIED] - early[UNTIED],
+        "late_share": late[TIED],
         "scaled_bias": bias[_X5] - bias[TIED],
         "scaled_loss": loss[_X5] - loss[TIED],
         "equal_shape": loss[TIED] - loss[UNTIED],
@@ -64,4 +70,4 @@ def _by_seed(tables: dict[str, pd.DataFrame]) -> dict[str, pd.Series]:
     if "lens" in tables:
         kl = wide(where(tables["lens"], layer=0), "kl_bits")
         found["lens_gap"] = kl[TIED] - kl[UNTIED]
-    return {name: found[name].dropna() for name in length.HEADLINES if name in found and found[name].notna().any()}
+    return {name: values for name, values in ((name, found[name].dropna()) for name in _ASKED if name in found) if len(values)}

@@ -42,17 +42,18 @@ def every_length(results: Results) -> str:
 
 
 def on_a_card(results: Results) -> str:
-    """Return the headlines of what a card has trained, beside those of the axis of length at the same length."""
+    """Return what a card has trained says of the claims, beside the axis of length at its longest."""
     machine, tables = on_card.found()
     judgements = on_card.verdicts(tables, lengths := Lengths())
     if judgements.empty:
         return "Nothing was trained on a card yet."
-    beside = where(length.headlines(lengths), place=_SMALL).set_index("id")
-    rows = [
-        (row["claim"], row["statistic"], f"{judged(row)}, n = {row['seeds']}", judged(beside.loc[row["id"]]))
-        for row in judgements.to_dict("records")
-    ]
-    words = f"{machine['card']}: source of packages, {on_card.condition(machine, tables)}."
+    small = where(length.verdicts(lengths), place=_SMALL)
+    beside = where(small, tokens_per_weight=small["tokens_per_weight"].max())
+    rows = []
+    for row in judgements.to_dict("records"):
+        cells = [f"{judged(own)}, n = {own['seeds']}" for own in (row, *where(beside, id=row["id"]).to_dict("records"))]
+        rows.append((row["claim"], row["statistic"], *cells))
+    words = f"{machine['card']}: {on_card.condition(machine, tables)}."
     return f"{words}\n\n{table(f'Claim | Statistic | On a card | {length.PLACES[_SMALL].label}', rows)}"
 
 

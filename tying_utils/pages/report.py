@@ -23,7 +23,7 @@ PROFILE, MARKED = "laptop", ("benchmarks/README.md",)
 _MARKER = "<!-- {edge} {name}: written by `make figures PROFILE=laptop` -->"
 _HEAD = """# Results
 
-All committed results as tables, computed from data/results/laptop. `make figures PROFILE=laptop` writes this page whole; a
+All committed results as tables, computed from data/results. `make figures PROFILE=laptop` writes this page whole; a
 test fails when it drifts. What each measure is, and why it is measured this way: [METHODS.md](METHODS.md). Numbers in brackets
 are 95 % t intervals over seeds.
 """
@@ -202,7 +202,12 @@ def miniatures(results: Results) -> str:
 
 # RESULTS.md from top to bottom: each heading, how to read its table, and what writes it.
 SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
-    ("What was measured", "Small models, early in training ([how long](METHODS.md#intervals-and-verdicts)).", conditions),
+    (
+        "What was measured",
+        "Small models, early in training ([how long](METHODS.md#intervals-and-verdicts)). Longer training, at d 64 on the "
+        "source of packages, in the two-role language and on a card, has [conditions of its own](METHODS.md#how-long-training).",
+        conditions,
+    ),
     (
         "The claims",
         "Each row is judged at the longest training that has three seeds, all rows together (Holm); beside it are the shortest "
@@ -213,7 +218,9 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     ),
     (
         "The claims on a card",
-        "Pairs of models that `tying-utils gpu` trained, all rows judged together (Holm), beside the headlines above.",
+        "Models that `tying-utils gpu` trained, all rows judged together (Holm), beside the axis of length at its longest, "
+        "each row alone. Two verdicts may differ where two estimates hardly do: the intervals are of different widths. Vocabulary, "
+        "batch, precision and learning rate differ too ([how](METHODS.md#how-long-training)).",
         by_length.on_a_card,
     ),
     (
