@@ -332,8 +332,8 @@ SENTENCES = {
         "What tying costs at equal shape is {long[equal_shape][1.3]:.3f ci} nats at 1.3 tokens per weight; at 20 it is "
         "unresolved at half a million weights, {long[equal_shape][20]:.3f ci}, and {card[equal_shape]:.3f ci} at two million",
         "W leans less, {card[output_bias]:.3f ci}, and input ×5 takes off {card_off:.3f} of that. Tying costs "
-        "{card[equal_shape]:.3f ci} nats, at the edge of what is worth naming, and the embedding is further from the prediction "
-        "by {card[lens_gap]:.3f ci} bits. The output share is {card[early_share]:.3f ci} over the first tenth",
+        "{card[equal_shape]:.3f ci} nats, at the edge of what is worth naming, and the embedding is further from the "
+        "prediction by {card[lens_gap]:.3f ci} bits. The output share is {card[early_share]:.3f ci} over the first tenth",
         "the tied model is {rarest[tied]:.3f} nats behind on the rarest tenth",
         "{rarest[input x5]:.3f} nats on the rarest tenth",
         HOW_LONG,

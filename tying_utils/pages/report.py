@@ -205,7 +205,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     (
         "What was measured",
         "Small models, early in training ([how long](METHODS.md#intervals-and-verdicts)). Longer training, at d 64 on the "
-        "source of packages, in the two-role language and on a card, has [conditions of its own](METHODS.md#how-long-training).",
+        "source of packages, in the two-role language and on a card, has [its own conditions](METHODS.md#how-long-training).",
         conditions,
     ),
     (
@@ -219,8 +219,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     (
         "The claims on a card",
         "Models that `tying-utils gpu` trained, all rows judged together (Holm), beside the axis of length at its longest, "
-        "each row alone. Two verdicts may differ where two estimates hardly do: the intervals are of different widths. Vocabulary, "
-        "batch, precision and learning rate differ too ([how](METHODS.md#how-long-training)).",
+        "each row alone. Two verdicts may differ where two estimates hardly do: the intervals are of different widths. "
+        "Vocabulary, batch, precision and learning rate differ too ([how](METHODS.md#how-long-training)).",
         by_length.on_a_card,
     ),
     (
