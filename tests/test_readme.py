@@ -223,8 +223,8 @@ def numbers(results: Results) -> dict[str, Any]:
     tables = on_card.found()[1]
     card = on_card.verdicts(tables, long).set_index("id")
     late = tables["share"].query("tenth == 10").groupby("arm")["output_share"].mean()
-    made["card_late_untied"], made["card_off"] = late[UNTIED], -card.loc["scaled_bias", "estimate"]
     made["card"] = {name: Seeds(row["estimate"], row["low"], row["high"], row["seeds"]) for name, row in card.iterrows()}
+    made["card_late_untied"], made["card_off"] = late[UNTIED], -made["card"]["scaled_bias"].mean
     made["alone"] = position.positions(long["poles"]).query(
         "corpus == 'packages' and d_model == 64 and arm == 'log count' and tokens_per_weight == 20"
     )
