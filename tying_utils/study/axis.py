@@ -52,7 +52,7 @@ TABLES: dict[str, Arms] = {
     # Compared with a reference whose input table has a rate of its own.
     "tuned_poles": (*PAIR, *(arm for arm in lengths.REMEDIED if arm.kind == "table-rates")),
 }
-_REPLAYED = 4.0  # tokens per weight of the longest runs that are trained again, for which path moved their tables
+_REPLAYED = 1.3  # tokens per weight of the longest runs that are trained again, for which path moved their tables
 _AXIS, _RATES, _REMEDIES = "axis", "rates", "remedies"
 # Of which runs those tables are that are not of the axis itself; they are of d 64 alone.
 _BESIDE = {"rates": _RATES} | dict.fromkeys(("remedy_losses", "remedy_deciles", "remedy_poles", "tuned_poles"), _REMEDIES)
