@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gpu.add_argument("--out", type=Path, default=Path("gpu-check"), metavar="FOLDER", help=words)
     words = "ask for the claims alone, with models of these seeds: a further check of the same kind of card"
     gpu.add_argument("--seeds", type=int, nargs="+", metavar="N", help=words)
+    words = "train models of the size that the check in this folder chose, so that both can be read together"
+    gpu.add_argument("--like", type=Path, metavar="FOLDER", help=words)
     words = "turn such folders, of one kind of card, into data/results/gpu and rows of the benchmarks' table; checks nothing"
     gpu.add_argument("--read", type=Path, nargs="+", metavar="FOLDER", help=words)
     evaluate = command("evaluate", _evaluate, "let runs and checkpoints answer downstream tasks; needs the extra `eval`")
@@ -230,7 +232,7 @@ def _gpu(options: argparse.Namespace) -> int:
     sys.dont_write_bytecode = True
     from tying_utils.card.command import check
 
-    return check(options.minutes, options.device, options.out, options.seeds)
+    return check(options.minutes, options.device, options.out, options.seeds, options.like)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -224,8 +224,10 @@ def test_a_second_card_leaves_nothing_of_the_first_and_no_row_takes_the_place_of
     assert set(pd.read_csv(results / "benchmarks" / "ratios.csv")["device"]) == {"Example Card"}
 
 
-def test_seeds_ask_for_the_claims_alone(tmp_path):
-    child = started(tmp_path / "seeds", "-", minutes=1, more=("--seeds", "3", "4"))
+def test_seeds_ask_for_the_claims_alone_of_models_as_large(tmp_path):
+    size = {"part": "claims", "task": "size", "d": 32, "layers": 1, "steps": 77}
+    like = written_by_hand(tmp_path / "like", size)
+    child = started(tmp_path / "seeds", "-", minutes=1, more=("--seeds", "3", "4", "--like", str(like)))
     out, err = child.communicate(timeout=300)
     assert child.returncode == 0, err[-2000:]
     records = plan.read(tmp_path / "seeds" / "out")
@@ -234,8 +236,18 @@ def test_seeds_ask_for_the_claims_alone(tmp_path):
     runs = [record["task"] for record in records if "seed" in record["task"]]
     assert runs[0] == "untied, seed 3" and runs[-1].endswith("seed 4") and len(runs) == 6
     losses = summary.tables(records, "losses")
-    assert set(losses["seed"]) <= {3, 4} and 3 in set(losses["seed"])
+    assert set(losses["seed"]) == {3, 4} and set(losses["n_layers"]) == {1}
+    assert {record["config"]["steps"] for record in records if "config" in record} == {77}
     assert not any(line.startswith("correct") for line in out.splitlines()[-8:])
+
+
+@pytest.mark.parametrize("size", [{"steps": None}, {"d": 0}, {"layers": 1.5}, {"task": "text"}])
+def test_a_folder_without_a_size_is_named(tmp_path, capsys, size):
+    found = {"part": "claims", "task": "size"} | size
+    like = written_by_hand(tmp_path / "like", {"part": "claims", "task": "size", "d": None}, found)
+    assert main(["gpu", "--device", "cpu", "--like", str(like), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"tying-utils: FOLDER: {like} holds no size of models")
+    assert not (tmp_path / "out").exists()
 
 
 def test_checks_of_one_card_are_read_together_and_the_first_counts(tmp_path, home, monkeypatch):

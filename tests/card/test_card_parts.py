@@ -198,6 +198,15 @@ def test_the_largest_shape_that_reaches_twenty_tokens_per_weight_is_taken(on_car
     assert sizes[2][0] == 128 and sizes[2][1] < 20, "where time is short, as many as fit"
 
 
+def test_a_size_that_is_given_is_taken_where_text_and_card_have_room(on_card):
+    size = {"d": 128, "layers": 4, "steps": 100}
+    config, found = claims.given(on_card, text(2 * 10**6), size)
+    assert (config.d_model, config.n_layers, config.steps, config.warmup_steps) == (128, 4, 100, 25)
+    assert found == {**size, "weights": 2_097_152, "tokens_per_step": 16_384, "tokens_per_weight": 100 * 16_384 / 2_097_152}
+    with pytest.raises(LeftOut, match="100 steps read more than the text has, 1,000,000 tokens"):
+        claims.given(on_card, text(10**6), size)
+
+
 def test_no_text_is_read_twice(on_card):
     config, found = claims.chosen(on_card, text(110 * 10**6), 20_000)
     assert config.d_model == 192 and found["tokens_per_weight"] == pytest.approx(20, rel=0.01)

@@ -3,7 +3,7 @@
 import functools
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,8 +66,13 @@ class Text:
         self._child.wait()
 
 
-def tasks(setting: Setting, plan: Plan, text: Text, seeds: Sequence[int] | None = None) -> Iterator[Task]:
-    """Yield what the text is, the size that fits, then a run with its tables at a time: of `seeds`, by default five."""
+def tasks(
+    setting: Setting, plan: Plan, text: Text, seeds: Sequence[int] | None = None, size: Mapping[str, int] | None = None
+) -> Iterator[Task]:
+    """Yield what the text is, the size that fits, then a run with its tables at a time: of `seeds`, by default five.
+
+    `size` (d, layers and steps) is taken in place of one that fits.
+    """
     state: dict[str, Any] = {"untied": {}, "seconds": 0.0}
 
     def prepared() -> dict[str, Any]:
@@ -80,7 +85,7 @@ def tasks(setting: Setting, plan: Plan, text: Text, seeds: Sequence[int] | None 
         return
 
     def sized() -> dict[str, Any]:
-        state["config"], found = chosen(setting, state["corpus"], plan.left)
+        state["config"], found = given(setting, state["corpus"], size) if size else chosen(setting, state["corpus"], plan.left)
         return found
 
     yield Task("size", sized)
@@ -123,11 +128,24 @@ def chosen(setting: Setting, corpus: Corpus, seconds: float) -> tuple[TrainConfi
         tried.append(f"d {d}: {1e3 * step_seconds:.1f} ms a step")
         fits = int((_PAIR * seconds / 2 - (1 if setting.smoke else _MEASURING)) / step_seconds)
         if wanted <= fits or last:
-            steps = max(8, min(wanted, fits, there))
-            found = {"d": d, "layers": layers, "weights": weights, "steps": steps, "tokens_per_step": per_step}
-            found |= {"tokens_per_weight": steps * per_step / weights, "tried": "; ".join(tried)}
-            return config_of(setting, corpus, d, layers, steps), found
+            config = config_of(setting, corpus, d, layers, max(8, min(wanted, fits, there)))
+            return config, _described(config) | {"tried": "; ".join(tried)}
     raise AssertionError("the last shape is always taken")
+
+
+def given(setting: Setting, corpus: Corpus, size: Mapping[str, int]) -> tuple[TrainConfig, dict[str, Any]]:
+    """Return the condition of a given size. Raises `LeftOut` where the text is too short or the card too small for it."""
+    config = config_of(setting, corpus, size["d"], size["layers"], size["steps"])
+    if config.steps * config.batch_size * config.context >= len(corpus.train):
+        raise LeftOut(f"{config.steps:,} steps read more than the text has, {len(corpus.train):,} tokens")
+    setting.room(2 * budget.memory(config, torch.float32, setting.device), "a smaller size would fit")
+    return config, _described(config)
+
+
+def _described(config: TrainConfig) -> dict[str, Any]:
+    per_step, weights = config.batch_size * config.context, _weights(config)
+    found = {"d": config.d_model, "layers": config.n_layers, "weights": weights, "steps": config.steps}
+    return {**found, "tokens_per_step": per_step, "tokens_per_weight": config.steps * per_step / weights}
 
 
 def seconds_per_step(config: TrainConfig, corpus: Corpus) -> float:

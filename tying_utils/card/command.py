@@ -8,26 +8,27 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tying_utils import card
 from tying_utils.base.console import say
-from tying_utils.card.plan import RESULTS, SCRATCH, SUMMARY, UNTIED_START
+from tying_utils.card.plan import RESULTS, SCRATCH, SUMMARY, UNTIED_START, size_of
 
 # Where each part ends, as a fraction of all minutes; what a part leaves, the next one has.
 PARTS = {"facts": 0.06, "correct": 0.34, "fast": 0.56, "claims": 0.97}
 _GRACE = 15.0  # seconds after the last minute, from which on a call into a library counts as one that never returns
 
 
-def check(minutes: float, device: str, folder: Path, seeds: Sequence[int] | None = None) -> int:
+def check(minutes: float, device: str, folder: Path, seeds: Sequence[int] | None = None, like: Path | None = None) -> int:
     """Run all parts on `device` within `minutes` into `folder` and print the summary last; return 1 if anything failed, else 0.
 
-    With `seeds` the claims alone are asked for, with those. Nothing is written elsewhere. Raises ValueError, before anything is
-    written, for less than a minute, seeds that are not each once from 0 to 999, a device that is not there, and a folder that
-    cannot be written or holds results.
+    With `seeds` the claims alone are asked for, with those; `like` is the folder of a check whose size of models is taken over.
+    Nothing is written elsewhere. Raises ValueError, before anything is written, for less than a minute, seeds that are not each
+    once from 0 to 999, a folder `like` without a size, a device that is not there, and a folder that cannot be written or holds
+    results.
     """
     began = time.monotonic()
     if not 1 <= minutes <= 24 * 60:
@@ -35,6 +36,7 @@ def check(minutes: float, device: str, folder: Path, seeds: Sequence[int] | None
     if seeds and (len(set(seeds)) < len(seeds) or not {*seeds} <= {*range(UNTIED_START)}):
         given = " ".join(map(str, seeds))
         raise ValueError(f"--seeds: numbers from 0 to {UNTIED_START - 1} are needed, each once, got {given}")
+    size = None if like is None else size_of(like)
     if device not in ("cuda", "cpu"):
         raise ValueError(f"--device: 'cuda' or 'cpu' is needed, got {device!r}")
     if device == "cpu":  # so that no part uses a card that is there
@@ -51,7 +53,7 @@ def check(minutes: float, device: str, folder: Path, seeds: Sequence[int] | None
     # Whatever ends a job tells it so first: what was found by then is summed up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _parts(minutes, torch.device(device), folder, began, seeds)
+        return _parts(minutes, torch.device(device), folder, began, seeds, size)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -86,7 +88,14 @@ def _keep_inside(scratch: Path) -> None:
     warnings.filterwarnings("ignore")  # of deprecations in libraries: what matters here is raised or measured
 
 
-def _parts(minutes: float, device: Any, folder: Path, began: float, seeds: Sequence[int] | None = None) -> int:
+def _parts(
+    minutes: float,
+    device: Any,
+    folder: Path,
+    began: float,
+    seeds: Sequence[int] | None = None,
+    size: Mapping[str, int] | None = None,
+) -> int:
     from transformers.utils import logging
 
     from tying_utils.card import claims, correct, facts, fast, summary
@@ -122,7 +131,7 @@ def _parts(minutes: float, device: Any, folder: Path, began: float, seeds: Seque
         parts = {"facts": facts.tasks(setting), "correct": correct.tasks(setting), "fast": fast.tasks(setting)}
         if seeds:
             parts = {"facts": islice(parts["facts"], 1)}  # which machine it is
-        for name, tasks in {**parts, "claims": claims.tasks(setting, plan, text, seeds)}.items():
+        for name, tasks in {**parts, "claims": claims.tasks(setting, plan, text, seeds, size)}.items():
             plan.part(name, PARTS[name], tasks)
     finally:  # also where it is interrupted
         last.cancel()

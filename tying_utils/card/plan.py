@@ -143,6 +143,15 @@ def read(folder: Path) -> list[Record]:
     return records
 
 
+def size_of(folder: Path) -> dict[str, int]:
+    """Return d, layers and steps of the models that the check in `folder` chose. Raises ValueError where it chose none."""
+    for record in read(folder):
+        size: dict[str, Any] = {name: record.get(name) for name in ("d", "layers", "steps")}
+        if record["task"] == "size" and all(type(value) is int and value > 0 for value in size.values()):
+            return size
+    raise ValueError(f"FOLDER: {folder} holds no size of models; give that of a check which came as far as the claims")
+
+
 def _sound(record: Any) -> bool:
     """Return whether it is a record as `Plan` writes them, as far as its readers look."""
     if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("part", "task", "outcome")):

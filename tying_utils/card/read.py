@@ -93,7 +93,7 @@ def _joined(records: list[Record], more: list[Record], folder: Path) -> list[Rec
         one, other = ({name: record.get(name) for name in alike[task]} for record in (done[task], new[task]))
         if one != other:
             raise ValueError(
-                f"FOLDER: {folder} has {other}, the first {one}; read checks of one card, one text and one size together"
+                f"FOLDER: {folder} has {other}, the first {one}; together go one card, one text and one size (`--like`)"
             )
     added = {task: record for task, record in new.items() if task not in done}
     return [record for record in records if (record["part"], record["task"]) not in added] + [*added.values()]
