@@ -17,6 +17,7 @@ from benchmarks import turns
 from tying_utils.__main__ import main
 from tying_utils.card import command, plan, read, summary
 from tying_utils.card.plan import BROKEN, HELD, LEFT_OUT, MEASURED, RAISED
+from tying_utils.experiments import alignment, on_card
 from tying_utils.pages import costs
 
 ROOT = Path(command.__file__).parents[2]
@@ -173,6 +174,9 @@ def test_results_of_a_card_become_tables_and_rows_of_the_benchmarks(checked, tmp
     assert (
         "Example Card" in words and "Python source, d 32" in words and "tokens per weight in batches of 256, float32)" in words
     )
+    bias = summary.tables(records, "alignment").query("arm == 'tied' and target == 'tied'").set_index("source")["corrected"]
+    read_back = alignment.output_bias(on_card.found()[1]["alignment"]).set_index("arm")["output_bias"]
+    assert read_back["tied"] == pytest.approx(bias["output"] - bias["input"], abs=1e-5)
 
 
 def written_by_hand(folder: Path, *others: dict[str, Any]) -> Path:

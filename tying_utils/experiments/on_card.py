@@ -5,15 +5,14 @@ from typing import Any
 import pandas as pd
 
 from tying_utils.base import paths
-from tying_utils.base.names import PACKAGES, PYTHON, TIED, UNTIED, scaled
+from tying_utils.base.names import TIED, UNTIED, scaled
 from tying_utils.base.table_store import TableStore
 from tying_utils.experiments import alignment, length
-from tying_utils.experiments.looks import CORPORA, SOURCE
+from tying_utils.experiments.advice import LOOKS
 from tying_utils.experiments.tables import where
 from tying_utils.study.axis import Lengths
 
 TABLES = ("losses", "share", "alignment", "lens")
-LABELS = {PACKAGES: SOURCE.label, PYTHON: CORPORA[PYTHON].label}  # of the texts that a card may have been given
 # Of the statistics of the axis of length those that a card may answer, in the order of their claims.
 _ASKED = ("output_bias", "early_share", "late_share", "share_gap", "lens_gap", "scaled_bias", "scaled_loss", "equal_shape")
 _X5 = scaled(5)
@@ -30,7 +29,8 @@ def found() -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
 def condition(machine: dict[str, Any], tables: dict[str, pd.DataFrame]) -> str:
     """Return in words what was trained, for how long and in what."""
     size, one = where(tables["rates"], task="size").set_index("what")["value"], tables["losses"].iloc[0]
-    words = f"{LABELS.get(one['corpus'], one['corpus'])}, d {one['d_model']}, {one['n_layers']} layers"
+    text = LOOKS[one["corpus"]].label if one["corpus"] in LOOKS else one["corpus"]
+    words = f"{text}, d {one['d_model']}, {one['n_layers']} layers"
     words += (
         f", {size['weights'] / 1e6:.1f} million weights in the untied model, {one['tokens_per_weight']:.2g} tokens per weight"
     )

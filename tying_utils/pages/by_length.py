@@ -9,8 +9,6 @@ from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
 from tying_utils.study.axis import Lengths
 from tying_utils.study.study import Results
 
-_SMALL = "packages, d 64"
-
 
 def verdicts(results: Results) -> str:
     """Return the headlines at the longest length that has three seeds, beside what the first hundredth of training said."""
@@ -47,14 +45,14 @@ def on_a_card(results: Results) -> str:
     judgements = on_card.verdicts(tables, lengths := Lengths())
     if judgements.empty:
         return "Nothing was trained on a card yet."
-    small = where(length.verdicts(lengths), place=_SMALL)
+    small = where(length.verdicts(lengths), place=remedies_by_length.PLACE)
     beside = where(small, tokens_per_weight=small["tokens_per_weight"].max())
     rows = []
     for row in judgements.to_dict("records"):
         cells = [f"{judged(own)}, n = {own['seeds']}" for own in (row, *where(beside, id=row["id"]).to_dict("records"))]
         rows.append((row["claim"], row["statistic"], *cells))
     words = f"{machine['card']}: {on_card.condition(machine, tables)}."
-    return f"{words}\n\n{table(f'Claim | Statistic | On a card | {length.PLACES[_SMALL].label}', rows)}"
+    return f"{words}\n\n{table(f'Claim | Statistic | On a card | {length.PLACES[remedies_by_length.PLACE].label}', rows)}"
 
 
 def trends(results: Results) -> str:
