@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from tying_utils.base.names import LABELS
 from tying_utils.experiments import figures
 from tying_utils.experiments.public import Public
-from tying_utils.pages import markdown, report
+from tying_utils.pages import report
 from tying_utils.study import Results, axis, profiles
 from tying_utils.study.axis import Lengths
 
@@ -66,7 +67,7 @@ def test_committed_verdicts_follow_from_the_committed_results(corpus: str) -> No
     lines = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     lines = lines[next(n for n, line in enumerate(lines) if line.startswith("| Claim | Statistic | Python source")) :]
     column = lines[0].split(" | ")
-    place = column.index(markdown.NAMES[corpus])
+    place = column.index(LABELS[corpus])
     for statistic, (values, null, smallest) in rows.items():
         assert len(values) == 5
         shown = next(line for line in lines if f"| {statistic} |" in line).split(" | ")[place]

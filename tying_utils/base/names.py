@@ -2,6 +2,7 @@
 
 ROLES = ("source", "target")  # of a token in the two-role language
 PYTHON, WIKITEXT, TWO_ROLE, WIKITEXT_103, PACKAGES = "python", "wikitext-2", "two-role", "wikitext-103", "packages"
+LABELS = {PYTHON: "Python source", WIKITEXT: "WikiText-2", TWO_ROLE: "two-role language"}  # on pages and in figures
 UNTIED, TIED = "untied", "tied"
 SHARED_START = "shared start"
 NEW_ROLES = {f"new {role} roles": role for role in ROLES}  # what a two-role language is fine-tuned on: that role dealt anew

@@ -36,7 +36,7 @@ HEADLINES = (
 FIGURES = style.Gallery()
 PLACES = {
     "packages, d 64": replace(SOURCE, label="source of packages, d 64", line="-"),
-    "packages, d 128": replace(SOURCE, label="the same, d 128", line=DASHED, hollow=True),
+    "packages, d 128": replace(SOURCE, label="source of packages, d 128", line=DASHED, hollow=True),
     "two-role": replace(CORPORA[TWO_ROLE], line=DOTTED),
 }
 _X5 = scaled(5)

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.lines import Line2D
 
-from tying_utils.base.names import PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
+from tying_utils.base.names import LABELS, PYTHON, TIED, TWO_ROLE, UNTIED, WIKITEXT, scaled
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ PAIRS = {
     ("input", "output"): Look("untied E\nand U", GREY, "v"),
 }
 CORPORA = {
-    PYTHON: Look("Python source", DARK, "o", "none"),
-    WIKITEXT: Look("WikiText-2", DARK, "v", "none", hollow=True),
-    TWO_ROLE: Look("two-role language", "#8c8c8c", "X", "none"),
+    PYTHON: Look(LABELS[PYTHON], DARK, "o", "none"),
+    WIKITEXT: Look(LABELS[WIKITEXT], DARK, "v", "none", hollow=True),
+    TWO_ROLE: Look(LABELS[TWO_ROLE], "#8c8c8c", "X", "none"),
 }
 SOURCE = Look("source of packages", DARK, "P", "none")
 ARMS = {

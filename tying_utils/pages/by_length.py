@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tying_utils.base.names import EQUAL, PYTHON, SECOND_START, TIED, UNTIED, WIKITEXT, scaled
+from tying_utils.base.names import EQUAL, LABELS, PYTHON, SECOND_START, TIED, UNTIED, WIKITEXT, scaled
 from tying_utils.experiments import claims, length, on_card, position, remedies_by_length
 from tying_utils.experiments.tables import where
-from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
+from tying_utils.pages.markdown import judged, mean, span, spread, table
 from tying_utils.study.axis import Lengths
 from tying_utils.study.study import Results
 
@@ -19,7 +19,7 @@ def verdicts(results: Results) -> str:
         cells = {row["place"]: _with_early(row) for row in part.to_dict("records")}
         first = [judged(early[name, corpus]) if (name, corpus) in early else "" for corpus in corpora]
         rows.append((part["claim"].iloc[0], part["statistic"].iloc[0], *(cells.get(place, "") for place in places), *first))
-    titles = [f"{length.PLACES[place].label}" for place in places] + [f"{NAMES[corpus]}, 0.13 alone" for corpus in corpora]
+    titles = [f"{length.PLACES[place].label}" for place in places] + [f"{LABELS[corpus]}, 0.13 alone" for corpus in corpora]
     return table(f"Claim | Statistic | {' | '.join(titles)}", rows)
 
 

@@ -5,16 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from tying_utils.base.names import PYTHON, TWO_ROLE, WIKITEXT
+from tying_utils.base.names import LABELS
 from tying_utils.measures import statistics
-
-NAMES = {PYTHON: "Python source", WIKITEXT: "WikiText-2", TWO_ROLE: "two-role language"}
 
 
 def table(header: str, rows: Iterable[Iterable[Any]]) -> str:
     """Return a Markdown table. `header` has " | " between its columns; a cell that is the id of a corpus shows its name."""
     titles = header.split(" | ")
-    lines = ([NAMES.get(cell, str(cell)) for cell in row] for row in (titles, ["---"] * len(titles), *rows))
+    lines = ([LABELS.get(cell, str(cell)) for cell in row] for row in (titles, ["---"] * len(titles), *rows))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

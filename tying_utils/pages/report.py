@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from tying_utils.base import files, paths
-from tying_utils.base.names import PYTHON, SHARED_START, TIED, TWO_ROLE
+from tying_utils.base.names import LABELS, PYTHON, SHARED_START, TIED, TWO_ROLE
 from tying_utils.experiments import claims, places
 from tying_utils.experiments import grid as verdict_grid
 from tying_utils.experiments.gradients import share_over
@@ -15,7 +15,7 @@ from tying_utils.experiments.remedies import changes, outcomes
 from tying_utils.experiments.sizes import loss_gaps
 from tying_utils.experiments.tables import tied_less_untied, tuned
 from tying_utils.pages import by_length, costs, notebooks
-from tying_utils.pages.markdown import NAMES, judged, mean, span, spread, table
+from tying_utils.pages.markdown import judged, mean, span, spread, table
 from tying_utils.study.study import Results
 from tying_utils.study.sweep import Sweep
 
@@ -37,7 +37,7 @@ def summary(profile: str) -> str:
     lines = [f"\n{verdict_grid.sentence(frame, profile)} ({marks}; mean and 95 % interval over seeds)"]
     for (code, statistic), part in frame.groupby(["claim", "statistic"], sort=False):
         lines.append(f"\n{verdict_grid.claim(str(code))}: {statistic}")
-        lines += [f"  {NAMES[row['corpus']]:<20}{verdict_grid.cell(row)}" for row in part.to_dict("records")]  # type: ignore[arg-type]
+        lines += [f"  {LABELS[row['corpus']]:<20}{verdict_grid.cell(row)}" for row in part.to_dict("records")]  # type: ignore[arg-type]
     return "\n".join(lines)
 
 
@@ -54,7 +54,7 @@ def conditions(results: Results) -> str:
             TWO_ROLE: f"{len(fingerprints)} languages, one for each seed, agreement and permutation of the roles",
         }.get(corpus, f"its validation text, evaluated on its test text ({size})")
         lines.append(
-            f"- **{NAMES[corpus]}**: {text}; where nothing else is said OLMo with {study.scales[corpus]}; "
+            f"- **{LABELS[corpus]}**: {text}; where nothing else is said OLMo with {study.scales[corpus]}; "
             f"{len(manifest['profile']['seeds'])} seeds, {len(runs)} runs, {minutes:.0f} minutes of training in all, "
             f"a {runs[0]['made']['device']} core each, torch {manifest['packages']['torch']}."
         )
