@@ -105,3 +105,63 @@ def test_models_lenses_and_ties_take_numpys_integers():
     tie = SplitTie(model, balance.path_rule("norm-match"))
     model(ids, labels=ids).loss.backward()
     tie.combine(step=many(1), steps=many(4))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(3, 2).to_sparse(), r"a dense tensor .* got a torch.sparse_coo one; its .to_dense\(\) may do"),
+        (torch.zeros(3, 2, device="meta"), "a dense tensor that holds its values is needed, got a meta one"),
+        (
+            torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
+            "a dense tensor .* got a nested one",
+        ),
+        (torch.zeros(3, 2).to(torch.float8_e4m3fn), r"float16, .* got torch.float8_e4m3fn; its .float\(\) would do"),
+    ],
+)
+def test_a_tensor_of_another_kind_is_no_table(value, said):
+    with pytest.raises(ValueError, match=f"^t: {said}"):
+        checks.table("t", value)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"x", ["x"], "~nobody-of-that-name/x", "x" * 300])
+def test_what_can_be_no_path_is_refused(value):
+    with pytest.raises(ValueError, match="^p: "):
+        checks.path("p", value)
+    assert checks.path("p", "~/x").is_absolute()
+
+
+@pytest.mark.parametrize("value", ["x", None, True, float("nan"), float("inf"), 10**400, 1j])
+def test_what_is_no_finite_number_is_refused(value):
+    with pytest.raises(ValueError, match="^n: a finite number is needed, got ") as refused:
+        checks.number("n", value)
+    assert len(str(refused.value)) < 130 and checks.number("n", -(2**70)) == -(2.0**70)
+    with pytest.raises(ValueError, match="^n: .* got a number of int"):  # which Python does not write
+        checks.integer("n", 10**5000, 0, 10)
+
+
+def test_a_seed_is_one_that_torch_and_numpy_take():
+    assert checks.seed("s", 2**63 - 1) == 2**63 - 1
+    with pytest.raises(ValueError, match="^s: an integer below 9,223,372,036,854,775,808 is needed, got 18446744073709551616"):
+        checks.seed("s", 2**64)
+
+
+@pytest.mark.parametrize("values", [None, [1], {1: 2}, {"other": 2}])
+def test_fields_that_are_none_are_refused(values):
+    with pytest.raises(ValueError, match="^f: .* of Thing"):
+        checks.fields("f", values, ("one", "two"), "Thing")
+    assert checks.fields("f", {"one": 1}, ("one", "two"), "Thing") == {"one": 1}
+
+
+@pytest.mark.parametrize("tables", [None, [0, 1], 5, {0: 0}, {0: 0, "1": 1}, {0: 0, 1.5: 1}])
+def test_what_maps_no_steps_to_tables_is_refused(tables):
+    with pytest.raises(ValueError, match="^tables"):
+        checks.steps("tables", tables)
+
+
+def test_a_wrapped_model_is_told_from_a_model():
+    model = architectures.build("olmo", tied=True, seed=0, **TINY)
+    checks.causal_model("model", model)
+    for other, said in ((torch.nn.DataParallel(model), "DataParallel; its .module would do"), (None, "NoneType"), ("x", "str")):
+        with pytest.raises(ValueError, match=f"^model: a Hugging Face causal language model is needed, got {said}"):
+            checks.causal_model("model", other)

@@ -561,3 +561,52 @@ def test_of_a_cache_of_the_first_format_two_tables_are_used_and_a_tie_is_read_an
     hub.reset()
     assert_equal(read_tables("org/model"), first)
     assert bool(hub.requests) == tied, "where one table was held, another of an unknown name may have been overlooked"
+
+
+@pytest.mark.parametrize("source", [None, 5, b"x", ["x"], "~nobody-of-that-name/x", "x" * 300])
+def test_a_source_that_can_be_none_is_named(source):
+    for read in (read_tables, steps):
+        with pytest.raises(ValueError, match="^source: "):
+            read(source)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        *(({"names": names}, "^names: two tensors' names") for names in ((), ("lm_head.weight",), {"a": "b"}, 5, "ab", (1, 2))),
+        *(({"revision": revision}, "^revision: ") for revision in (5, b"main", "x" * 300)),
+    ],
+)
+def test_a_bad_argument_is_named(untied, tmp_path, arguments, said):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    for source in (untied, "org/none" if arguments.get("revision") != "x" * 300 else untied, tmp_path / "m.gguf"):
+        with pytest.raises(ValueError, match=said):
+            read_tables(source, **arguments)
+    with pytest.raises(ValueError, match="^stage: a string is needed, got 5"):
+        steps(untied, 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("architectures", [[None], None, 5, {"a": 1}, "LlamaModel"])
+def test_a_configuration_whose_architectures_are_none(copy, weights, architectures):
+    del weights["lm_head.weight"]
+    save_file(weights, copy / "model.safetensors")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"architectures": architectures}))
+    with pytest.raises(ValueError, match="holds no output table .a model of no stated architecture"):
+        read_tables(copy)
+
+
+def test_what_lies_beside_is_named(copy, tmp_path):
+    with pytest.raises(ValueError, match=rf"^source: .*model.safetensors is a file; give its folder {copy}, "):
+        read_tables(copy / "model.safetensors")
+    run = tmp_path / "run"
+    run.mkdir()
+    copy.rename(run / "model")
+    with pytest.raises(ValueError, match=rf"^source: .* holds no config.json; give {run / 'model'}$"):
+        read_tables(run)
+    (run / "q.GGUF").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=rf"; give {run / 'model'} or {run / 'q.GGUF'}$"):
+        read_tables(run)
+    with pytest.raises(ValueError, match="no GGUF file|package gguf is needed"):
+        read_tables(run / "q.GGUF")
+    assert not read_tables((run / "model").rename(tmp_path / "mod.gguf")).tied

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real  # numpy's scalars are of these kinds, too, and it need not be loaded to say so
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +20,13 @@ def table(name: str, value: Tensor) -> Tensor:
 
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: a torch tensor of shape (V, d) is needed, got {type(value).__name__}")
+    if value.is_nested or value.is_meta or value.layout != torch.strided:
+        kind = "nested" if value.is_nested else "meta" if value.is_meta else str(value.layout)
+        raise ValueError(f"{name}: a dense tensor that holds its values is needed, got a {kind} one; its .to_dense() may do")
     if value.ndim != 2 or not value.is_floating_point():
         raise ValueError(f"{name}: a floating tensor of shape (V, d) is needed, got shape {tuple(value.shape)}, {value.dtype}")
+    if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"{name}: float16, bfloat16, float32 or float64 is needed, got {value.dtype}; its .float() would do")
     if value.shape[0] < 2 or value.shape[1] < 1:
         raise ValueError(f"{name}: at least 2 rows and 1 column are needed, got shape {tuple(value.shape)}")
     if not bool(torch.isfinite(value).all()):
@@ -44,7 +51,8 @@ def table_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, same_width: bo
 def integer(name: str, value: int, least: int, below: float = math.inf) -> int:
     """Return `value` as an int if it is an integer (numpy's too) of at least `least` and below `below`, else ValueError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < below:
-        raise ValueError(f"{name}: an integer of at least {least} is needed, got {value!r}")
+        bound = f"below {below:,}" if isinstance(value, Integral) and value >= below else f"of at least {least}"
+        raise ValueError(f"{name}: an integer {bound} is needed, got {_short(value)}")
     return int(value)
 
 
@@ -53,12 +61,24 @@ def positive(name: str, value: int) -> int:
     return integer(name, value, 1)
 
 
+def seed(name: str, value: int) -> int:
+    """Return `value` as an int if it is an integer from 0 to 2^63 - 1, which torch and numpy both take, else ValueError."""
+    return integer(name, value, 0, 2**63)
+
+
+def number(name: str, value: float, least: float = -math.inf) -> float:
+    """Return `value` as a float if it is a finite number (numpy's too) of at least `least`, else raise ValueError."""
+    found = float(value) if isinstance(value, Real) and not isinstance(value, int) else value  # 10^400 fits no float
+    largest = sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, Real) or not max(least, -largest) <= found <= largest:
+        bound = f" of at least {least:g}" if least > -math.inf else ""
+        raise ValueError(f"{name}: a finite number{bound} is needed, got {_short(value)}")
+    return float(value)
+
+
 def scale(name: str, value: float) -> float:
     """Return `value` as a float if it is finite and at least 0, else raise ValueError."""
-    number = float(value) if isinstance(value, Real) and not isinstance(value, int) else value  # 10^400 fits no float
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= number <= sys.float_info.max:
-        raise ValueError(f"{name}: a finite number of at least 0 is needed, got {value!r}")
-    return float(value)
+    return number(name, value, 0)
 
 
 def above_zero(name: str, value: float) -> float:
@@ -66,3 +86,65 @@ def above_zero(name: str, value: float) -> float:
     if scale(name, value) == 0:
         raise ValueError(f"{name}: a finite number above 0 is needed, got {value!r}")
     return float(value)
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return `value` if it is True or False, else raise ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: True or False is needed, got {_short(value)}")
+    return value
+
+
+def text(name: str, value: str) -> str:
+    """Return `value` if it is a string, else raise ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: a string is needed, got {_short(value)}")
+    return value
+
+
+def path(name: str, value: str | Path) -> Path:
+    """Return `value` with its ~ expanded if it is a string or a Path of a form that a file may have, else raise ValueError."""
+    if not isinstance(value, str | Path):
+        raise ValueError(f"{name}: a path, as a string or a pathlib.Path, is needed, got {_short(value)}")
+    try:
+        found = Path(value).expanduser()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, or the ~ of nobody
+        raise ValueError(f"{name}: {_short(str(value))} can be no path: {_short(error)}; give another") from error
+    return found
+
+
+def fields(name: str, values: Mapping[str, Any], known: Iterable[str], of: str) -> dict[str, Any]:
+    """Return the mapping `values` as a dictionary if each key is one of the `known` fields of `of`, else raise ValueError."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}: a mapping of the fields of {of} is needed, got {_short(values)}")
+    known = [*known]
+    if unknown := sorted({str(key) for key in values} - {*known}):
+        raise ValueError(f"{name}: {', '.join(unknown)}: no field of {of}; it has {', '.join(known)}")
+    return dict(values)
+
+
+def steps(name: str, tables: Mapping[int, Any]) -> list[int]:
+    """Return the steps of a mapping from at least 2 optimizer steps to tables, in order, else raise ValueError."""
+    if not isinstance(tables, Mapping):
+        raise ValueError(f"{name}: a mapping from optimizer steps to tables is needed, got {type(tables).__name__}")
+    if len(tables) < 2:
+        raise ValueError(f"{name}: at least 2 steps are needed, got {len(tables)}")
+    for step in tables:
+        integer(f"{name}, its steps", step, 0)
+    return sorted(tables)
+
+
+def causal_model(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` has what a Hugging Face causal language model has; a wrapper may not."""
+    if not all(hasattr(value, needed) for needed in ("config", "base_model", "get_output_embeddings")):
+        inner = "; its .module would do" if hasattr(value, "module") else ""
+        raise ValueError(f"{name}: a Hugging Face causal language model is needed, got {type(value).__name__}{inner}")
+
+
+def _short(value: object) -> str:
+    """Return how `value` is written, cut: it may be a text, a table or a number of thousands of digits."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"a number of {type(value).__name__}"

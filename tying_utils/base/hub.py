@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tying_utils.base import files
+from tying_utils.base import checks, files
 
 _CHUNK = 4 << 20  # bytes that are held at a time
 _RETRIES = 5  # in a row without a byte between them
@@ -241,10 +241,18 @@ def at(source: str | Path, revision: str | None = None) -> Source:
 
 
 def local(source: str | Path, revision: str | None = None) -> Folder | None:
-    """Return the folder `source`, or its folder `revision`; None if `source` is none. ValueError if it lacks `revision`."""
-    if not (folder := Path(source).expanduser()).is_dir():
+    """Return the folder `source`, or its folder `revision`; None if `source` is none.
+
+    Raises ValueError if it lacks `revision`, for what is no string or path, and for a file, with what would do.
+    """
+    folder = checks.path("source", source)
+    if revision is not None:
+        checks.text("revision", revision)
+    if folder.is_file():
+        raise ValueError(f"source: {folder} is a file; give its folder {folder.parent}, with its config.json, or a .gguf file")
+    if not folder.is_dir():
         return None
-    if revision is not None and not (folder / revision).is_dir():
+    if revision is not None and not checks.path("revision", folder / revision).is_dir():
         raise ValueError(f"revision: {folder} holds no folder {revision!r}; it holds {', '.join(_folders(folder)) or 'none'}")
     return Folder(folder / (revision or ""))
 

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tying_utils.base import checks
+
 
 def root() -> Path:
     """Return the folder that holds data/ and figures/.
@@ -10,7 +12,7 @@ def root() -> Path:
     $TYING_HOME if it is set; else the checkout that this package, or the current folder, lies in; else the user's cache folder.
     """
     if home := os.environ.get("TYING_HOME"):
-        return Path(home).expanduser().resolve()
+        return checks.path("TYING_HOME", home).resolve()
     here = Path.cwd().resolve()
     for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
         if (folder / "tying_utils").is_dir() and (folder / "notebooks" / "00_overview.ipynb").is_file():
@@ -31,7 +33,7 @@ def corpora() -> Path:
 def texts() -> Path:
     """Return the folder of local texts, a folder each, as wikitext-2: $TYING_TEXTS if it is set."""
     if folder := os.environ.get("TYING_TEXTS"):
-        return Path(folder).expanduser().resolve()
+        return checks.path("TYING_TEXTS", folder).resolve()
     return root() / "data" / "texts"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tying_utils.base import hub
+from tying_utils.base import checks, hub
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,7 +37,7 @@ def read(source: str | Path, revision: str | None = None) -> Vocabulary:
 
 def tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
     """Read the tokenizer in the tokenizer.json at `source`, or in the file `source`. Arguments and errors as in `read`."""
-    if (file := Path(source).expanduser()).is_file():
+    if (file := checks.path("source", source)).is_file():
         return _tokenizer(file)
     where = hub.at(source, revision)
     if not where.has("tokenizer.json"):
@@ -47,7 +47,7 @@ def tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
 
 def eos_token(source: str | Path) -> str | None:
     """Read the eos_token that tokenizer_config.json names, at `source` or beside the file `source`; None where none does."""
-    file = Path(source).expanduser()
+    file = checks.path("source", source)
     where = hub.Folder(file.parent) if file.is_file() else hub.at(source)
     if not where.has("tokenizer_config.json"):
         return None

@@ -92,7 +92,11 @@ def read_tables(
     """
     if rows is not None:
         checks.positive("rows", rows)
-    if (path := Path(source).expanduser()).suffix == ".gguf":
+    if revision is not None:
+        checks.text("revision", revision)
+    if names is not None and not (isinstance(names, tuple | list) and [*map(type, names)] == [str, str]):
+        raise ValueError(f"names: two tensors' names (input, output) are needed, the same twice for a tie, got {names!r:.80}")
+    if (path := checks.path("source", source)).suffix.lower() == ".gguf" and not path.is_dir():
         return _from_gguf(path, names, rows, source, revision)
     if (where := hub.local(source, revision)) is not None:
         return _from_folder(where, names, rows, source, revision)
@@ -115,6 +119,8 @@ def steps(source: str | Path, stage: str | None = None) -> dict[int, str]:
 
     Raises ValueError if it has none, with the names that it has, and for a stage that it has not, else as `read_tables`.
     """
+    if stage is not None:
+        checks.text("stage", stage)
     names = hub.branches(source)
     stages: dict[str, dict[int, str]] = {}
     for name in sorted(names):

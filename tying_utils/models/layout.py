@@ -65,7 +65,7 @@ class Layout:
 def find(where: Source, names: tuple[str, str] | None = None, rows: int | None = None) -> Layout:
     """Return where the tables of the checkpoint at `where` lie; `names`, `rows`, errors as in `checkpoints.read_tables`."""
     if not where.has("config.json"):
-        raise ValueError(f"source: {where} holds no config.json; a transformers checkpoint is needed")
+        raise ValueError(f"source: {where} holds no config.json; {_near(where) or 'a transformers checkpoint is needed'}")
     config = read_json(where, "config.json")
     text = _text(config)
     if not isinstance(promised := text.get("vocab_size"), int):
@@ -102,6 +102,14 @@ def find(where: Source, names: tuple[str, str] | None = None, rows: int | None =
         return Layout(held, copied, said if isinstance(said, bool) else None)
     lacking = "neither model.safetensors nor pytorch_model.bin, single or sharded"
     raise ValueError(f"source: {where} holds {lacking}; a folder as save_pretrained writes it is needed")
+
+
+def _near(where: Source) -> str:
+    """Return what in a folder without a checkpoint would do, in words: GGUF files, or the model beside a run's other files."""
+    if not isinstance(where, Folder):
+        return ""
+    found = [path for path in where.folder.iterdir() if path.suffix.lower() == ".gguf" or (path / "config.json").is_file()]
+    return f"give {' or '.join(map(str, sorted(found)[:4]))}" if found else ""
 
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +207,8 @@ def _held(
     # Packed weights go by other names than "weight": their absence must not pass for a tie.
     if packed := [t for t in outside if t.split(".")[-2:-1] in [[n] for n in OUTPUT_NAMES] and not t.endswith(".bias")]:
         raise ValueError(f"source: the output table of {where} is quantised ({packed[0]}); use the unquantised checkpoint")
-    kinds = config.get("architectures") or []
+    named = config.get("architectures")
+    kinds = [kind for kind in named if isinstance(kind, str)] if isinstance(named, list) else []
     if not any(kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds):
         kind = ", ".join(kinds) or "a model of no stated architecture"
         raise ValueError(f"source: {where} holds no output table ({kind}); a causal language model is needed")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tying_utils.base import checks
 from tying_utils.base.quiet import quiet
 from tying_utils.models import gguf_file
 
@@ -47,10 +48,10 @@ def load(source: str | Path | None = None, *, progress: bool = True) -> tuple[Pr
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = smollm2() if source is None else Path(source).expanduser()
+    path = smollm2() if source is None else checks.path("source", source)
     place: Any = path if path.is_dir() else source
     options: dict[str, Any] = {"trust_remote_code": False}
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
         gguf_file.check_installed()
         if not path.is_file():
             raise ValueError(f"source: there is no file {path}; give a GGUF file, a folder or a hub id")
