@@ -83,6 +83,7 @@ def test_an_unknown_name_is_named_with_a_line_for_each_known_one(name):
         ("schedule", {"start": 0.5, "stop": 0.5}, r"^start and stop: start < stop is needed, got 0\.5 and 0\.5"),
         *(("norm-match", {"target": value}, "^target: ") for value in (-0.1, 1.1, None)),
         *(("norm-match", {"smoothing": value}, "^smoothing: .* up to but not 1") for value in (1, 1.5)),
+        ("scale", {"name": "shrink"}, "^remedy: name: no parameter of 'scale'"),
         ("pcgrad", {"by": "column"}, "^by: 'table' or 'row'"),
         *(("shrink", {"alpha": value}, "^alpha: ") for value in (-0.1, 1.1)),
         *(("rare-gate", {"alpha": value}, "^alpha: ") for value in (-0.1, 1.1)),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tying_utils.base import checks
 from tying_utils.base.checks import integer
 from tying_utils.base.names import ROLES
 
@@ -59,11 +60,9 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """Return the settings that `as_dict` gave; ValueError for a name that is no field."""
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"language: {', '.join(sorted(map(str, unknown)))}: no field of two_role.Settings")
-        return cls(**values)
+        """Return the settings that `as_dict` gave; ValueError for a name that is no field, and for no mapping."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        return cls(**checks.fields("language", values, known, "two_role.Settings"))
 
 
 @dataclass(frozen=True)

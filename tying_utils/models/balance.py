@@ -84,12 +84,11 @@ def get(remedy: Remedy | str | Mapping[str, Any], /, **parameters: Any) -> Remed
     if isinstance(remedy, Mapping) and "name" not in remedy:
         raise ValueError(f'remedy: a mapping needs a "name", got {dict(remedy)!r}; known are {", ".join(REMEDIES)}')
     given = {"name": remedy} if isinstance(remedy, str) else {str(key): value for key, value in remedy.items()}
-    parameters = given | parameters
-    name = parameters.pop("name")
+    name = given.pop("name")
     if not isinstance(name, str) or name not in REMEDIES:
         lines = "\n".join(f"  {known}: {kind.line}" for known, kind in REMEDIES.items())
         raise ValueError(f"remedy: {name!r} is unknown; choose one of\n{lines}")
-    kind = REMEDIES[name]
+    kind, parameters = REMEDIES[name], given | parameters
     known = [field.name for field in dataclasses.fields(kind)]
     unknown = ", ".join(sorted(set(parameters) - set(known)))
     if unknown:

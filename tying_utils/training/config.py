@@ -69,8 +69,7 @@ class TrainConfig:
         store.check(self.corpus, self.vocab_size, self.path, self.language, argument="corpus")
         if self.corpus == "two-role" and self.language is None:
             object.__setattr__(self, "language", two_role.Settings())
-        if not isinstance(self.tied, bool):
-            raise ValueError(f"tied: True or False is needed, got {self.tied!r}")
+        checks.flag("tied", self.tied)
         architectures.check_sizes(self.arch, **self.sizes)
         for name, value in self.sizes.items():
             object.__setattr__(self, name, int(value))  # numpy's 5 and 5 are one condition, too
@@ -84,8 +83,9 @@ class TrainConfig:
         counts += ("table_snapshots", "checkpoint_every", "validation_every", "validation_sequences", "threads")
         for name in counts:
             object.__setattr__(self, name, positive(name, getattr(self, name)))
-        for name in ("warmup_steps", "init_seed", "data_seed"):
-            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 0))
+        object.__setattr__(self, "warmup_steps", checks.integer("warmup_steps", self.warmup_steps, 0))
+        for name in ("init_seed", "data_seed"):
+            object.__setattr__(self, name, checks.seed(name, getattr(self, name)))
         for name in ("input_scale", "output_scale", "weight_decay", "final_learning_rate"):
             # 5 and 5.0 are one condition and must be one key.
             object.__setattr__(self, name, checks.scale(name, getattr(self, name)))
@@ -116,7 +116,7 @@ class TrainConfig:
             )
 
         if isinstance(self.start, Mapping):
-            object.__setattr__(self, "start", TrainConfig.from_dict(dict(self.start)))
+            object.__setattr__(self, "start", TrainConfig.from_dict(self.start))
         if self.start is not None:
             self._check_start(self.start)
 
@@ -215,13 +215,11 @@ class TrainConfig:
         return dataclasses.asdict(self) | {name: part and part.as_dict() for name in parts for part in (getattr(self, name),)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Return the configuration that `as_dict` gave; ValueError for a name that is no field."""
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))}: no field of TrainConfig")
-        return cls(**values)
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration that `as_dict` gave; ValueError for a name that is no field, and for no mapping."""
+        return cls(**checks.fields("values", values, (field.name for field in dataclasses.fields(cls)), "TrainConfig"))
 
     def replace(self, **changes: Any) -> "TrainConfig":
-        """Return a copy with some fields changed, checked anew."""
-        return dataclasses.replace(self, **changes)
+        """Return a copy with some fields changed, checked anew; ValueError as `from_dict`."""
+        known = [field.name for field in dataclasses.fields(self)]
+        return dataclasses.replace(self, **checks.fields("changes", changes, known, "TrainConfig"))
