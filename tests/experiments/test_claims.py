@@ -197,3 +197,9 @@ def test_sizes_are_compared_at_equal_shape_and_at_equal_weights() -> None:
 def test_unknown_claim_is_named() -> None:
     with pytest.raises(ValueError, match="C9"):
         claims.verdicts(known_tables(), ("C9",))
+
+
+@pytest.mark.parametrize("results", [None, 5, [], "alignment"])
+def test_what_holds_no_tables_is_named(results) -> None:
+    with pytest.raises(ValueError, match="^results: a Study, a Results or a dict of tables is needed, got "):
+        claims.verdicts(results)

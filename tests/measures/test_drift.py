@@ -31,3 +31,11 @@ def test_fewer_than_two_tables():
 def test_a_step_of_another_shape_is_named(shape):
     with pytest.raises(ValueError, match="at step 20"):
         drift({20: torch.randn(*shape), 0: torch.randn(3, 2), 10: torch.randn(3, 2)})
+
+
+@pytest.mark.parametrize(
+    "tables", [None, [torch.ones(3, 2)] * 2, {0: torch.ones(3, 2), "1": torch.ones(3, 2)}, {0: [1], 1: [1]}]
+)
+def test_what_is_no_series_is_named(tables):
+    with pytest.raises(ValueError, match="^tables"):
+        drift(tables)

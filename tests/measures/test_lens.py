@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, CONTEXT, LAYERS, VOCAB, WIDTH, inert, shaken, state_before_norm, tokens
 
-from tying_utils.measures.lens import kl_by_layer, logit_lens, train_lens, unembed
+from tying_utils.measures.lens import kl_by_layer, logit_lens, states, train_lens, unembed
 
 TRAIN, HELD_OUT = tokens(60, seed=1), tokens(20, seed=2)
 both_arms = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -335,3 +335,27 @@ def test_unknown_indexing_is_named(trained):
 def test_progress_bar(progress, capsys):
     quick(shaken(), steps=2, progress=progress)
     assert ("tuned lens" in capsys.readouterr().err) == progress
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "cache_bytes", "seed"])
+@pytest.mark.parametrize("value", ["x", None, True, -1, 2**64])
+def test_a_number_that_is_none_is_named(name, value):
+    if name != "seed" and value == 2**64:
+        return
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        quick(shaken(), **{name: value})
+
+
+@pytest.mark.parametrize("model", [None, "gpt2", torch.nn.DataParallel(torch.nn.Linear(2, 2))])
+def test_what_is_no_model_or_lens_is_named(trained, model):
+    for read in (
+        unembed,
+        logit_lens,
+        quick,
+        lambda model: states(model, HELD_OUT),
+        lambda m: kl_by_layer(m, trained[1], HELD_OUT),
+    ):
+        with pytest.raises(ValueError, match="^model: a Hugging Face causal language model is needed, got "):
+            read(model)
+    with pytest.raises(ValueError, match="^lens: one of train_lens or logit_lens is needed, got "):
+        kl_by_layer(trained[0], model, HELD_OUT)

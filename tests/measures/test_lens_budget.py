@@ -66,8 +66,16 @@ def test_the_seed_decides_the_path(model, tokens) -> None:
     assert runs[0].equals(runs[1]) and not runs[0].equals(runs[2])
 
 
-@pytest.mark.parametrize("bad", [{"budgets": (0,)}, {"budgets": (5, -1)}, {"tokens_per_step": 0}])
-def test_a_count_below_one_is_named(model, tokens, bad) -> None:
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"budgets": budgets} for budgets in ((0,), (5, -1), (), 5, None, "12")),
+        {"tokens_per_step": 0},
+        *({"learning_rate": rate} for rate in ("x", None, True, 0)),
+        {"seed": 2**64},
+    ],
+)
+def test_a_number_that_cannot_be_is_named(model, tokens, bad) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         kl_by_budget(model, tokens[:16], tokens[16:], progress=False, **bad)
 

@@ -251,3 +251,27 @@ def test_holm_lies_between_each_alone_and_bonferroni(p):
     adjusted = holm(p)
     assert (adjusted >= np.array(p) - 1e-12).all() and (adjusted <= np.minimum(1, np.array(p) * len(p)) + 1e-12).all()
     assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= -1e-12).all()
+
+
+@pytest.mark.parametrize("p", [None, 0.5, [-1] * 60, [1.5], [math.inf], "x", ["x"], {"a": 1}, [[0.1]], [10**400]])
+def test_what_are_no_p_values_is_named(p):
+    with pytest.raises(ValueError, match="^p: "):
+        holm(p)
+
+
+@pytest.mark.parametrize("values", [None, "x", {"a": 1}, [[1], [1, 2]], [10**400], object()])
+def test_what_are_no_numbers_is_named(values):
+    for measure in (mean_interval, central_range, p_value, lambda x: bootstrap_interval(x, 10), lambda x: rolling_mean(x, 1)):
+        with pytest.raises(ValueError, match="^values: "):
+            measure(values)
+
+
+@pytest.mark.parametrize("value", ["x", None])
+def test_a_level_or_null_that_is_no_number_is_named(value):
+    with pytest.raises(ValueError, match="^level: "):
+        mean_interval([1.0, 2.0], value)
+    with pytest.raises(ValueError, match="^null: "):
+        p_value([1.0, 2.0], value)
+    for name in ("interval", "null", "smallest"):
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            verdict(**{"interval": mean_interval([1.0, 2.0, 3.0]), name: value})

@@ -1,6 +1,6 @@
 """Tidy tables to verdicts: what each claim says, what was measured, and whether the interval lies on the claimed side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -61,10 +61,12 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
     scaling_alignment, scaling_lens, scaling_losses with their unscaled likes, and for "transfer" transfer_losses,
     transfer_forgetting and transfer_probe, each with the columns corpus and seed.
 
-    Raises ValueError for an unknown claim, KeyError for a missing table.
+    Raises ValueError for an unknown claim or for no tables, KeyError for a missing table.
     """
     if unknown := set(claims or ()) - set(CLAIMS):
         raise ValueError(f"claims: {sorted(unknown)} unknown; choose from {', '.join(CLAIMS)}")
+    if isinstance(results, Sequence) or not (hasattr(results, "__getitem__") and hasattr(results, "__contains__")):
+        raise ValueError(f"results: a Study, a Results or a dict of tables is needed, got {type(results).__name__}")
     scales = getattr(results, "scales", {})
     rows = []
     for claim in claims or [claim for claim in CLAIMS if _CLAIMS[claim][0] in results]:

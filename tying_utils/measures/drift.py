@@ -5,6 +5,9 @@ from collections.abc import Mapping
 import pandas as pd
 from torch import Tensor
 
+from tying_utils.base.checks import steps as checked_steps
+from tying_utils.base.checks import table as checked_table
+
 from .alignment import row_cosines
 
 
@@ -16,13 +19,11 @@ def drift(tables: Mapping[int, Tensor]) -> pd.DataFrame:
     cosines of the first step are 1, as published; a zero row has cosine 0. Raises ValueError for fewer than 2 tables,
     and for a step whose table has another shape than the first.
     """
-    if len(tables) < 2:
-        raise ValueError(f"tables: at least 2 steps are needed, got {len(tables)}")
-    first, *later = sorted(tables)
-    start = previous = tables[first]
+    first, *later = checked_steps("tables", tables)
+    start = previous = checked_table("tables", tables[first])
     rows = [(first, 1.0, 1.0)]
     for step in later:
-        table = tables[step]
+        table = checked_table("tables", tables[step])
         if table.shape != start.shape:
             raise ValueError(
                 f"tables: every step needs the shape of step {first}, {tuple(start.shape)}, "

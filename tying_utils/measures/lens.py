@@ -20,7 +20,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from tying_utils.base.checks import integer, positive
+from tying_utils.base.checks import above_zero, causal_model, integer, positive
+from tying_utils.base.checks import seed as checked_seed
 from tying_utils.base.console import tqdm
 from tying_utils.measures.causal import Head, Reader, evaluating, final_norm, some_tokens, token_batch
 
@@ -61,6 +62,7 @@ def unembed(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) ->
     It goes stale if the model trains on. Raises ValueError if the model has no final norm that its head reads (see
     `causal.final_norm`), or if its logits are not so made of it, or not finite.
     """
+    causal_model("model", model)
     frozen, caught = _unembed_class()(model), list[Tensor]()
     own = some_tokens(model, 4, 32) if tokens is None else token_batch(model, tokens)[:, :32].cpu()
     # Beside the caller's, which may all be padding: with a state of 0 any scale agrees.
@@ -93,6 +95,7 @@ def logit_lens(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None)
 def states(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     """Return the states that lenses read, float32 (L + 1, n T, d) on the model's device: hidden_states[0 .. L-1], then the
     last one before the final norm. ValueError for `tokens` (n, T) or a `model` that cannot be read."""
+    causal_model("model", model)
     ids, read = token_batch(model, tokens), Reader(model)
     with evaluating(model):
         return torch.cat([read(batch) for batch in _batches(ids)], 1)
@@ -168,12 +171,14 @@ def train_lens(
     """
     from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
+    causal_model("model", model)
     ids = token_batch(model, tokens)
     steps = positive("steps", steps)
     tokens_per_step = positive("tokens_per_step", tokens_per_step)
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate: a finite number above 0 is needed, got {learning_rate!r}")
-    frozen, read, generator = unembed(model, ids), Reader(model), torch.Generator().manual_seed(integer("seed", seed, 0))
+    learning_rate = above_zero("learning_rate", learning_rate)
+    cache_bytes = integer("cache_bytes", cache_bytes, 0)
+    generator = torch.Generator().manual_seed(checked_seed("seed", seed))
+    frozen, read = unembed(model, ids), Reader(model)
     head, layers = cast(Head, frozen.unembedding), read.layers
     d = head.in_features
     fits = 4 * (layers + 1) * ids.numel() * d <= cache_bytes
@@ -286,6 +291,9 @@ def kl_by_layer(
     """
     if indexing not in get_args(Indexing):
         raise ValueError(f"indexing: one of {', '.join(map(repr, get_args(Indexing)))} is needed, got {indexing!r}")
+    causal_model("model", model)
+    if not isinstance(lens, nn.Module) or not hasattr(lens, "unembed"):
+        raise ValueError(f"lens: one of train_lens or logit_lens is needed, got {type(lens).__name__}")
     ids, read = token_batch(model, tokens), Reader(model)
     lens, layers = _current(model, lens, read.layers, ids), read.layers
     at_once = max(1, _LOGITS_AT_ONCE // cast(Head, lens.unembed.unembedding).out_features)

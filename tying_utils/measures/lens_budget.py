@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,7 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tying_utils.base.checks import integer, positive
+from tying_utils.base.checks import above_zero, positive
+from tying_utils.base.checks import seed as checked_seed
 from tying_utils.base.console import tqdm
 from tying_utils.measures import lens
 
@@ -47,13 +48,15 @@ def kl_by_budget(
         Columns steps, text ("held-out", and "training" where there is any), layer (0 .. L), kl_bits (bits per token).
 
     Raises:
-        ValueError: for a budget below 1, for what `lens.unembed` and `lens.states` refuse, and, as `lens.kl_by_layer` does,
-            for a lens that has diverged.
+        ValueError: for no budget or one below 1, for a rate or seed that cannot be, for what `lens.unembed` and `lens.states`
+            refuse, and, as `lens.kl_by_layer` does, for a lens that has diverged.
     """
     from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
-    for budget in budgets:
-        positive("budgets", budget)
+    if not isinstance(budgets, Iterable) or not (budgets := [positive("budgets", budget) for budget in budgets]):
+        raise ValueError(f"budgets: a sequence of at least 1 number of steps is needed, got {budgets!r}")
+    learning_rate = above_zero("learning_rate", learning_rate)
+    generator = torch.Generator().manual_seed(checked_seed("seed", seed))
     tokens_per_step = positive("tokens_per_step", tokens_per_step)
     texts = {"held-out": held_out} | ({} if training is None else {"training": training})
     frozen, pool = lens.unembed(model, tokens), lens.states(model, tokens)
@@ -62,7 +65,6 @@ def kl_by_budget(
         tuned = TunedLens(frozen, config).to(pool.device)
     parameters = list(tuned.layer_translators.parameters())
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    generator = torch.Generator().manual_seed(integer("seed", seed, 0))
     rows = []
     for step in tqdm(range(1, max(budgets) + 1), desc="lens from identity", disable=not progress, leave=False):
         picked = torch.randint(pool.shape[1], (tokens_per_step,), generator=generator).to(pool.device)

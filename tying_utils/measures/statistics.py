@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
-from tying_utils.base.checks import integer, positive
+from tying_utils.base.checks import number, positive, scale
+from tying_utils.base.checks import seed as any_seed
 
 ENOUGH = 3  # values, one per seed: with fewer there is no verdict
 _ENTRIES = 2**22  # resampled values at a time: 32 MB, and as much of indices
@@ -88,6 +90,9 @@ def verdict(
     """
     if claimed not in ("above", "below"):
         raise ValueError(f"claimed: 'above' or 'below' is needed, got {claimed!r}")
+    if not isinstance(interval, Interval):
+        raise ValueError(f"interval: one of mean_interval is needed, got {type(interval).__name__}")
+    null, smallest = number("null", null), scale("smallest", smallest)
     if interval.n < ENOUGH:
         return ""
     if null - smallest < interval.low and interval.high < null + smallest:
@@ -103,7 +108,7 @@ def p_value(values: ArrayLike, null: float = 0.0) -> float:
 
     It is below .05 where `mean_interval` leaves `null` out. Raises ValueError as that does.
     """
-    x = _vector("values", values)
+    x, null = _vector("values", values), number("null", null)
     if len(x) == 1:
         return math.nan
     error, distance = float(x.std(ddof=1)) / math.sqrt(len(x)), abs(float(x.mean()) - null)
@@ -116,9 +121,11 @@ def holm(p: ArrayLike) -> np.ndarray:
     """Return the p values (n,) of tests that are judged together, adjusted so that one false positive in all is as rare.
 
     Holm's step-down (1979): the smallest times n, the next times n - 1, and so on, none below the one before it. A nan, of a
-    test that could not be made, counts for nothing and stays.
+    test that could not be made, counts for nothing and stays. Raises ValueError for what is no sequence of numbers from 0 to 1.
     """
-    values = np.asarray(p, dtype=np.float64)
+    values = _numbers("p", p)
+    if values.ndim != 1 or ((values < 0) | (values > 1)).any():
+        raise ValueError(f"p: a sequence of numbers from 0 to 1, or nan, is needed, got {p!r:.80}")
     adjusted, order = np.full(values.shape, np.nan), np.argsort(values)  # nan come last
     known = order[: int(np.isfinite(values).sum())]
     steps = values[known] * np.arange(len(known), 0, -1)
@@ -154,17 +161,24 @@ def rolling_mean(values: ArrayLike, window: int) -> np.ndarray:
 
 def checked_seed(seed: int) -> int:
     """Return `seed` as an int if it is an integer from 0 to 2^63 - 1, else raise ValueError."""
-    return integer("seed", seed, 0, 2**63)
+    return any_seed("seed", seed)
 
 
 def _checked_level(level: float) -> float:
-    if not 0 < level < 1:
+    if not isinstance(level, Real) or not 0 < level < 1:
         raise ValueError(f"level: a confidence between 0 and 1 is needed, got {level!r}")
     return level
 
 
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: a sequence of numbers is needed, got {type(values).__name__} ({error})") from error
+
+
 def _vector(name: str, values: ArrayLike) -> np.ndarray:
-    x = np.asarray(values, dtype=np.float64)
+    x = _numbers(name, values)
     if x.ndim != 1 or len(x) == 0:
         raise ValueError(f"{name}: a sequence of at least 1 number is needed, got shape {x.shape}")
     if not np.isfinite(x).all():
