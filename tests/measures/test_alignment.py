@@ -482,3 +482,24 @@ def test_independent_tables_at_the_paper_s_size(kind, value):
     assert result.gaussian == pytest.approx(value, abs=0.001)
     assert abs(result.corrected) < 0.01
     assert abs(result.held_out) < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("units", [(1e160, 1e160), (1e300, 1.0), (1e-170, 1e-170), (1e-300, 1e300), (1.0, 1e-308)])
+def test_units_whose_squares_fit_no_float64_change_nothing(kind, units):
+    source, target = gaussian(80, 4).double(), gaussian(80, 4, 1).double() + gaussian(80, 4).double()
+    one, other = (
+        alignment(source, target, kind, permutations=3),
+        alignment(source * units[0], target * units[1], kind, permutations=3),
+    )
+    for name in ("value", "held_out", "chance", "corrected"):
+        assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-6)
+    source[3] *= 1e-200  # a row may be far smaller than its table
+    assert row_cosines(source, target)[3] == pytest.approx(float(row_cosines(gaussian(80, 4), target.float())[3]), abs=1e-6)
+
+
+@pytest.mark.parametrize("scores", [("x", 0.1), (0.1, "x"), (None, 0.1), (0.1, True), (0.1, math.nan), (math.inf, 0.1)])
+def test_scores_that_are_no_numbers_are_named(scores):
+    with pytest.raises(ValueError, match="^(value|chance): a finite number is needed"):
+        corrected(*scores)
+    assert math.isnan(corrected(math.nan, 0.1))

@@ -150,3 +150,18 @@ def test_same_bytes():
     assert not same_bytes(a, torch.tensor([[float("nan"), -0.0]]))
     assert not same_bytes(a, a.double())
     assert not same_bytes(a, a.T)
+
+
+@pytest.mark.parametrize(
+    "tables", [None, [torch.ones(3, 2)] * 2, {0: torch.ones(3, 2), "1": torch.ones(3, 2)}, {0: [1], 1: [1]}]
+)
+def test_what_is_no_series_is_named(tables):
+    with pytest.raises(ValueError, match="^tables"):
+        suspects(tables)
+
+
+def test_tables_beyond_float32_are_compared_like_any():
+    draw = torch.Generator().manual_seed(0)
+    tables = {step: torch.randn(200, 8, generator=draw).double() for step in (0, 1)} | {2: torch.randn(200, 8, generator=draw)}
+    tables = {step: table.double() for step, table in tables.items()} | {3: tables[2].double() + 0.01}
+    assert suspects({step: table * 1e200 for step, table in tables.items()}).equals(suspects(tables))

@@ -84,8 +84,8 @@ def test_constant_rows_tell_nothing():
         ({"folds": 1}, "^folds: at least 2"),
         ({"folds": 2.0}, "^folds: an integer"),
         ({"permutations": 0}, "^permutations: an integer of at least 1"),
-        ({"penalty": 0.0}, "^penalty: a number above 0"),
-        ({"penalty": float("nan")}, "^penalty: a number above 0"),
+        ({"penalty": 0.0}, "^penalty: a finite number above 0"),
+        *(({"penalty": value}, "^penalty: a finite number") for value in (float("nan"), "x", None, True)),
         ({"seed": -1}, "^seed: "),
     ],
 )
@@ -93,3 +93,10 @@ def test_bad_arguments_are_named(changes, said):
     arguments = {"table": torch.randn(20, 2), "labels": [0, 1] * 10, **changes}
     with pytest.raises(ValueError, match=said):
         probe(**arguments)
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e300, 1e-170, 1e-300])
+def test_a_table_in_units_whose_squares_fit_no_float64(scale):
+    table, labels = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)).double(), [0, 1, 2] * 20
+    table[:, 0] += 2 * torch.tensor(labels)
+    assert probe(table * scale, labels, permutations=2).value == probe(table, labels, permutations=2).value > 0.6

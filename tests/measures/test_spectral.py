@@ -1,6 +1,7 @@
 """The spectral distance: 0 for one graph, the dense omnibus matrix for small ones, chance for strangers."""
 
 import functools
+import math
 
 import naive
 import numpy as np
@@ -110,3 +111,9 @@ def test_bad_arguments_are_refused(changes: dict, named: str) -> None:
     arguments = {"a": gaussian(30, 4, 1), "b": gaussian(30, 4, 2), "k": 5, "components": 8} | changes
     with pytest.raises(ValueError, match=named):
         spectral_distance(**arguments)
+
+
+@pytest.mark.parametrize(("V", "k", "components"), [(2, 1, 2), (2, 1, 3), (3, 2, 2), (30, 29, 20), (30, 29, 50)])
+def test_where_all_are_neighbours_there_is_no_closeness(V: int, k: int, components: int) -> None:
+    found = spectral(gaussian(V, 4, 1), gaussian(V, 4, 2), k, components, permutations=3)
+    assert math.isnan(found.closeness) and max(found.value, found.chance) < 1e-6

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tying_utils.base.checks import positive, table_pair
+from tying_utils.base.checks import number, positive, table_pair
 
 from . import permuted
 from .statistics import Range, bootstrap_interval, central_range, checked_seed
@@ -176,7 +176,8 @@ def gaussian_chance(V: int, d: int, kind: Kind) -> float:
 
 def corrected(value: float, chance: float) -> float:
     """Return (value - chance) / (1 - chance): 0 at chance, 1 for a perfect map. Raises ValueError unless chance < 1."""
-    if not chance < 1:
+    value = value if value != value else number("value", value)  # nan, of what could not be measured, stays
+    if not number("chance", chance) < 1:
         raise ValueError(f"chance: a score below 1 is needed, got {chance!r}; at 1 nothing is left to explain")
     return (value - chance) / (1 - chance)
 
@@ -195,7 +196,8 @@ class _Pair:
 
     def __init__(self, source: Tensor, target: Tensor, kind: Kind):
         _known(kind)
-        self.source, self.target = table_pair("source", source, "target", target, same_width=kind != "linear")
+        pair = table_pair("source", source, "target", target, same_width=kind != "linear")
+        self.source, self.target = map(ordinary, pair)
         self.kind, (tokens, d) = kind, self.source.shape
         if kind == "linear" and tokens <= d + 1:  # centring spends one token
             raise ValueError(
@@ -316,7 +318,21 @@ def _centred(block: Tensor, columns: tuple[Tensor, Tensor] | None) -> Tensor:
     return block.masked_fill_(block.abs() <= tolerance, 0)  # so that a constant column or a mean row is exactly zero
 
 
+def ordinary(table: Tensor) -> Tensor:
+    """Return a float64 table scaled by a power of two where squares of its entries over- or underflow; no cosine sees it."""
+    if table.dtype != torch.float64 or 1e-18 < (top := table.abs().max()) < 1e18:
+        return table
+    return table * _halving(top)
+
+
+def _halving(top: Tensor) -> Tensor:
+    """Return the power of two that takes `top`, at least 0, to [1/2, 1): to multiply by it changes no digit."""
+    top = top.clamp(min=torch.finfo(top.dtype).tiny)
+    return top.frexp().mantissa / top
+
+
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (x * _halving(x.abs().amax(1, keepdim=True)) for x in (a, b))  # a row may be far smaller than its table
     scale = a.norm(dim=1) * b.norm(dim=1)
     return ((a * b).sum(1) / scale.masked_fill(scale == 0, 1)).clamp(-1, 1)
 

@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tying_utils.base.checks import steps as checked_steps
 from tying_utils.base.checks import table as checked_table
 
-from .alignment import row_cosines
+from .alignment import ordinary, row_cosines
 
 EQUAL, FINAL, EARLY = "equal to step {}", "equal to the final table", "nearer to the end than a later step"
 FOREIGN = "unrelated to {}: of another initialisation or run"
@@ -37,9 +38,7 @@ def suspects(tables: Mapping[int, Tensor], final: Tensor | None = None) -> pd.Da
 
     Raises ValueError for fewer than 2 tables and for one of another shape than the first.
     """
-    if len(tables) < 2:
-        raise ValueError(f"tables: at least 2 steps are needed, got {len(tables)}")
-    steps = sorted(tables)
+    steps = checked_steps("tables", tables)
     last = checked_table("tables", tables[steps[-1]]) if final is None else checked_table("final", final)
     seen: dict[float, list[int]] = {}
     problems = dict.fromkeys(steps, "")
@@ -84,7 +83,7 @@ def _related(a: Tensor, b: Tensor) -> bool:
     if not given.any():
         return True
     # Centred: what all rows share makes those of any two tokens alike.
-    one, two = ((table := each[given].float()) - table.mean(0) for each in (a, b))
+    one, two = ((table := ordinary(each)[given].float()) - table.mean(0) for each in (a, b))
     nearer = row_cosines(one, two) - row_cosines(one, two.roll(1, 0))
     return float(nearer.mean()) > max(0.05, 4 * float(nearer.std(correction=0)) / len(nearer) ** 0.5)
 

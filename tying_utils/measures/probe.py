@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from tying_utils.base.checks import positive
+from tying_utils.base.checks import above_zero, positive
 from tying_utils.base.checks import table as checked_table
 
-from .alignment import corrected
+from .alignment import corrected, ordinary
 from .statistics import Interval, Range, central_range, checked_seed, mean_interval
 
 Labels = Tensor | np.ndarray | Sequence[int]
@@ -51,7 +51,7 @@ def probe(
     Raises ValueError for a table that is none, labels of another length, fewer than 2 classes, a class of fewer rows than
     `folds`, fewer than 2 folds, and a penalty that is not positive.
     """
-    rows = checked_table("table", table).double().cpu().numpy()
+    rows = ordinary(checked_table("table", table)).double().cpu().numpy()
     names, classes = np.unique(np.asarray(labels), return_inverse=True)
     if classes.shape != (len(rows),):
         raise ValueError(f"labels: one per row is needed, ({len(rows)},), got shape {np.shape(labels)}")
@@ -64,8 +64,7 @@ def probe(
             "out what is rare, or ask for fewer folds"
         )
     permutations = positive("permutations", permutations)
-    if not penalty > 0:
-        raise ValueError(f"penalty: a number above 0 is needed, got {penalty!r}")
+    penalty = above_zero("penalty", penalty)
     draw = np.random.default_rng(checked_seed(seed))
     scores = _scores(rows, classes, folds, penalty, draw)
     by_chance = [_scores(rows, draw.permutation(classes), folds, penalty, draw).mean() for _ in range(permutations)]

@@ -4,6 +4,7 @@ Source: arXiv 2603.26663, appendix B, after the data kernels of arXiv 2305.05126
 `spectral` gives one.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,7 +27,8 @@ class Spectral:
 
     - value: the distance, 0 for tables with one neighbour graph.
     - chance, chance_range: mean and 2.5 % to 97.5 % quantiles of the null.
-    - closeness: 1 - value / chance: 1 for equal graphs, 0 at chance.
+    - closeness: 1 - value / chance: 1 for equal graphs, 0 at chance; nan where chance is 0 to rounding, as at k = V - 1, where
+      every two graphs are equal.
     """
 
     value: float
@@ -87,7 +89,7 @@ def _spectral(a: csr_array, b: csr_array, components: int, permutations: int, se
         value=value,
         chance=chance,
         chance_range=central_range(null),
-        closeness=1 - value / chance,
+        closeness=1 - value / chance if chance > 1e-6 else math.nan,
         tokens=V,
         permutations=permutations,
     )
