@@ -157,3 +157,15 @@ def test_two_role_has_a_default_language(home):
 def test_bad_arguments_are_named(home, name, arguments, said):
     with pytest.raises(ValueError, match=f"^{said}"):
         store.load(name, **{"vocab_size": 320, **arguments})
+
+
+@pytest.mark.parametrize("path", [5, b"x", ["x"], "x" * 300, "~nobody-of-that-name/x"])
+@pytest.mark.parametrize("name", ["text", "shards", "packages", "wikitext-2", "python", "two-role"])
+def test_what_can_be_no_path_is_named(home, name, path):
+    with pytest.raises(ValueError, match="^path: "):
+        store.load(name, vocab_size=300, path=path)
+
+
+def test_a_vocabulary_that_is_no_corpus_is_named(home):
+    with pytest.raises(ValueError, match="^vocabulary: a Corpus, as load returns it, or None is needed, got 5"):
+        store.load("python", vocab_size=300, vocabulary=5)  # type: ignore[arg-type]

@@ -278,6 +278,9 @@ def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, documents, name):
         ({"vocab_size": 256}, r"^vocab_size: an integer of at least 257"),
         ({"vocab_size": 5000}, r"^vocab_size: the text supports \d+ tokens, fewer than 5000"),
         ({"text": "no-such.jsonl"}, r"^text: 'no-such.jsonl' is no file"),
+        *(({"text": text}, r"^text: a string, or a sequence of them, is needed") for text in (None, 5, [5], b"x")),
+        *(({name: 5}, rf"^{name}: a string is needed, got 5") for name in ("column", "split", "subset")),
+        *(({"tokenizer": given}, r"^tokenizer: ") for given in (5, b"x", "x" * 300)),
         ({"column": "content"}, r"^column: .*a\.json\.gz holds a row without 'content', only text"),
         ({"tokenizer": "no such/folder"}, r"^tokenizer: 'no such/folder' is neither a folder nor a model id"),
         ({"tokenizer": "whole", "vocab_size": 299}, r"^vocab_size: .* has 300 tokens, more than 299; ask for 300"),
@@ -288,6 +291,15 @@ def test_an_argument_that_cannot_be_is_named(tmp_path, whole, source, changes, s
     changes = {name: whole if value == "whole" else value for name, value in changes.items()}
     with pytest.raises(ValueError, match=said):
         prepare(tmp_path / "out", **{"text": source, **SIZES, **changes})
+
+
+@pytest.mark.parametrize("out", ["", 5, None, "x" * 300, "a.txt"])
+def test_an_out_that_is_no_folder_is_named(tmp_path, monkeypatch, source, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a text of its own")
+    with pytest.raises(ValueError, match="^out: "):
+        prepare(out, source, **SIZES)
+    assert (tmp_path / "a.txt").read_text() == "a text of its own"
 
 
 def test_a_folder_begun_otherwise_is_not_gone_on_with(tmp_path, whole, source, documents):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tying_utils.base import paths
+from tying_utils.base import checks, paths
 from tying_utils.base.folder import VerifiedFolder
 from tying_utils.corpora import bpe, prepared, texts, two_role
 from tying_utils.corpora.corpus import SEPARATOR, Corpus, in_tokens_of, token_dtype
@@ -62,6 +62,9 @@ def load(
     """
     check(name, vocab_size, path, language)
     vocab_size = int(vocab_size)  # numpy's has the same key
+    path = None if path is None else checks.path("path", path)
+    if not isinstance(vocabulary, Corpus | None):
+        raise ValueError(f"vocabulary: a Corpus, as load returns it, or None is needed, got {vocabulary!r:.80}")
     if vocabulary is not None and ("two-role" in (name, vocabulary.name) or vocabulary.vocab_size != vocab_size):
         got = f"{vocabulary.vocab_size} tokens of {vocabulary.name!r} for {name!r}"
         raise ValueError(f"vocabulary: that of a text of {vocab_size} tokens is needed, for a text, got {got}")
@@ -83,6 +86,8 @@ def check(
     """Raise the ValueError that `load` raises for arguments that no text could serve."""
     if name not in NAMES:
         raise ValueError(f"{argument}: {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if path is not None:
+        checks.path("path", path)
     if name == "two-role":
         if path is not None:
             raise ValueError("path: 'two-role' is generated; use name='text' for a file or a folder")

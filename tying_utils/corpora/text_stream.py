@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tying_utils.base import hub
+from tying_utils.base import checks, hub
 from tying_utils.corpora import decoding
 
 _KINDS = {".json": "lines", ".jsonl": "lines", ".txt": "text", ".parquet": "parquet"}
@@ -131,10 +131,10 @@ def _kind(part: str) -> str:
 
 def _parts(given: str) -> list[str]:
     """Return the files, URLs and ids that `given` names, in order."""
-    path = Path(given).expanduser()
+    path = checks.path("text", given)
     if given.startswith("@"):
         try:
-            lines = decoding.decode(Path(given[1:]).expanduser().read_bytes()).splitlines()
+            lines = decoding.decode(checks.path("text", given[1:]).read_bytes()).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"text: {given[1:]!r} is no list of paths and URLs, one per line ({error})") from error
         return [part for line in map(str.strip, lines) if line and not line.startswith("#") for part in _parts(line)]

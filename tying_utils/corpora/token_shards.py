@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tying_utils.base import checks
 from tying_utils.base.checks import positive
 from tying_utils.base.console import tqdm
 from tying_utils.base.folder import VerifiedFolder
@@ -69,11 +70,20 @@ def prepare(
     for the vocabulary or for validation; for a tokenizer without a separator or with more tokens than `vocab_size`; and for an
     `out` that was begun with other arguments or another text.
     """
+    place = checks.path("out", out)
+    if out == "" or (place.exists() and not place.is_dir()):
+        raise ValueError(f"out: the folder to write is needed, a new one or one begun before, got {str(out)!r:.80}")
     store.check("shards", vocab_size, out)
     vocab_size, tokens = int(vocab_size), None if tokens is None else positive("tokens", tokens)
     shard_tokens, validation_tokens = positive("shard_tokens", shard_tokens), positive("validation_tokens", validation_tokens)
     wanted = {"tokens": tokens or math.inf, "shard_tokens": shard_tokens, "validation_tokens": validation_tokens}
+    if not isinstance(text, str | Sequence) or not all(isinstance(given, str) for given in text):
+        raise ValueError(f"text: a string, or a sequence of them, is needed, got {text!r:.80}")
     texts = [text] if isinstance(text, str) else list(text)
+    for name, given in {"column": column, "split": split, "subset": subset or ""}.items():
+        checks.text(name, given)
+    if tokenizer is not None:
+        checks.path("tokenizer", tokenizer)
     stream = TextStream(texts, column=column, split=split, subset=subset)
     options = {"column": column, "split": split, "subset": subset, "vocab_size": vocab_size, "tokenizer": tokenizer}
     options |= {"tokens": tokens, "shard_tokens": shard_tokens, "validation_tokens": validation_tokens}
@@ -84,7 +94,7 @@ def prepare(
         "vocab_size": vocab_size,
         "dtype": token_dtype(vocab_size).name,
     }
-    folder = VerifiedFolder(Path(out), "corpus.json")
+    folder = VerifiedFolder(place, "corpus.json")
     with folder.alone():
         record = _begun(folder, asked)
         own = _tokenizer(folder, record, tokenizer, stream)
