@@ -142,6 +142,17 @@ def test_bad_input_is_refused(name: str, value: Any) -> None:
         advise(pd.DataFrame([row(1.0)]), **good | {name: value})
 
 
+@pytest.mark.parametrize("bad", [{"tokens": 10**400}, {"vocab_size": 10**18}, {"d_model": 10**9}, {"memory": "x"}])
+def test_what_no_model_is_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(bad))}: (an integer below 1,000,000,000|True or False)"):
+        advise(pd.DataFrame([row(1.0)]), **{**OURS, "tokens": 1000} | bad)
+    most = 10**9 - 1
+    for sizes in ((1, 1, 1), (most, 1, 1), (1, most, most), (most, most, most)):
+        for tokens in (1, 10**18 - 1):
+            shape = dict(zip(("vocab_size", "d_model", "n_layers"), sizes, strict=True))
+            assert advise(pd.DataFrame([row(1.0)]), **shape, tokens=tokens).sentence
+
+
 def test_peers_are_public_models_of_about_the_size() -> None:
     found = advice.peers(PUBLIC, 10**9)
     assert [*found["model"]] == ["half", "same"] and [*found["is"]] == ["tied", "untied"] and [*found["share"]] == [0.2, 0.15]

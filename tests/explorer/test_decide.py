@@ -93,3 +93,14 @@ def test_it_opens_where_it_is_told_to_and_refuses_what_is_no_size(tables: Any) -
     assert made.widget and made.sizes["d_model"].value == 80 and "80" in str(made.sizes["d_model"].options)
     with pytest.raises(ValueError, match="n_layers: an integer of at least 1 is needed, got 0"):
         decide(*tables, n_layers=0)
+    bad: list[dict[str, Any]] = [{"nope": 3}, {"memory": "x"}, {"tokens": 10**400}]
+    for wrong in bad:
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}: "):
+            decide(*tables, **wrong)
+
+
+@pytest.mark.parametrize("start", [{"tokens": 100}, {"tokens": 10**16}, {"memory": True}])
+def test_the_sliders_open_where_the_still_picture_does(tables: Any, start: dict[str, Any]) -> None:
+    made = decide(*tables, **start)
+    assert made.widget and made.memory.value is start.get("memory", False)
+    assert round(made.tokens.value) == made.start["tokens"] and start.items() <= made.start.items()

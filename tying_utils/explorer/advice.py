@@ -1,10 +1,12 @@
 """Sliders for who must decide whether to tie: a sentence, a table, and the measured gaps with the reader's own length."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from tying_utils.base import checks
 from tying_utils.experiments import advice, style
 from tying_utils.experiments.advice import Advice
 from tying_utils.experiments.looks import GREY, PURPLE
@@ -52,8 +54,8 @@ class Decide(Shown):
 
     def __init__(self, measured: pd.DataFrame, public: pd.DataFrame, start: Mapping[str, Any]) -> None:
         self.measured, self.public = measured, public
+        advice.advise(measured, **start)
         self.start, self.view = start, GapsView(self.measured)
-        advice.advise(self.measured, **start)
 
     def still(self) -> bytes:
         """Return a PNG of the gaps, with where it opens marked."""
@@ -67,9 +69,12 @@ class Decide(Shown):
             options = sorted({*sizes, self.start[name]})
             found = {"options": options, "value": self.start[name], "description": LABELS[name], **SLIDER}
             self.sizes[name] = widgets.SelectionSlider(**found)
-        tokens = {"value": float(self.start["tokens"]), "base": 10, "min": 4, "max": 14, "step": 0.05, "readout_format": ".2e"}
+        power = math.log10(self.start["tokens"])
+        ends = {"min": min(4, math.floor(power)), "max": max(14, math.ceil(power))}  # a slider would move what lies beyond
+        tokens = {"value": float(self.start["tokens"]), "base": 10, **ends, "step": 0.05, "readout_format": ".2e"}
         self.tokens = widgets.FloatLogSlider(description="tokens planned", **tokens, **SLIDER)
-        self.memory = widgets.Checkbox(description="memory matters: compare at equal parameters", indent=False, **SNUG)
+        words = {"description": "memory matters: compare at equal parameters", "indent": False}
+        self.memory = widgets.Checkbox(value=self.start["memory"], **words, **SNUG)
         self.words, self.facts = widgets.HTML(), widgets.HTML(layout={"flex": "1 1 300px"})
         self.screen = widgets.Image(format="png", layout={"flex": "1.4 1 400px", "width": "auto", "min_width": "0"})
         for control in (*self.sizes.values(), self.tokens, self.memory):
@@ -97,7 +102,8 @@ class Decide(Shown):
 def decide(measured: pd.DataFrame, public: pd.DataFrame, **start: int) -> Decide:
     """Return sliders over the gaps of `advice.measured`; nothing is trained, and a move takes a blink.
 
-    public: of public models, as `shares.table` gives it. `start` is where it opens, vocab_size, d_model, n_layers and tokens;
-    by default the models trained here, at the longest. Raises ValueError for one that is no integer of at least 1.
+    public: of public models, as `shares.table` gives it. `start` is where it opens, vocab_size, d_model, n_layers, tokens and
+    memory; by default the models trained here, at the longest. Raises ValueError for another name, and as `advice.advise`.
     """
-    return Decide(measured, public, [*advice.cases().values()][1] | start)
+    default = [*advice.cases().values()][1] | {"memory": False}
+    return Decide(measured, public, default | checks.fields("start", start, default, "decide"))
