@@ -494,6 +494,11 @@ def test_units_whose_squares_fit_no_float64_change_nothing(kind, units):
     )
     for name in ("value", "held_out", "chance", "corrected"):
         assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-6)
+    for plain, large, unit in zip(
+        fit(source, target, kind), fit(source * units[0], target * units[1], kind), units, strict=True
+    ):
+        unit = units[1] if kind == "linear" else unit
+        assert torch.allclose(large / unit, plain, rtol=1e-6)
     source[3] *= 1e-200  # a row may be far smaller than its table
     assert row_cosines(source, target)[3] == pytest.approx(float(row_cosines(gaussian(80, 4), target.float())[3]), abs=1e-6)
 

@@ -86,7 +86,8 @@ def fit(source: Tensor, target: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     """Return the mapped source and the (centred) target, both (V, d_t) in float64; arguments and errors as in `align`."""
     pair = _Pair(source, target, kind)
     mapped, centred = zip(*pair.mapped(), strict=True)
-    return torch.cat(mapped), torch.cat(centred)
+    units = _unit(source), _unit(target)
+    return torch.cat(mapped) / units[kind == "linear"], torch.cat(centred) / units[1]
 
 
 def alignment(
@@ -320,9 +321,13 @@ def _centred(block: Tensor, columns: tuple[Tensor, Tensor] | None) -> Tensor:
 
 def ordinary(table: Tensor) -> Tensor:
     """Return a float64 table scaled by a power of two where squares of its entries over- or underflow; no cosine sees it."""
-    if table.dtype != torch.float64 or 1e-18 < (top := table.abs().max()) < 1e18:
-        return table
-    return table * _halving(top)
+    return table if (unit := _unit(table)) == 1 else table * unit
+
+
+def _unit(table: Tensor) -> Tensor | float:
+    if table.dtype != torch.float64 or 1e-18 < (top := table.detach().abs().max()) < 1e18:
+        return 1.0
+    return _halving(top)
 
 
 def _halving(top: Tensor) -> Tensor:
