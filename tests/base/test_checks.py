@@ -110,7 +110,10 @@ def test_models_lenses_and_ties_take_numpys_integers():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (torch.zeros(3, 2).to_sparse(), r"a dense tensor .* got a torch.sparse_coo one; its .to_dense\(\) may do"),
+        (
+            torch.zeros(3, 2).to_sparse(),
+            r"a dense tensor .* got a torch.sparse_coo one; .to_dense\(\) makes one of a sparse one",
+        ),
         (torch.zeros(3, 2, device="meta"), "a dense tensor that holds its values is needed, got a meta one"),
         (
             torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
@@ -144,6 +147,14 @@ def test_a_seed_is_one_that_torch_and_numpy_take():
     assert checks.seed("s", 2**63 - 1) == 2**63 - 1
     with pytest.raises(ValueError, match="^s: an integer below 9,223,372,036,854,775,808 is needed, got 18446744073709551616"):
         checks.seed("s", 2**64)
+
+
+@pytest.mark.parametrize(
+    "measure", [lambda x: probe.probe(torch.ones(2, 2), x), lambda x: neighbors.purity(torch.ones(2, 2), x, 1)]
+)
+def test_ragged_labels_are_named(measure):
+    with pytest.raises(ValueError, match="^labels: a sequence of numbers is needed, got list"):
+        measure([[1], [1, 2]])
 
 
 @pytest.mark.parametrize("values", [None, [1], {1: 2}, {"other": 2}])

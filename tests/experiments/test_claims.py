@@ -199,6 +199,12 @@ def test_unknown_claim_is_named() -> None:
         claims.verdicts(known_tables(), ("C9",))
 
 
+@pytest.mark.parametrize("asked", [5, [["C1"]], ["C1", None], {"C1": 1}])
+def test_what_are_no_claims_is_named(asked) -> None:
+    with pytest.raises(ValueError, match="^claims: .* unknown; choose from C1, "):
+        claims.verdicts({}, asked)
+
+
 @pytest.mark.parametrize("results", [None, 5, [], "alignment"])
 def test_what_holds_no_tables_is_named(results) -> None:
     with pytest.raises(ValueError, match="^results: a Study, a Results or a dict of tables is needed, got "):

@@ -65,3 +65,10 @@ def test_shares_add_up_and_know_no_unit(seed: int, count: int, factor: float):
 def test_what_does_not_match_is_named(sums: dict[str, torch.Tensor], lengths: dict[str, float]):
     with pytest.raises(ValueError, match="^sums and lengths: .* got "):
         displacement.parts(sums, lengths)
+
+
+@pytest.mark.parametrize("what", [None, 5, [torch.ones(3, 2)]])
+def test_what_names_no_parts_is_refused(what):
+    for arguments in ((what, {"a": 1.0}), ({"a": torch.ones(3, 2)}, what)):
+        with pytest.raises(ValueError, match="^(sums|lengths): a mapping by part is needed, got "):
+            displacement.parts(*arguments)

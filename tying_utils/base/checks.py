@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -22,7 +23,9 @@ def table(name: str, value: Tensor) -> Tensor:
         raise ValueError(f"{name}: a torch tensor of shape (V, d) is needed, got {type(value).__name__}")
     if value.is_nested or value.is_meta or value.layout != torch.strided:
         kind = "nested" if value.is_nested else "meta" if value.is_meta else str(value.layout)
-        raise ValueError(f"{name}: a dense tensor that holds its values is needed, got a {kind} one; its .to_dense() may do")
+        raise ValueError(
+            f"{name}: a dense tensor that holds its values is needed, got a {kind} one; .to_dense() makes one of a sparse one"
+        )
     if value.ndim != 2 or not value.is_floating_point():
         raise ValueError(f"{name}: a floating tensor of shape (V, d) is needed, got shape {tuple(value.shape)}, {value.dtype}")
     if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -114,10 +117,25 @@ def path(name: str, value: str | Path) -> Path:
     return found
 
 
+def array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
+    """Return `values`, a tensor, an array or a sequence, as an array of numpy if they make one, else raise ValueError."""
+    import numpy as np
+
+    try:
+        return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype)
+    except (TypeError, ValueError, OverflowError) as error:  # ragged, of no numbers, or of one too large
+        raise ValueError(f"{name}: a sequence of numbers is needed, got {type(values).__name__} ({error})") from error
+
+
+def mapping(name: str, value: Any, of: str) -> None:
+    """Raise ValueError unless `value` is a mapping; `of` says in words from what to what."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}: a mapping {of} is needed, got {_short(value)}")
+
+
 def fields(name: str, values: Mapping[str, Any], known: Iterable[str], of: str) -> dict[str, Any]:
     """Return the mapping `values` as a dictionary if each key is one of the `known` fields of `of`, else raise ValueError."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{name}: a mapping of the fields of {of} is needed, got {_short(values)}")
+    mapping(name, values, f"of the fields of {of}")
     known = [*known]
     if unknown := sorted({str(key) for key in values} - {*known}):
         raise ValueError(f"{name}: {', '.join(unknown)}: no field of {of}; it has {', '.join(known)}")
@@ -126,8 +144,7 @@ def fields(name: str, values: Mapping[str, Any], known: Iterable[str], of: str) 
 
 def steps(name: str, tables: Mapping[int, Any]) -> list[int]:
     """Return the steps of a mapping from at least 2 optimizer steps to tables, in order, else raise ValueError."""
-    if not isinstance(tables, Mapping):
-        raise ValueError(f"{name}: a mapping from optimizer steps to tables is needed, got {type(tables).__name__}")
+    mapping(name, tables, "from optimizer steps to tables")
     if len(tables) < 2:
         raise ValueError(f"{name}: at least 2 steps are needed, got {len(tables)}")
     for step in tables:

@@ -63,13 +63,14 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
 
     Raises ValueError for an unknown claim or for no tables, KeyError for a missing table.
     """
-    if unknown := set(claims or ()) - set(CLAIMS):
-        raise ValueError(f"claims: {sorted(unknown)} unknown; choose from {', '.join(CLAIMS)}")
+    asked = list(claims or ()) if isinstance(claims, tuple | list | set | None) else [claims]
+    if unknown := [claim for claim in asked if claim not in CLAIMS]:
+        raise ValueError(f"claims: {unknown!r:.80} unknown; choose from {', '.join(CLAIMS)}")
     if isinstance(results, Sequence) or not (hasattr(results, "__getitem__") and hasattr(results, "__contains__")):
         raise ValueError(f"results: a Study, a Results or a dict of tables is needed, got {type(results).__name__}")
     scales = getattr(results, "scales", {})
     rows = []
-    for claim in claims or [claim for claim in CLAIMS if _CLAIMS[claim][0] in results]:
+    for claim in asked or [claim for claim in CLAIMS if _CLAIMS[claim][0] in results]:
         table, evidence = _CLAIMS[claim]
         of_claim = [
             {"corpus": corpus, "scale": scales.get(corpus, ""), **statistic.row(values)}

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tying_utils.base.checks import positive
+from tying_utils.base.checks import array, positive
 
 from . import alignment
 
@@ -46,7 +46,7 @@ def neighbours(tokens: ArrayLike, vocab_size: int) -> Neighbours:
     Row t, column s: max(0, log p(s beside t) / (p(s) p(t))); 0 for tokens that do not occur. Raises ValueError for fewer than 2
     tokens, ids outside the vocabulary, and vocabularies above 16,384 tokens, whose matrices would not fit.
     """
-    ids, size = np.asarray(tokens), positive("vocab_size", vocab_size)
+    ids, size = array("tokens", tokens), positive("vocab_size", vocab_size)
     if size > _LARGEST:
         raise ValueError(f"vocab_size: at most {_LARGEST:,} tokens are needed, got {size:,}; a (V, V) matrix would not fit")
     if ids.ndim != 1 or len(ids) < 2 or not np.issubdtype(ids.dtype, np.integer):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tying_utils.base.checks import mapping
+
 
 class Part(NamedTuple):
     """What one part of the updates did to a table; see `parts`."""
@@ -31,6 +33,8 @@ def parts(sums: Mapping[str, Tensor], lengths: Mapping[str, float | Tensor]) -> 
     Sums and products are in float64, on the tables' device where that has it. Raises ValueError for no part, for shapes that
     differ, and where the two do not name the same parts.
     """
+    for name, given in {"sums": sums, "lengths": lengths}.items():
+        mapping(name, given, "by part")
     shapes = {tuple(table.shape) for table in sums.values()}
     if len(shapes) != 1 or sums.keys() != lengths.keys():
         raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tying_utils.base.checks import positive, table_pair
+from tying_utils.base.checks import array, positive, table_pair
 from tying_utils.base.checks import table as checked_table
 
 from .alignment import corrected
@@ -202,7 +202,7 @@ def _checked_k(k: int, V: int) -> int:
 
 
 def _checked_labels(labels: Labels) -> np.ndarray:
-    found = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    found = array("labels", labels)
     if found.ndim != 1 or len(found) < 2:
         raise ValueError(f"labels: a sequence of at least 2 integers is needed, one per token, got shape {found.shape}")
     if not np.issubdtype(found.dtype, np.integer):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from tying_utils.base.checks import above_zero, positive
+from tying_utils.base.checks import above_zero, array, positive
 from tying_utils.base.checks import table as checked_table
 
 from .alignment import corrected, ordinary
@@ -52,9 +52,9 @@ def probe(
     `folds`, fewer than 2 folds, and a penalty that is not positive.
     """
     rows = ordinary(checked_table("table", table)).double().cpu().numpy()
-    names, classes = np.unique(np.asarray(labels), return_inverse=True)
+    names, classes = np.unique(array("labels", labels), return_inverse=True)
     if classes.shape != (len(rows),):
-        raise ValueError(f"labels: one per row is needed, ({len(rows)},), got shape {np.shape(labels)}")
+        raise ValueError(f"labels: one per row is needed, ({len(rows)},), got shape {classes.shape}")
     if positive("folds", folds) < 2:
         raise ValueError(f"folds: at least 2 are needed, got {folds}")
     least = np.bincount(classes).min()

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
-from tying_utils.base.checks import number, positive, scale
+from tying_utils.base.checks import array, number, positive, scale
 from tying_utils.base.checks import seed as any_seed
 
 ENOUGH = 3  # values, one per seed: with fewer there is no verdict
@@ -123,7 +123,7 @@ def holm(p: ArrayLike) -> np.ndarray:
     Holm's step-down (1979): the smallest times n, the next times n - 1, and so on, none below the one before it. A nan, of a
     test that could not be made, counts for nothing and stays. Raises ValueError for what is no sequence of numbers from 0 to 1.
     """
-    values = _numbers("p", p)
+    values = array("p", p, np.float64)
     if values.ndim != 1 or ((values < 0) | (values > 1)).any():
         raise ValueError(f"p: a sequence of numbers from 0 to 1, or nan, is needed, got {p!r:.80}")
     adjusted, order = np.full(values.shape, np.nan), np.argsort(values)  # nan come last
@@ -170,15 +170,8 @@ def _checked_level(level: float) -> float:
     return level
 
 
-def _numbers(name: str, values: ArrayLike) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name}: a sequence of numbers is needed, got {type(values).__name__} ({error})") from error
-
-
 def _vector(name: str, values: ArrayLike) -> np.ndarray:
-    x = _numbers(name, values)
+    x = array(name, values, np.float64)
     if x.ndim != 1 or len(x) == 0:
         raise ValueError(f"{name}: a sequence of at least 1 number is needed, got shape {x.shape}")
     if not np.isfinite(x).all():
