@@ -265,3 +265,9 @@ def test_bad_tokens_are_named(ids, what):
 def test_a_bad_batch_size_is_named():
     with pytest.raises(ValueError, match="^batch_size: "):
         loss_without_layers(shaken(), IDS, batch_size=0)
+
+
+@pytest.mark.parametrize("model", [None, "gpt2", torch.nn.DataParallel(torch.nn.Linear(2, 2))])
+def test_what_is_no_model_is_named(model):
+    with pytest.raises(ValueError, match="^model: a Hugging Face causal language model is needed, got "):
+        loss_without_layers(model, [[1, 2]])

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from tying_utils.base.checks import causal_model
 from tying_utils.measures.causal import blocks, depth, stream
 from tying_utils.measures.perplexity import perplexity
 
@@ -52,6 +53,7 @@ def loss_without_layers(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, b
     Raises:
         ValueError: what `perplexity` refuses, or a model whose blocks are not found, or are not such a list.
     """
+    causal_model("model", model)
     parts, sums = _parts(model), dict[int, Any]()
     last: tuple[int, Tensor | None] = -1, None  # the part that was run last, and the stream after it
 
