@@ -5,9 +5,12 @@ from collections.abc import Mapping
 import pandas as pd
 from torch import Tensor
 
+from tying_utils.base.precision import plain
+
 from .alignment import row_cosines
 
 
+@plain()
 def drift(tables: Mapping[int, Tensor]) -> pd.DataFrame:
     """Return the mean row cosine of each checkpoint's table with the first one and with the one before it; nothing is centred.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tying_utils.base.checks import integer, positive
 from tying_utils.base.console import tqdm
+from tying_utils.base.precision import plain
 from tying_utils.measures.causal import Head, Reader, evaluating, final_norm, some_tokens, token_batch
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def unembed(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) ->
     return frozen
 
 
+@plain()
 def logit_lens(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) -> LogitLens:
     """Return tuned-lens' LogitLens: each hidden state goes straight to `unembed(model, tokens)`. Errors as there."""
     from tuned_lens.nn.lenses import LogitLens
@@ -90,6 +92,7 @@ def logit_lens(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None)
     return LogitLens(unembed(model, tokens))
 
 
+@plain()
 def states(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     """Return the states that lenses read, float32 (L + 1, n T, d) on the model's device: hidden_states[0 .. L-1], then the
     last one before the final norm. ValueError for `tokens` (n, T) or a `model` that cannot be read."""
@@ -126,7 +129,8 @@ def _least_squares(sums: list[Tensor], count: int) -> tuple[Tensor, ...]:
     return weight, bias, mean[:-1, None], to_white, axes[-1] * scale
 
 
-@torch.enable_grad()
+@plain()
+@torch.inference_mode(False)  # and with gradients
 def train_lens(
     model: PreTrainedModel,
     tokens: ArrayLike | Tensor,
@@ -261,6 +265,7 @@ def _current(model: PreTrainedModel, lens: Lens, layers: int, ids: Tensor) -> Le
     return lens
 
 
+@plain()
 @torch.no_grad()
 def kl_by_layer(
     model: PreTrainedModel, lens: Lens, tokens: ArrayLike | Tensor, *, indexing: Indexing = "matched"
