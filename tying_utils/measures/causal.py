@@ -72,6 +72,7 @@ def as_array(tokens: ArrayLike | Tensor) -> Any:
 @torch.no_grad()
 def check_causal(model: PreTrainedModel) -> None:
     """Raise ValueError where `model` sees what it is to predict: another last token changes the logits before it."""
+    text_config(model)  # of a model of transformers
     kind = type(model).__name__
     if model.config.is_encoder_decoder:
         raise ValueError(f"model: a causal LM is needed, {kind} reads one text and writes another")

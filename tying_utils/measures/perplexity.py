@@ -82,6 +82,12 @@ def perplexity(
         ValueError: tokens that the model cannot read or windows of one token, a batch size that is not positive, a model that
             sees the tokens that it is to predict (BERT), or one whose loss is not finite.
     """
+    check_causal(model)
+    return read(model, tokens, batch_size, progress)
+
+
+def read(model: PreTrainedModel, tokens: ArrayLike | Tensor, batch_size: int | None, progress: bool) -> Perplexity:
+    """Return what `perplexity` does, of a model that is known to be causal: nothing else runs through it, and its hooks."""
     ids, sums = checked_windows(model, tokens), []
     for losses in _token_losses(model, ids, batch_size, progress):
         sums.append(losses.double().sum())
@@ -101,12 +107,12 @@ def by_token(
     model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None, progress: bool = True
 ) -> NDArray[np.float32]:
     """Return the loss of every predicted token, nats, float32 (n, length - 1); arguments and errors as in `perplexity`."""
+    check_causal(model)
     return torch.stack([*_token_losses(model, checked_windows(model, tokens), batch_size, progress)]).numpy()
 
 
 def _token_losses(model: PreTrainedModel, ids: Tensor, batch_size: int | None, progress: bool) -> Iterator[Tensor]:
     """Yield the losses (length - 1,) of each window, float32 on the CPU."""
-    check_causal(model)
     at_once = max(1, _TOKENS_AT_ONCE // ids.shape[1]) if batch_size is None else positive("batch_size", batch_size)
     with (
         evaluating(model),
