@@ -2,8 +2,9 @@
 
     python examples/plain_loop.py
 
-In this order: the model goes where it will train (accelerate), its tie is split, the optimizer gets the split tie's parameters,
-and torch.compile comes last. Where the machine has no C++ compiler the loop says so and goes on uncompiled.
+In this order: the model goes where it will train, its tie is split, accelerate wraps it (for several processes, say), the
+optimizer gets the split tie's parameters, and torch.compile comes last. Where the machine has no C++ compiler the loop says so
+and goes on uncompiled.
 """
 
 from pathlib import Path
@@ -24,8 +25,8 @@ tokens = torch.tensor(list(text))
 
 accelerator = Accelerator(gradient_accumulation_steps=2)
 network: Any = models.build("llama", tied=True, vocab_size=256, d_model=64, n_layers=1, n_heads=4, context=CONTEXT)
-network = accelerator.prepare(network)
-tie = SplitTie(accelerator.unwrap_model(network))
+tie = SplitTie(network.to(accelerator.device))
+network = accelerator.prepare_model(network, device_placement=False)  # which would copy what is split
 optimizer = accelerator.prepare(torch.optim.AdamW(tie.parameters(), lr=3e-3))
 
 

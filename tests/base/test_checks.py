@@ -168,11 +168,3 @@ def test_fields_that_are_none_are_refused(values):
 def test_what_maps_no_steps_to_tables_is_refused(tables):
     with pytest.raises(ValueError, match="^tables"):
         checks.steps("tables", tables)
-
-
-def test_a_wrapped_model_is_told_from_a_model():
-    model = architectures.build("olmo", tied=True, seed=0, **TINY)
-    checks.causal_model("model", model)
-    for other, said in ((torch.nn.DataParallel(model), "DataParallel; its .module would do"), (None, "NoneType"), ("x", "str")):
-        with pytest.raises(ValueError, match=f"^model: a Hugging Face causal language model is needed, got {said}"):
-            checks.causal_model("model", other)

@@ -269,5 +269,5 @@ def test_a_bad_batch_size_is_named():
 
 @pytest.mark.parametrize("model", [None, "gpt2", torch.nn.DataParallel(torch.nn.Linear(2, 2))])
 def test_what_is_no_model_is_named(model):
-    with pytest.raises(ValueError, match="^model: a Hugging Face causal language model is needed, got "):
+    with pytest.raises(ValueError, match="^model: a causal LM of transformers is needed, got "):
         loss_without_layers(model, [[1, 2]])

@@ -106,3 +106,17 @@ def test_a_row_takes_nothing_of_itself_away():
 def test_folds_that_cannot_be(folds):
     with pytest.raises(ValueError, match="folds"):
         without_frequency(TABLE, [1, 2, 3], folds=folds)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32"])
+def test_counts_of_any_integers_are_the_same_counts(kind):
+    counts = np.arange(40) % 90
+    table = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    for measure in (lambda given: count_table(given, 3), lambda given: without_frequency(table, given)):
+        assert torch.equal(measure(counts.astype(kind)), measure(counts))
+
+
+@pytest.mark.parametrize("seed", [None, "x", -1, True])
+def test_a_seed_of_folds_is_an_integer(seed):
+    with pytest.raises(ValueError, match="^seed: an integer"):
+        without_frequency(torch.eye(4), [1, 2, 3, 4], folds=2, seed=seed)

@@ -80,3 +80,12 @@ def test_inverse_scale_is_what_adam_applies(eps):
         assert torch.equal(state["exp_avg_sq"], held), "the optimizer's own state was written to"
         update = -rate / (1 - beta1**step) * (moments[0] + moments[1]) * scale
         torch.testing.assert_close(weight.detach() - before, update, rtol=1e-7, atol=1e-10)
+
+
+def test_half_precision_is_measured_in_float32():
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(50, 8, generator=draw) * 1e-4 for _ in range(2))
+    for dtype in (torch.bfloat16, torch.float16):
+        halves = a.to(dtype), b.to(dtype)
+        expected = gradients.path_statistics(*(half.float() for half in halves))
+        torch.testing.assert_close(gradients.path_statistics(*halves), expected)

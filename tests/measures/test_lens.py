@@ -355,7 +355,7 @@ def test_what_is_no_model_or_lens_is_named(trained, model):
         lambda model: states(model, HELD_OUT),
         lambda m: kl_by_layer(m, trained[1], HELD_OUT),
     ):
-        with pytest.raises(ValueError, match="^model: a Hugging Face causal language model is needed, got "):
+        with pytest.raises(ValueError, match="^model: a causal LM of transformers is needed, got "):
             read(model)
     with pytest.raises(ValueError, match="^lens: one of train_lens or logit_lens is needed, got "):
         kl_by_layer(trained[0], model, HELD_OUT)

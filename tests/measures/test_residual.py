@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, LAYERS, VOCAB, inert, scaled_head, shaken, state_before_norm, tokens
+from transformers import MambaConfig, MambaForCausalLM
 
 from tying_utils.measures import residual
 from tying_utils.measures.residual import contributions
@@ -196,3 +197,18 @@ def test_bad_tokens_are_named(ids, what):
 def test_bad_batch_is_named():
     with pytest.raises(ValueError, match=r"^batch: "):
         contributions(shaken(), IDS, batch=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_diverged_model_is_refused(bad):
+    model = shaken()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = bad
+    with pytest.raises(ValueError, match="^model: finite states are needed, the residual stream"):
+        contributions(model, IDS)
+
+
+def test_a_model_of_other_blocks_is_refused():
+    config = MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, state_size=4, tie_word_embeddings=True)
+    with pytest.raises(ValueError, match="^model: blocks of attention and MLP are needed, MambaForCausalLM has no blocks.0"):
+        contributions(MambaForCausalLM(config), IDS)

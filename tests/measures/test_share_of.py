@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, CONTEXT, VOCAB, scaled_head, shaken, tokens
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, XLNetConfig, XLNetLMHeadModel
 
 from tying_utils.measures.gradients import PathShare, path_statistics, share_of
+from tying_utils.measures.perplexity import perplexity
+from tying_utils.measures.residual import contributions
 from tying_utils.tie import SplitTie
 
 EXACT: dict[str, Any] = {"rel": 1e-10, "abs": 1e-12}
@@ -174,3 +177,76 @@ def test_models_that_have_no_such_gradients_are_named():
     model.get_input_embeddings().weight.data.fill_(float("inf"))
     with pytest.raises(ValueError, match="model: a finite loss is needed"):
         share_of(model, [tokens(2)], progress=False)
+
+
+def doubled(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def test_a_hook_of_the_callers_on_the_head_counts():
+    model, windows = shaken("gpt2").double(), tokens(4, CONTEXT)
+    model.lm_head.register_forward_hook(doubled)
+    assert measured(share_of(model, [windows], progress=False)) == pytest.approx(by_autograd(model, windows), **EXACT)
+
+
+def test_it_measures_in_inference_mode_and_refuses_a_model_built_there():
+    model, windows = shaken("gpt2").double(), tokens(4, CONTEXT)
+    plain = share_of(model, [windows], progress=False)
+    with torch.inference_mode():
+        assert share_of(model, [windows.clone()], progress=False) == plain
+        built = shaken("gpt2")
+    with pytest.raises(ValueError, match="^model: it was built in inference mode"):
+        share_of(built, [windows], progress=False)
+    assert all(p.requires_grad for p in built.parameters())
+
+
+@pytest.mark.parametrize("option", [{"scale_grad_by_freq": True}, {"max_norm": 1.0}])
+def test_an_embedding_that_depends_on_the_batch_is_refused(option):
+    model = shaken("gpt2")
+    vars(model.get_input_embeddings()).update(option)
+    with pytest.raises(ValueError, match="^model: an embedding that only looks up is needed"):
+        share_of(model, [tokens(2)], progress=False)
+
+
+def bert() -> Any:
+    config = BertConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    torch.manual_seed(0)
+    return BertForMaskedLM(config)
+
+
+def bart() -> Any:
+    size: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads: dict[str, Any] = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return BartForConditionalGeneration(BartConfig(vocab_size=VOCAB, d_model=16, **size, **heads))
+
+
+def xlnet() -> Any:
+    torch.manual_seed(0)
+    return XLNetLMHeadModel(XLNetConfig(vocab_size=VOCAB, d_model=16, n_layer=1, n_head=2, d_inner=32))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(bert, "depend on the tokens after"), (bart, "reads one text"), (xlnet, "after it")]
+)
+def test_models_that_see_the_answer_are_refused(make, words):
+    model = make()
+    for measure in (lambda: share_of(model, [tokens(2)], progress=False), lambda: perplexity(model, tokens(2), progress=False)):
+        with pytest.raises(ValueError, match=f"^model: a causal LM is needed, .*{words}"):
+            measure()
+
+
+@pytest.mark.parametrize("model", [None, "gpt2", torch.nn.DataParallel(torch.nn.Linear(2, 2))])
+def test_what_is_no_model_is_named(model):
+    for measure in (
+        lambda: share_of(model, [tokens(2)]),
+        lambda: perplexity(model, tokens(2)),
+        lambda: contributions(model, tokens(2)),
+    ):
+        with pytest.raises(ValueError, match="^model: a causal LM of transformers is needed, got"):
+            measure()
+
+
+def test_rows_of_several_lengths_are_named():
+    for measure in (perplexity, contributions):
+        with pytest.raises(ValueError, match="^tokens: rows of one length"):
+            measure(shaken(), [[1, 2, 3], [4, 5]])

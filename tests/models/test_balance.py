@@ -414,3 +414,44 @@ def test_a_model_is_tied_up_to_its_fraction_and_never_again(steps, at):
     assert tied[0] and tied == sorted(tied, reverse=True)
     assert sum(tied) - 1 == math.floor(at * steps)
     assert not tied[-1]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.9])
+@pytest.mark.parametrize("bad", [(float("inf"), 1.0), (1.0, float("nan"))])
+def test_norm_match_forgets_a_step_that_overflowed(smoothing, bad):
+    rule, ones = balance.NormMatch(smoothing=smoothing), torch.ones(4, 2)
+    state = rule.state(ones)
+    rule.scales(ones, ones, 1, 9, state)
+    held = state["norms"].clone()
+    rule.scales(bad[0] * ones, bad[1] * ones, 2, 9, state)
+    assert torch.equal(state["norms"], held)
+    assert all(weight.isfinite() for weight in rule.scales(ones, 3 * ones, 3, 9, state))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norm_match_follows_in_half_precision(dtype):
+    rule, ones = balance.NormMatch(smoothing=0.99), torch.ones(4, 2, dtype=dtype)
+    states = {kind: rule.state(ones.to(kind)) for kind in (dtype, torch.float32)}
+    for step in range(1, 1001):
+        found = {
+            kind: rule.scales(ones.to(kind), (1 + step / 500) * ones.to(kind), step, 1000, states[kind]) for kind in states
+        }
+    for half, whole in zip(found[dtype], found[torch.float32], strict=True):
+        assert torch.as_tensor(half).dtype == dtype and float(half) == pytest.approx(float(whole), rel=0.02)
+
+
+def test_pcgrad_sees_small_conflicts_in_float16():
+    source = torch.full((4, 2), 1e-5, dtype=torch.float16)
+    weights = balance.PCGrad().scales(source, -source, 1, 9, {})
+    assert all(float(weight) == pytest.approx(2, rel=0.01) for weight in weights)
+
+
+@pytest.mark.parametrize("steps", [50, 100, 200, 400, 1000])
+def test_a_part_of_training_ends_at_the_step_that_is_asked_for(steps):
+    one = torch.ones(1, 1)
+    for step in range(1, steps):
+        part = step / steps
+        early, late = balance.Schedule(stop=part), balance.Schedule(start=part)
+        assert [early.scales(one, one, at, steps, {})[0] for at in (step, step + 1)] == [5, 1]
+        assert [late.scales(one, one, at, steps, {})[0] for at in (step, step + 1)] == [1, 5]
+        assert [balance.Untie(at=part).tied_after(True, at, steps) for at in (step, step + 1)] == [True, False]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tying_utils import models
+from tying_utils.measures.gradients import share_of
 from tying_utils.models.rules import RareGate
 from tying_utils.models.tie import SplitTie
 
@@ -199,3 +200,81 @@ def test_a_copy_of_the_model_tells_the_rule_nothing():
     assert not tie.state["present"].any()
     backward(model, PARTS[0])
     assert tie.state["present"].sum() == PARTS[0][:, 1:].numel()
+
+
+def trunk_alone(model: Any, tie: SplitTie) -> None:
+    (norm,) = (p for name, p in model.named_parameters() if name.endswith("0.mlp.up_proj.weight"))
+    torch.autograd.grad(model(BAD, labels=BAD).loss, [norm])
+
+
+def table_alone(model: Any, tie: SplitTie) -> None:
+    torch.autograd.grad(model(BAD, labels=BAD).loss, [tie.weight])
+
+
+def saliency(model: Any, tie: SplitTie) -> None:
+    rows = model.get_input_embeddings()(BAD).detach().requires_grad_()
+    torch.autograd.grad(model(inputs_embeds=rows, labels=BAD).loss, [rows])
+
+
+def logits_alone(model: Any, tie: SplitTie) -> None:
+    logits = model(BAD).logits
+    torch.autograd.grad(logits.square().sum(), [logits])
+
+
+def measured(model: Any, tie: SplitTie) -> None:
+    share_of(model, [BAD], progress=False)
+
+
+LOOKS = {one.__name__: one for one in (trunk_alone, table_alone, saliency, logits_alone, measured)}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+@pytest.mark.parametrize("moment", ["before the backward pass", "after it", "after combine"])
+@pytest.mark.parametrize("rule", [None, GATE], ids=["by hand", "rare-gate"])
+def test_a_gradient_that_is_only_looked_at_changes_nothing(look, moment, rule):
+    found = []
+    for looks in (False, True):
+        model = build()
+        tie = SplitTie(model, rule)
+        optimizer = torch.optim.SGD(tie.parameters(), lr=0.1)
+        for step, part in enumerate(PARTS, 1):
+            for now in ("before the backward pass", "after it", "after combine"):
+                if now == "after it":
+                    backward(model, part)
+                elif now == "after combine":
+                    tie.combine(step=step, steps=STEPS)
+                if looks and now == moment:
+                    look(model, tie)
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append([tie.weight.detach(), *tie.state.values()])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-15)
+
+
+def test_a_pass_without_the_head_starts_the_next_step_without_zero_grad():
+    model = build()
+    tie, first = SplitTie(model), torch.zeros(V, D, dtype=torch.float64)
+    backward(model, PARTS[0])
+    tie.combine()
+    model.get_input_embeddings()(BAD).sum().backward()  # reaches the input path alone
+    first[3] = BAD.numel()
+    assert torch.equal(tie.path_gradients()[0], first) and not tie.path_gradients()[1].any()
+
+
+def test_a_rule_that_counts_says_that_it_saw_no_target():
+    model = build()
+    tie = SplitTie(model, GATE)
+    hidden = model.model(PARTS[0]).last_hidden_state
+    torch.nn.functional.linear(hidden, model.get_output_embeddings().weight).square().mean().backward()
+    with pytest.raises(ValueError, match=r"^model: 'rare-gate' counts targets where the output layer is called"):
+        tie.combine(step=1, steps=STEPS)
+
+
+def test_a_model_of_a_new_vocabulary_is_split_again():
+    model = models.build("llama", tied=True, vocab_size=V, d_model=D, n_layers=1, n_heads=2, context=16)
+    SplitTie(model)
+    model.resize_token_embeddings(V + 5)
+    model.tie_weights()
+    tie = SplitTie(model)
+    backward(model, PARTS[0])
+    assert tie.path_gradients()[0].shape == (V + 5, D) and tie.path_gradients()[1].any()

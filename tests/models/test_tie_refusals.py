@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tying_utils import models
+from tying_utils.models import balance
 from tying_utils.models.tie import SplitTie
 
 V, D = 40, 8
@@ -69,9 +70,15 @@ def parametrized(model: Any) -> Any:
     return model
 
 
+def sparse(model: Any) -> Any:
+    model.get_input_embeddings().sparse = True
+    return model
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (sparse, "its embedding gives sparse gradients"),
         (frozen, r"its table is frozen .*requires_grad_\(True\)"),
         (all_frozen, "its table is frozen"),
         (shared, "its output layer is the input's Embedding itself"),
@@ -141,3 +148,26 @@ def test_an_unfrozen_table_is_found_inside_adapters(options: dict[str, Any]):
     assert expected[0].any() and expected[1].any()
     torch.testing.assert_close(found, expected)
     assert state(model) == before
+
+
+def test_a_model_that_several_processes_train_already_is_refused(tmp_path, monkeypatch):
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        model = build()
+        wrapper = nn.parallel.DistributedDataParallel(model)
+        SplitTie(model).release()  # one process has nothing to average
+        monkeypatch.setattr(distributed, "get_world_size", lambda *_: 2)
+        before = state(model)
+        with pytest.raises(ValueError, match=r"^model: DistributedDataParallel has wrapped it already"):
+            SplitTie(model)
+        assert state(model) == before
+        del wrapper
+        SplitTie(model).release()  # it averages nothing any longer
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_a_rule_is_given_as_an_object():
+    with pytest.raises(ValueError, match=r"^rule: one that weighs the two paths is needed, got <class"):
+        SplitTie(build(), balance.NormMatch)  # type: ignore[arg-type]

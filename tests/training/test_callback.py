@@ -104,7 +104,8 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path, rule):
     trainer(whole, tmp_path / "whole", BalanceCallback(rule), **saving).train()
 
     class Stop(BalanceCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            super().on_step_begin(args, state, control, **given)
             if state.global_step == 4:
                 raise KeyboardInterrupt
 
@@ -332,3 +333,59 @@ def test_what_cannot_be_balanced_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with pytest.raises(ValueError, match=r"^args: one process and one device are needed, got 2"):
         BalanceCallback().on_train_begin(own.args, own.state, own.control, model=own.model)
+
+
+class Elsewhere(Trainer):
+    """A folder of its own for the checkpoints, as a search of hyperparameters has one for each trial."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(str(self.args.output_dir)) / "run-3")
+
+
+def test_what_the_rule_remembers_goes_to_the_checkpoint_that_was_written(tmp_path):
+    arguments = trainer(build(), tmp_path, save_strategy="steps", save_steps=2).args
+    (tmp_path / "checkpoint-2").mkdir()
+    Elsewhere(model=build(), args=arguments, train_dataset=Rows(), callbacks=[BalanceCallback(RULE)]).train()
+    assert not list((tmp_path / "checkpoint-2").iterdir())
+    assert {file.parent.name for file in tmp_path.glob(f"run-3/*/{FILE}")} == {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", None], ids=["empty", "garbage", "cut"])
+def test_a_damaged_memory_is_named(tmp_path, content):
+    trainer(build(), tmp_path, BalanceCallback(RULE), save_strategy="steps", save_steps=4).train()
+    file = tmp_path / "checkpoint-4" / FILE
+    file.write_bytes(file.read_bytes()[:-3] if content is None else content)
+    model = build()
+    with pytest.raises(ValueError, match=r"^resume_from_checkpoint: .*checkpoint-4.* is damaged"):
+        trainer(model, tmp_path, BalanceCallback(RULE)).train(resume_from_checkpoint=str(file.parent))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_rule_does_not_go_on_with_other_parameters(tmp_path):
+    trainer(build(), tmp_path, BalanceCallback(RULE), save_strategy="steps", save_steps=4).train()
+    own = trainer(build(), tmp_path, BalanceCallback(RULE | {"target": 0.9}))
+    with pytest.raises(ValueError, match=r'^resume_from_checkpoint: .*"target": 0.3.*"target": 0.9'):
+        own.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_two_callbacks_are_refused(tmp_path):
+    model = build()
+    with pytest.raises(ValueError, match=r"^callbacks: one BalanceCallback is needed"):
+        trainer(model, tmp_path, BalanceCallback(), BalanceCallback(RULE)).train()
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+class Probing(TrainerCallback):
+    """A backward pass of its own between the steps, whose gradients are dropped."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        given["model"](tokens[:2], labels=tokens[:2]).loss.backward()
+        given["model"].zero_grad()
+
+
+@pytest.mark.parametrize("rule", [RULE, {"name": "rare-gate", "alpha": 0.5}])
+def test_a_backward_pass_between_the_steps_is_none_of_theirs(tmp_path, rule):
+    plain, probed = build(), build()
+    trainer(plain, tmp_path, BalanceCallback(rule)).train()
+    trainer(probed, tmp_path, BalanceCallback(rule), Probing()).train()
+    assert all(torch.equal(*pair) for pair in zip(plain.parameters(), probed.parameters(), strict=True))

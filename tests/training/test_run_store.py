@@ -216,3 +216,15 @@ def test_weights_of_another_model_are_refused(tiny):
     for wrong in (fewer, {**weights, "more": torch.zeros(1)}, {**weights, name: weights[name][1:]}):
         with pytest.raises(ValueError, match=r"^weights: names or shapes"):
             run_store.load_weights(model, wrong)
+
+
+def test_a_finished_run_is_read_from_a_disk_that_is_only_read(finished, home: Path, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise PermissionError("a lock was asked for")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", locked)
+    assert training.train(finished.config, progress=False).key == finished.key
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()} == before

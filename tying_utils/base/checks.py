@@ -152,13 +152,6 @@ def steps(name: str, tables: Mapping[int, Any]) -> list[int]:
     return sorted(tables)
 
 
-def causal_model(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` has what a Hugging Face causal language model has; a wrapper may not."""
-    if not all(hasattr(value, needed) for needed in ("config", "base_model", "get_output_embeddings")):
-        inner = "; its .module would do" if hasattr(value, "module") else ""
-        raise ValueError(f"{name}: a Hugging Face causal language model is needed, got {type(value).__name__}{inner}")
-
-
 def _short(value: object) -> str:
     """Return how `value` is written, cut: it may be a text, a table or a number of thousands of digits."""
     try:

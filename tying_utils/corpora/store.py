@@ -113,11 +113,13 @@ def _cached(
     name, vocab_size = fingerprint["name"], fingerprint["vocab_size"]
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     folder = VerifiedFolder(paths.corpora() / f"{name}-{vocab_size}-{key}", "corpus.json")
-    with folder.alone():
-        record = folder.read(repair=True)
-        if record is None or folder.damaged(record["files"], repair=True):
-            record = {"fingerprint": fingerprint, "dtype": token_dtype(vocab_size).name, "files": make(folder)}
-            folder.commit(record)
+    record = folder.read()
+    if record is None or folder.damaged(record["files"]):  # else nothing is written: it may lie on a disk that is only read
+        with folder.alone():
+            record = folder.read(repair=True)
+            if record is None or folder.damaged(record["files"], repair=True):
+                record = {"fingerprint": fingerprint, "dtype": token_dtype(vocab_size).name, "files": make(folder)}
+                folder.commit(record)
     dtype = np.dtype(record["dtype"])
     train, validation = (np.memmap(folder.path / f"{part}.bin", dtype, mode="r") for part in ("train", "validation"))
     return Corpus(name, vocab_size, train, validation, fingerprint, folder.path, separator)

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from tying_utils.base.checks import causal_model
-from tying_utils.measures.causal import blocks, depth, stream
-from tying_utils.measures.perplexity import perplexity
+from tying_utils.measures.causal import blocks, check_causal, depth, stream
+from tying_utils.measures.perplexity import read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +52,6 @@ def loss_without_layers(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, b
     Raises:
         ValueError: what `perplexity` refuses, or a model whose blocks are not found, or are not such a list.
     """
-    causal_model("model", model)
     parts, sums = _parts(model), dict[int, Any]()
     last: tuple[int, Tensor | None] = -1, None  # the part that was run last, and the stream after it
 
@@ -66,20 +64,20 @@ def loss_without_layers(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, b
         added = (after.cpu().double() - before.cpu().double()).flatten(0, 1).sum(0)
         sums[part.layer], last = sums.get(part.layer, 0) + added, (part.layer, after)
 
-    options = {"batch_size": batch_size, "progress": False}
     with ExitStack() as hooks:
         for part in parts:
             hooks.enter_context(_hooked(model, part, add))
-        whole = perplexity(model, tokens, **options)
+        whole = read(model, tokens, batch_size, progress=False)
     if len(sums) < len(parts):
         raise _unlike(model, f"only {len(sums)} of its {len(parts)} parts were run")
+    check_causal(model)
 
     rows = []
     for part in parts:
         mean = sums[part.layer] / whole.tokens  # a window's last token is not read, so as many are read as are predicted
         for how, constant in (("zero", torch.zeros_like(mean)), ("mean", mean)):
             with _hooked(model, part, lambda part, before, after, constant=constant: before + constant.to(after)):
-                loss = perplexity(model, tokens, **options).loss
+                loss = read(model, tokens, batch_size, progress=False).loss
             rows.append((part.layer, part.component, how, loss, loss - whole.loss))
     return pd.DataFrame(rows, columns=["layer", "component", "how", "loss", "increase"])
 

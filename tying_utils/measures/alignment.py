@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tying_utils.base.checks import number, positive, table_pair
+from tying_utils.base.precision import plain
 
 from . import permuted
 from .statistics import Range, bootstrap_interval, central_range, checked_seed
@@ -60,6 +61,7 @@ class Alignment:
     permutations: int
 
 
+@plain()
 def align(source: Tensor, target: Tensor, kind: Kind) -> float:
     """Return mean row cosine in [-1, 1] of `source` mapped onto `target`, as published (arXiv 2603.26663, Tables 1, 2 and 6).
 
@@ -77,11 +79,13 @@ def align(source: Tensor, target: Tensor, kind: Kind) -> float:
     return float(token_cosines(source, target, kind).mean())
 
 
+@plain()
 def token_cosines(source: Tensor, target: Tensor, kind: Kind) -> Tensor:
     """Return row cosines (V,) in float64 whose mean is `align`; arguments, zero rows and errors as there (Figure 1)."""
     return _Pair(source, target, kind).cosines()
 
 
+@plain()
 def fit(source: Tensor, target: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     """Return the mapped source and the (centred) target, both (V, d_t) in float64; arguments and errors as in `align`."""
     pair = _Pair(source, target, kind)
@@ -90,6 +94,7 @@ def fit(source: Tensor, target: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     return torch.cat(mapped) / units[kind == "linear"], torch.cat(centred) / units[1]
 
 
+@plain()
 def alignment(
     source: Tensor,
     target: Tensor,
@@ -134,6 +139,7 @@ def alignment(
     )
 
 
+@plain()
 def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20, seed: int = 0) -> Chance:
     """Return what `align` gives when rows no longer correspond: the rows of `source` are permuted and the fit is made anew.
 
@@ -155,6 +161,7 @@ def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20
     return Chance(float(null.mean()), low, high, permutations)
 
 
+@plain()
 def held_out(source: Tensor, target: Tensor, kind: Kind, *, folds: int = 5, seed: int = 0) -> Tensor:
     """Return the cosine (V,), float64, of each token whose fold the map was not fitted on; arguments as in `alignment`."""
     pair = _Pair(source, target, kind)

@@ -24,7 +24,11 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
 def text_config(model: PreTrainedModel) -> PretrainedConfig:
-    """Return the configuration of the language model in `model`: of a multimodal one a part of its own."""
+    """Return the configuration of the language model in `model`: of a multimodal one a part of its own. ValueError for none."""
+    if not hasattr(getattr(model, "config", None), "get_text_config"):
+        raise ValueError(
+            f"model: a causal LM of transformers is needed, got {type(model).__name__}; of a wrapper, give .module"
+        )
     return model.config.get_text_config(decoder=True)
 
 
@@ -34,9 +38,15 @@ def depth(model: PreTrainedModel) -> int:
     return getattr(config, "decoder_layers", None) or config.num_hidden_layers  # BART's relatives count the encoder's there
 
 
+def context_of(model: PreTrainedModel) -> int | None:
+    """Return how many tokens `model` reads at most; None where its configuration names no limit (XLNet's is -1)."""
+    context = getattr(text_config(model), "max_position_embeddings", None)
+    return context if context and context > 0 else None
+
+
 def token_batch(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     """Return `tokens` as an int64 tensor (n, T) that `model` can read, else raise ValueError."""
-    array = tokens if isinstance(tokens, Tensor) else np.array(tokens)
+    array = as_array(tokens)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"tokens: a non-empty array of shape (n, T) is needed, got shape {tuple(array.shape)}")
     if "int" not in str(array.dtype):  # of numpy or torch
@@ -45,10 +55,35 @@ def token_batch(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     low, high, vocab = int(ids.min()), int(ids.max()), text_config(model).vocab_size
     if low < 0 or high >= vocab:
         raise ValueError(f"tokens: ids from 0 to {vocab - 1} are needed, got {low} to {high}")
-    context = getattr(text_config(model), "max_position_embeddings", None)
+    context = context_of(model)
     if context and ids.shape[1] > context:
         raise ValueError(f"tokens: rows of at most {context} tokens are needed, got {ids.shape[1]}; cut them")
     return ids
+
+
+def as_array(tokens: ArrayLike | Tensor) -> Any:
+    """Return `tokens` as they are, if a tensor, else as an array. Raises ValueError for rows of unequal length."""
+    try:
+        return tokens if isinstance(tokens, Tensor) else np.array(tokens)
+    except ValueError as error:
+        raise ValueError("tokens: rows of one length (n, T) are needed, got rows of several; cut or group them") from error
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel) -> None:
+    """Raise ValueError where `model` sees what it is to predict: another last token changes the logits before it."""
+    text_config(model)  # of a model of transformers
+    kind = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"model: a causal LM is needed, {kind} reads one text and writes another")
+    ids = some_tokens(model, 1, 4).to(model.device)
+    other = torch.cat((ids[:, :-1], ids[:, :1]), 1)
+    with evaluating(model):
+        first, second = (model(given).logits[:, :-1].float() for given in (ids, other))
+    # Of one shape, both take the same kernels. NaN, of a model that has diverged, is equal to itself.
+    margin = (1e-2 if model.dtype.itemsize < 4 else 1e-4) * float(first.abs().nan_to_num().max())
+    if not torch.allclose(first, second, rtol=0, atol=margin, equal_nan=True):
+        raise ValueError(f"model: a causal LM is needed, in {kind} a token's logits depend on the tokens after it")
 
 
 @contextmanager
@@ -67,7 +102,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 def some_tokens(model: PreTrainedModel, rows: int, length: int) -> Tensor:
     """Return ids (rows, length) from all over the vocabulary, at most a context long; none for padding or images."""
     config = text_config(model)
-    length = min(length, getattr(config, "max_position_embeddings", None) or length)
+    length = min(length, context_of(model) or length)
     named = (*model.config.to_dict().items(), *config.to_dict().items())
     kept = {value for name, value in named if re.search("_token_(id|index)$", name) and isinstance(value, int)}
     plain = torch.tensor([i for i in range(config.vocab_size) if i not in kept] or [0])

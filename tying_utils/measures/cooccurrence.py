@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tying_utils.base.checks import array, positive
+from tying_utils.base.precision import plain
 
 from . import alignment
 
@@ -64,6 +65,7 @@ def neighbours(tokens: ArrayLike, vocab_size: int) -> Neighbours:
     return Neighbours(before=after.T.contiguous(), after=after)
 
 
+@plain()
 def lean(table: Tensor, before: Tensor, after: Tensor, *, folds: int = 5, seed: int = 0) -> Lean:
     """Return how well a linear map of `table` (V, d) predicts what comes before and after tokens it was not fitted on.
 

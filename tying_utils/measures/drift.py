@@ -7,10 +7,12 @@ from torch import Tensor
 
 from tying_utils.base.checks import steps as checked_steps
 from tying_utils.base.checks import table as checked_table
+from tying_utils.base.precision import plain
 
 from .alignment import row_cosines
 
 
+@plain()
 def drift(tables: Mapping[int, Tensor]) -> pd.DataFrame:
     """Return the mean row cosine of each checkpoint's table with the first one and with the one before it; nothing is centred.
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tying_utils.base.checks import positive
+from tying_utils.base.checks import integer, positive
 from tying_utils.base.checks import table as checked_table
 
 
@@ -82,7 +82,7 @@ def without_frequency(table: Tensor, counts: Any, *, degree: int = 3, folds: int
     # Chebyshev polynomials over the range of the counts: powers of a logarithm are nearly alike, these are not.
     span = np.ptp(logs) or 1.0
     terms = torch.from_numpy(np.polynomial.chebyshev.chebvander(2 * (logs - logs.min()) / span - 1, positive("degree", degree)))
-    fold = torch.from_numpy(np.random.default_rng(seed).permutation(len(table)) % folds)
+    fold = torch.from_numpy(np.random.default_rng(integer("seed", seed, 0)).permutation(len(table)) % folds)
     left = torch.empty_like(table)
     for one in range(folds):
         held_out = fold == one
@@ -100,4 +100,4 @@ def _checked_counts(counts: Any, rows: int | None = None) -> np.ndarray:
         raise ValueError(f"counts: integers are needed, got {count.dtype}; counts.astype(int) would do for whole numbers")
     if count.min() < 0:
         raise ValueError(f"counts: non-negative integers are needed, got {count.min()} at token {count.argmin()}")
-    return count
+    return count.astype(np.int64)  # of 8 bits numpy takes logarithms in float16

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tying_utils.base.checks import positive
 from tying_utils.base.console import tqdm
-from tying_utils.measures.causal import evaluating
+from tying_utils.measures.causal import check_causal, evaluating, text_config
 from tying_utils.measures.perplexity import checked_windows
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def path_statistics(input_gradient: Tensor, output_gradient: Tensor) -> dict[str
             f"input_gradient and output_gradient: equal shapes are needed, got {tuple(input_gradient.shape)} and "
             f"{tuple(output_gradient.shape)}"
         )
-    source, target = torch.linalg.vector_norm(input_gradient), torch.linalg.vector_norm(output_gradient)
-    dot = torch.dot(input_gradient.flatten(), output_gradient.flatten())
+    wide = torch.promote_types(input_gradient.dtype, torch.float32)  # half precision keeps three digits, and float16 no squares
+    source, target = (torch.linalg.vector_norm(path, dtype=wide) for path in (input_gradient, output_gradient))
+    dot = torch.dot(input_gradient.flatten().to(wide), output_gradient.flatten().to(wide))
     return {
         "input_norm": source,
         "output_norm": target,
@@ -83,6 +84,7 @@ class PathShare:
     groups: tuple[PathShare, ...] = field(default=(), repr=False)
 
 
+@torch.inference_mode(False)  # and with gradients
 def share_of(
     model: PreTrainedModel, batches: Iterable[ArrayLike | Tensor], *, groups: int = 1, progress: bool = True
 ) -> PathShare:
@@ -105,8 +107,9 @@ def share_of(
         `PathShare`. Gradients add up in float32 (float64 of a float64 model), two of (V, d) for each group.
 
     Raises:
-        ValueError: a model that is untied, has no token table at one of its ends, or embeds by more than a lookup times a
-            number; no batch, or one that it cannot read; groups that do not fit the windows; a loss that is not finite.
+        ValueError: a model that is untied, has no token table at one of its ends, embeds by more than a lookup times a number,
+            sees the tokens that it is to predict, or was built in inference mode; no batch, or one that it cannot read; groups
+            that do not fit the windows; a loss that is not finite.
     """
     embedding, head = _ends(model)
     dtype, device = torch.promote_types(head.weight.dtype, torch.float32), head.weight.device
@@ -146,15 +149,24 @@ def share_of(
 
 def _ends(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
     """Return the two modules that use the tied table, or raise ValueError."""
+    text_config(model)  # of a transformers model
     ends: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
     if not (isinstance(ends[0], nn.Embedding) and isinstance(ends[1], nn.Linear)):
         kinds = " and ".join(type(end).__name__ for end in ends)
         raise ValueError(f"model: a causal LM with an Embedding and a Linear output layer is needed, got {kinds}")
+    if ends[0].scale_grad_by_freq or ends[0].max_norm is not None:
+        raise ValueError(
+            "model: an embedding that only looks up is needed, this one's scale_grad_by_freq or max_norm depends on the batch; "
+            "build it without"
+        )
     if ends[0].weight.data_ptr() != ends[1].weight.data_ptr():
         raise ValueError(
             "model: a tied model is needed, the tables of this one are two storages; where it should be tied, call "
             "model.tie_weights(), and of an untied model take each table's own gradient after loss.backward()"
         )
+    if ends[1].weight.is_inference():
+        raise ValueError("model: it was built in inference mode, so nothing of it has a gradient; build or load it outside")
+    check_causal(model)
     return ends
 
 
@@ -188,10 +200,11 @@ def _prepared(model: PreTrainedModel, embedding: nn.Embedding, head: nn.Linear) 
         caught["states"], caught["logits"] = inputs[0].detach(), logits
 
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    hooks = [embedding.register_forward_hook(read), head.register_forward_hook(said)]
+    # Before any hook of the caller's that changes the logits: between these and the model's own, autograd sees it.
+    hooks = [embedding.register_forward_hook(read), head.register_forward_hook(said, prepend=True)]
     try:
         model.requires_grad_(False)
-        with evaluating(model), torch.enable_grad():
+        with evaluating(model):
             yield caught
     finally:
         for hook in hooks:

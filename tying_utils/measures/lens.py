@@ -20,10 +20,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from tying_utils.base.checks import above_zero, causal_model, integer, positive
+from tying_utils.base.checks import above_zero, integer, positive
 from tying_utils.base.checks import seed as checked_seed
 from tying_utils.base.console import tqdm
-from tying_utils.measures.causal import Head, Reader, evaluating, final_norm, some_tokens, token_batch
+from tying_utils.base.precision import plain
+from tying_utils.measures.causal import Head, Reader, evaluating, final_norm, some_tokens, text_config, token_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +63,7 @@ def unembed(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) ->
     It goes stale if the model trains on. Raises ValueError if the model has no final norm that its head reads (see
     `causal.final_norm`), or if its logits are not so made of it, or not finite.
     """
-    causal_model("model", model)
+    text_config(model)  # names what is no model
     frozen, caught = _unembed_class()(model), list[Tensor]()
     own = some_tokens(model, 4, 32) if tokens is None else token_batch(model, tokens)[:, :32].cpu()
     # Beside the caller's, which may all be padding: with a state of 0 any scale agrees.
@@ -85,6 +86,7 @@ def unembed(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) ->
     return frozen
 
 
+@plain()
 def logit_lens(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None) -> LogitLens:
     """Return tuned-lens' LogitLens: each hidden state goes straight to `unembed(model, tokens)`. Errors as there."""
     from tuned_lens.nn.lenses import LogitLens
@@ -92,10 +94,10 @@ def logit_lens(model: PreTrainedModel, tokens: ArrayLike | Tensor | None = None)
     return LogitLens(unembed(model, tokens))
 
 
+@plain()
 def states(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     """Return the states that lenses read, float32 (L + 1, n T, d) on the model's device: hidden_states[0 .. L-1], then the
     last one before the final norm. ValueError for `tokens` (n, T) or a `model` that cannot be read."""
-    causal_model("model", model)
     ids, read = token_batch(model, tokens), Reader(model)
     with evaluating(model):
         return torch.cat([read(batch) for batch in _batches(ids)], 1)
@@ -129,7 +131,8 @@ def _least_squares(sums: list[Tensor], count: int) -> tuple[Tensor, ...]:
     return weight, bias, mean[:-1, None], to_white, axes[-1] * scale
 
 
-@torch.enable_grad()
+@plain()
+@torch.inference_mode(False)  # and with gradients
 def train_lens(
     model: PreTrainedModel,
     tokens: ArrayLike | Tensor,
@@ -171,7 +174,6 @@ def train_lens(
     """
     from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
-    causal_model("model", model)
     ids = token_batch(model, tokens)
     steps = positive("steps", steps)
     tokens_per_step = positive("tokens_per_step", tokens_per_step)
@@ -266,6 +268,7 @@ def _current(model: PreTrainedModel, lens: Lens, layers: int, ids: Tensor) -> Le
     return lens
 
 
+@plain()
 @torch.no_grad()
 def kl_by_layer(
     model: PreTrainedModel, lens: Lens, tokens: ArrayLike | Tensor, *, indexing: Indexing = "matched"
@@ -291,7 +294,6 @@ def kl_by_layer(
     """
     if indexing not in get_args(Indexing):
         raise ValueError(f"indexing: one of {', '.join(map(repr, get_args(Indexing)))} is needed, got {indexing!r}")
-    causal_model("model", model)
     if not isinstance(lens, nn.Module) or not hasattr(lens, "unembed"):
         raise ValueError(f"lens: one of train_lens or logit_lens is needed, got {type(lens).__name__}")
     ids, read = token_batch(model, tokens), Reader(model)

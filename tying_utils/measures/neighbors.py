@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tying_utils.base.checks import array, positive, table_pair
 from tying_utils.base.checks import table as checked_table
+from tying_utils.base.precision import plain
 
 from .alignment import corrected
 from .statistics import Range, bootstrap_interval, central_range, checked_seed
@@ -42,6 +43,7 @@ class Overlap:
     k: int
 
 
+@plain()
 def nearest(value: Tensor, k: int = 10, *, block: int = 1024) -> Tensor:
     """Return the `k` cosine neighbours of each row of a (V, d) table, self excluded: (V, k) int64, nearest first.
 
@@ -53,6 +55,7 @@ def nearest(value: Tensor, k: int = 10, *, block: int = 1024) -> Tensor:
     return _nearest(value, _checked_k(k, len(value)), positive("block", block))
 
 
+@plain()
 def neighbor_graphs(tables: Mapping[str, Tensor], k: int = 10, *, block: int = 1024) -> dict[str, Tensor]:
     """Return `nearest` of each of two or more tables of the same tokens in one order: (V, k) int64, on the first's device.
 
@@ -71,6 +74,7 @@ def neighbor_graphs(tables: Mapping[str, Tensor], k: int = 10, *, block: int = 1
     return {name: _nearest(table, k, block).to(checked[first].device) for name, table in checked.items()}
 
 
+@plain()
 def knn_overlap(a: Tensor, b: Tensor, k: int = 10, *, block: int = 1024) -> float:
     """Return the mean over tokens of |neighbours in a & neighbours in b| / k, in [0, 1] (arXiv 2603.26663, Table 5).
 
@@ -81,6 +85,7 @@ def knn_overlap(a: Tensor, b: Tensor, k: int = 10, *, block: int = 1024) -> floa
     return int(_shared(near_a, near_b).sum()) / near_a.numel()
 
 
+@plain()
 def overlap(
     a: Tensor, b: Tensor, k: int = 10, *, permutations: int = 100, bootstrap: int = 1000, seed: int = 0, block: int = 1024
 ) -> Overlap:
@@ -94,6 +99,7 @@ def overlap(
     return overlaps(tables, k, permutations=permutations, bootstrap=bootstrap, seed=seed, block=block)["a", "b"]
 
 
+@plain()
 def overlaps(
     tables: Mapping[str, Tensor],
     k: int = 10,
@@ -119,6 +125,7 @@ def knn_chance(V: int, k: int) -> float:
     return _checked_k(k, positive("V", V)) / (V - 1)
 
 
+@plain()
 def purity(table: Tensor, labels: Labels, k: int = 10, *, block: int = 1024) -> float:
     """Return the mean over tokens of the share of the `k` cosine neighbours that carry the token's own label, in [0, 1].
 

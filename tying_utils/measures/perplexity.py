@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from tying_utils.base.checks import positive
 from tying_utils.base.console import tqdm
-from tying_utils.measures.causal import evaluating, text_config, token_batch
+from tying_utils.measures.causal import as_array, check_causal, context_of, evaluating, token_batch
 from tying_utils.measures.statistics import Interval, Range, mean_interval
 
 if TYPE_CHECKING:
@@ -79,9 +79,15 @@ def perplexity(
         `Perplexity`. Log-softmax is computed in float32 from the logits of the model's own dtype; sums are float64.
 
     Raises:
-        ValueError: tokens that the model cannot read or windows of one token, a batch size that is not positive, or a model
-            whose loss is not finite.
+        ValueError: tokens that the model cannot read or windows of one token, a batch size that is not positive, a model that
+            sees the tokens that it is to predict (BERT), or one whose loss is not finite.
     """
+    check_causal(model)
+    return read(model, tokens, batch_size, progress)
+
+
+def read(model: PreTrainedModel, tokens: ArrayLike | Tensor, batch_size: int | None, progress: bool) -> Perplexity:
+    """Return what `perplexity` does, of a model that is known to be causal: nothing else runs through it, and its hooks."""
     ids, sums = checked_windows(model, tokens), []
     for losses in _token_losses(model, ids, batch_size, progress):
         sums.append(losses.double().sum())
@@ -101,6 +107,7 @@ def by_token(
     model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None, progress: bool = True
 ) -> NDArray[np.float32]:
     """Return the loss of every predicted token, nats, float32 (n, length - 1); arguments and errors as in `perplexity`."""
+    check_causal(model)
     return torch.stack([*_token_losses(model, checked_windows(model, tokens), batch_size, progress)]).numpy()
 
 
@@ -150,10 +157,10 @@ def bits_per_byte(nats: float, size: int) -> float:
 
 def checked_windows(model: PreTrainedModel, tokens: ArrayLike | Tensor) -> Tensor:
     """Return `tokens` as windows (n, length), int64 on the CPU, that `model` can predict from their first on, or ValueError."""
-    array = tokens if isinstance(tokens, Tensor) else np.asarray(tokens)
+    array = as_array(tokens)
     if array.ndim != 2 or len(array) == 0 or array.shape[1] < 2:
         raise ValueError(f"tokens: windows (n, length) of at least 2 tokens are needed, got shape {tuple(array.shape)}")
-    context = getattr(text_config(model), "max_position_embeddings", None)
+    context = context_of(model)
     if context and array.shape[1] > context + 1:
         raise ValueError(
             f"tokens: windows of at most {context + 1} tokens are needed, the context and a next one, got {array.shape[1]}; "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tying_utils.base.checks import above_zero, array, positive
 from tying_utils.base.checks import table as checked_table
+from tying_utils.base.precision import plain
 
 from .alignment import corrected, ordinary
 from .statistics import Interval, Range, central_range, checked_seed, mean_interval
@@ -38,6 +39,7 @@ class Probe:
     classes: int
 
 
+@plain()
 def probe(
     table: Tensor, labels: Labels, *, folds: int = 5, permutations: int = 10, penalty: float = 0.3, seed: int = 0
 ) -> Probe:

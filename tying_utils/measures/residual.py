@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tying_utils.base.checks import positive
+from tying_utils.base.precision import plain
 from tying_utils.measures.causal import Head, depth, final_norm, token_batch
 
 if TYPE_CHECKING:
@@ -38,13 +39,16 @@ def _components(layers: int) -> dict[str, tuple[int, str, str]]:
 
 
 def _check_sum(model: PreTrainedModel, what: str, parts: Tensor, whole: Tensor) -> None:
-    if float((parts - whole).abs().max()) > _TOLERANCE * float(whole.abs().max()):
+    if not bool(whole.isfinite().all()):
+        raise ValueError(f"model: finite states are needed, the {what} of this {type(model).__name__} has NaN or infinity")
+    if not float((parts - whole).abs().max()) <= _TOLERANCE * float(whole.abs().max()):
         raise ValueError(
             f"model: the components of {type(model).__name__} do not add up to its {what}; an architecture is needed whose "
             "blocks add attention and MLP to the stream, and whose logits are head(norm(stream))"
         )
 
 
+@plain()
 @torch.no_grad()
 def contributions(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch: int = 8) -> pd.DataFrame:
     """Return what each component adds to the residual stream, and to the logit of the right next token.
@@ -93,6 +97,9 @@ def contributions(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch: 
         logits, cache = bridge.run_with_cache(rows, names_filter=lambda name: name in wanted)
         if "hook_pos_embed" not in cache:
             names.pop("hook_pos_embed", None)
+        if missing := [name for name in names if name not in cache]:
+            kind = type(model).__name__
+            raise ValueError(f"model: blocks of attention and MLP are needed, {kind} has no {missing[0]} in transformer_lens")
         following = rows[:, 1:, None]
         # To attribute is to dot with `direction`: gain, scale and centring of the norm are moved over from the component.
         direction = centred[following[..., 0]]

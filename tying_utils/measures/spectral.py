@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from tying_utils.base.checks import positive
+from tying_utils.base.precision import plain
 
 from .neighbors import neighbor_graphs
 from .statistics import Range, central_range, checked_seed
@@ -39,6 +40,7 @@ class Spectral:
     permutations: int
 
 
+@plain()
 def spectral_distance(a: Tensor, b: Tensor, k: int = 64, components: int = 128) -> float:
     """Return the distance of two tables' neighbour graphs in a joint embedding, at least 0 (arXiv 2603.26663, appendix B).
 
@@ -55,6 +57,7 @@ def spectral_distance(a: Tensor, b: Tensor, k: int = 64, components: int = 128) 
     return _distance(one, other, components)
 
 
+@plain()
 def spectral(a: Tensor, b: Tensor, k: int = 64, components: int = 128, *, permutations: int = 20, seed: int = 0) -> Spectral:
     """Return `spectral_distance` beside its null: see `Spectral`.
 
@@ -64,6 +67,7 @@ def spectral(a: Tensor, b: Tensor, k: int = 64, components: int = 128, *, permut
     return spectrals({"a": a, "b": b}, k, components, permutations=permutations, seed=seed)["a", "b"]
 
 
+@plain()
 def spectrals(
     tables: Mapping[str, Tensor], k: int = 64, components: int = 128, *, permutations: int = 20, seed: int = 0
 ) -> dict[tuple[str, str], Spectral]:

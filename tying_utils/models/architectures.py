@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tying_utils.base.checks import positive
+from tying_utils.base.precision import plain
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -63,6 +64,7 @@ def check_sizes(arch: str, *, vocab_size: int, d_model: int, n_layers: int, n_he
         raise ValueError(f"n_heads: {n_heads} heads {words}do not divide d_model = {d_model}; try n_heads = {fitting}")
 
 
+@plain()
 def build(
     arch: str = "olmo",
     *,

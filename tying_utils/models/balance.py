@@ -63,7 +63,7 @@ class Untie(Remedy):
 
     def tied_after(self, tied: bool, step: int, steps: int) -> bool:
         """Return whether it is still tied; it is untied at the start of the first step beyond `at * steps`."""
-        return step <= self.at * steps
+        return step / steps <= self.at  # divided: 0.57 * 100 is below 57
 
 
 _WEIGHING: tuple[type[PathRule], ...] = (Scale, Schedule, NormMatch, PCGrad, Shrink, RareGate)

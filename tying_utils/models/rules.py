@@ -24,6 +24,10 @@ Scales = tuple[Weight, Weight]  # of the input path's and of the output path's g
 State = dict[str, Tensor]  # what a rule remembers from step to step, by name
 
 
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 def share(name: str, value: float, *, whole: bool = True) -> float:
     """Return `value` as a float from 0 to 1, which is allowed where `whole`; else ValueError."""
     if checks.scale(name, value) > 1 or (value == 1 and not whole):
@@ -127,7 +131,8 @@ class Schedule(PathRule):
             raise ValueError(f"start and stop: start < stop is needed, got {self.start} and {self.stop}")
 
     def scales(self, source: Tensor, target: Tensor, step: int, steps: int, state: State) -> Scales:
-        return (self.input, self.output) if self.start * steps < step <= self.stop * steps else (1.0, 1.0)
+        # Divided, as documented: 0.57 * 100 is below 57.
+        return (self.input, self.output) if self.start < step / steps <= self.stop else (1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,15 +153,18 @@ class NormMatch(PathRule):
         self._set(target=share("target", self.target), smoothing=share("smoothing", self.smoothing, whole=False))
 
     def state(self, table: Tensor) -> State:
-        return {"norms": torch.zeros(2, device=table.device, dtype=table.dtype)}
+        # float32 at least: a bfloat16 average stands still where a step adds less than a 256th of it.
+        return {"norms": torch.zeros(2, device=table.device, dtype=_precise(table.dtype))}
 
     def scales(self, source: Tensor, target: Tensor, step: int, steps: int, state: State) -> Scales:
-        norms = torch.stack([torch.linalg.vector_norm(source), torch.linalg.vector_norm(target)])
-        state["norms"].lerp_(norms, 1 - self.smoothing)
-        norms = state["norms"] / (1 - self.smoothing**step)
+        held = state["norms"]
+        norms = torch.stack([torch.linalg.vector_norm(path, dtype=held.dtype) for path in (source, target)])
+        # A step that overflowed, which a scaler of gradients skips, would be remembered for good.
+        held.copy_(torch.where(norms.isfinite().all(), held.lerp(norms, 1 - self.smoothing), held))
+        norms = held / (1 - self.smoothing**step)
         total = norms.sum()
         wanted = torch.stack([total * (1 - self.target), total * self.target])
-        first, second = torch.where(norms > 0, wanted / norms, 1.0).unbind()
+        first, second = torch.where(norms > 0, wanted / norms, 1.0).to(source.dtype).unbind()
         return first, second
 
 
@@ -179,12 +187,17 @@ class PCGrad(PathRule):
 
     def scales(self, source: Tensor, target: Tensor, step: int, steps: int, state: State) -> Scales:
         def dot(a: Tensor, b: Tensor) -> Tensor:
-            rows = torch.einsum("vd,vd->v", a, b)
+            wide = _precise(a.dtype)  # squares of half precision underflow
+            rows = torch.einsum("vd,vd->v", a.to(wide), b.to(wide))
             return rows[:, None] if self.by == "row" else rows.sum()
 
         product, first, second = dot(source, target), dot(source, source), dot(target, target)
         conflict = (product < 0) & (first > 0) & (second > 0)
-        return torch.where(conflict, 1 - product / first, 1.0), torch.where(conflict, 1 - product / second, 1.0)
+
+        def weight(norm: Tensor) -> Tensor:
+            return torch.where(conflict, 1 - product / norm, 1.0).to(source.dtype)
+
+        return weight(first), weight(second)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,31 +255,26 @@ class RareGate(PathRule):
 
     def watch(self, head: nn.Module, state: State) -> list[RemovableHandle]:
         weight: Any = head.weight
-        change, counted = torch.zeros_like(weight), torch.zeros_like(state["present"])
+        counter = torch.zeros_like(state["present"], requires_grad=True)  # whose gradient is how often each target occurred
+        opened = list[list[Tensor]]()  # of a call that has not returned yet: for the gradient of its logits
 
-        def gate(grad: Tensor, hidden: Tensor) -> None:
-            grad, hidden = grad.flatten(0, -2), hidden.flatten(0, -2)
-            least, target = grad.min(1)
-            # Positions that the loss ignores have no gradient and no target.
-            counted.index_add_(0, target, (least < 0).float())
-            common, rare = state["gates"]
-            seldom = common < 1  # f_k < alpha <= 1 for rare tokens, 1 for the others
-            factor = torch.where(seldom[target][:, None], rare, common).scatter_(1, target[:, None], 1.0)
-            change.addmm_((grad * (factor - 1)).to(change.dtype).T, hidden.to(change.dtype))
+        def before(module: nn.Module, args: Any) -> Any:
+            opened.clear()
+            if torch.is_grad_enabled() and weight.requires_grad and module is head:  # a copy of it has copies of the hooks
+                opened.append([])
+                return _Gate.apply(args[0], weight, counter, state["gates"], opened[0]), *args[1:]
 
-        def on_logits(module: nn.Module, args: Any, output: Tensor) -> None:
-            if output.requires_grad and module is head:  # not a copy of it, to which hooks are copied
-                hidden = args[0].detach()
-                output.register_hook(lambda grad: gate(grad, hidden))
+        def after(module: nn.Module, args: Any, output: Tensor) -> None:
+            if opened and module is head:
+                output.register_hook(opened.pop().append)
 
-        def on_weight(grad: Tensor) -> Tensor:
-            gated = grad + change
-            change.zero_()
-            state["present"].add_(counted)  # only now: a skipped step is dropped where the next backward pass begins
-            counted.zero_()
-            return gated
+        def count(counter: Tensor) -> None:
+            if counter.grad is not None:
+                state["present"].add_(counter.grad)
+            counter.grad = None
 
-        return [head.register_forward_hook(on_logits), weight.register_hook(on_weight)]
+        hooks = [head.register_forward_pre_hook(before), head.register_forward_hook(after)]
+        return [*hooks, counter.register_post_accumulate_grad_hook(count)]
 
     def scales(self, source: Tensor, target: Tensor, step: int, steps: int, state: State) -> Scales:
         state["counts"].index_copy_(0, (state["seen"] % self.memory).long(), state["present"][None])
@@ -279,3 +287,30 @@ class RareGate(PathRule):
         among_rare = (counts / mean.clamp(min=1e-7)).clamp(max=1.0)
         state["gates"].copy_(torch.where(rare, torch.stack([frequency, among_rare]), 1.0))
         return 1.0, 1.0
+
+
+class _Gate(torch.autograd.Function):
+    """What the head reads, as it is. Backward: what gating changes of the weight's gradient (V, d), and counts of targets (V,).
+
+    Both are gradients, so that a backward pass accumulates them or does not, as it does the weight's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, counter: Tensor, gates: Tensor, slopes: list[Tensor]) -> Tensor:
+        ctx.save_for_backward(hidden)
+        ctx.gates, ctx.slopes, ctx.dtype = gates, slopes, weight.dtype
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (hidden,), grad = ctx.saved_tensors, ctx.slopes[-1]  # those before are of passes that went no further than the logits
+        ctx.slopes.clear()
+        grad, hidden = grad.flatten(0, -2), hidden.flatten(0, -2)
+        least, target = grad.min(1)
+        common, rare = ctx.gates
+        # Positions that the loss ignores have no gradient and no target.
+        counts = torch.zeros_like(common).index_add_(0, target, (least < 0).float())
+        seldom = common < 1  # f_k < alpha <= 1 for rare tokens, 1 for the others
+        factor = torch.where(seldom[target][:, None], rare, common).scatter_(1, target[:, None], 1.0)
+        change = (grad * (factor - 1)).to(ctx.dtype).T @ hidden.to(ctx.dtype)
+        return grads[0], change, counts, None, None

@@ -7,6 +7,8 @@ leaf's .grad, and the optimizer is given their weighted sum, with weights given 
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, WeakValueDictionary
 
@@ -37,50 +39,63 @@ class SplitTie:
     remembers from step to step is `state`, tensors by name; to resume training, put them back.
 
     Split after the model is on its device and in its dtype: whatever moves or copies parameters one by one
-    (`model.to("cuda")`, a cast, `copy.deepcopy`) breaks the sharing, which is checked at every `combine`. A split that an
-    earlier run left behind, interrupted perhaps, is ended first, with its rule.
+    (`model.to("cuda")`, a cast, `copy.deepcopy`) breaks the sharing, which is checked at every `combine`. Split before
+    DistributedDataParallel wraps it, which averages the gradients of the Parameters that it finds. A split that an earlier run
+    left behind, interrupted perhaps, is ended first, with its rule.
 
     A step is skipped by any way to reset the gradient of `weight`: zero_grad of the optimizer or of the model, to None or to
     zeros, or by hand (though not behind autograd's back, through `.data` or numpy); what the other path and the rule had
     gathered is dropped with it. Unscale and clip after `combine`: before it, `weight.grad` is the input path's part alone.
 
     Raises ValueError, before anything is changed, if `model` is untied or its table frozen, if the table is not the Parameter
-    of two modules (in wrappers of adapters it is looked for), or for a rule that does not weigh path gradients.
+    of two modules (in wrappers of adapters it is looked for), if its lookup gives sparse gradients, if the model trains in
+    several processes already, or for a rule that does not weigh path gradients.
     """
 
     def __init__(self, model: PreTrainedModel, rule: PathRule | None = None) -> None:
-        if rule is not None and not hasattr(rule, "scales"):
+        if rule is not None and (isinstance(rule, type) or not hasattr(rule, "scales")):
             raise ValueError(f"rule: one that weighs the two paths is needed, got {rule!r}; see balance.PathRule")
         self._embedding, self._head = _ends(model)
+        _check_unwrapped(self._embedding.weight)
         state: dict[str, Tensor] = {} if rule is None else rule.state(self._embedding.weight.data)
         if (earlier := _SPLIT.get(id(self._embedding))) is not None:
-            earlier.release()
+            with suppress(ValueError):  # of a model that was tied anew since, after its vocabulary was resized, say
+                earlier.release()
         self._model = model
         if self._head.weight is self._embedding.weight:
             self._head.weight = nn.Parameter(self._embedding.weight.data)
         self._combined = self._ended = False
         self._noted: tuple[int, int] | None = None  # place and version of the input path's gradient after its last pass
         self._buffer: Tensor | None = None  # of the combined gradient: the same memory at every step
+        self._arriving: Tensor | None = None  # the input path's gradient of a pass that finds a combined one in its place
         leaves = self._embedding.weight, self._head.weight
         # At the first gradient of each backward pass, whichever path it is of, before any is accumulated.
-        self._hooks = [register_multi_grad_hook(leaves, self._start, mode="any")]
+        self._hooks = [register_multi_grad_hook(leaves, lambda _: self._drop_what_was_reset(), mode="any")]
+        self._hooks += [leaves[0].register_hook(self._arrive)]
         note = WeakMethod(self._note)  # the garbage collector does not see hooks of this kind: bound, they would keep the model
-        self._hooks += [leaves[0].register_post_accumulate_grad_hook(lambda leaf: (noting := note()) and noting(leaf))]
+        self._hooks += [
+            leaf.register_post_accumulate_grad_hook(lambda leaf: (noting := note()) and noting(leaf)) for leaf in leaves
+        ]
         self.rule = rule
         self.state = state
+        self._counted = self._versions()
         self.scales: tuple[Weight, Weight] = (1.0, 1.0)  # of the input and of the output path at the last combine
         if rule is not None:
             self._hooks += rule.watch(self._head, self.state)
         _SPLIT[id(self._embedding)] = self
 
-    def _start(self, grad: Tensor) -> None:
-        if self._combined:  # the combined gradient of the last step makes room, zero_grad or not
-            self._embedding.weight.grad = None
-            self._combined = False
-        self._drop_what_was_reset()
+    def _arrive(self, grad: Tensor) -> None:
+        self._arriving = grad if self._combined else None
 
-    def _note(self, weight: Tensor) -> None:
-        if weight.grad is not None:
+    def _note(self, leaf: Tensor) -> None:
+        """Make room for a new step, zero_grad or not; only where one accumulates, which `torch.autograd.grad` does not."""
+        weight = self._embedding.weight
+        if self._combined:
+            # Where no gradient of the head came first, which makes room, the new one has been added to the combined one.
+            weight.grad = None if leaf is not weight or self._arriving is None else self._arriving.clone()
+            self._combined = False
+        self._arriving = None
+        if leaf is weight and weight.grad is not None:
             self._noted = weight.grad.data_ptr(), weight.grad._version
 
     def _drop_what_was_reset(self) -> None:
@@ -93,6 +108,10 @@ class SplitTie:
             self._head.weight.grad = self._noted = None
             for name in self.rule.summed if self.rule else ():
                 self.state[name].zero_()
+
+    def _versions(self) -> list[int]:
+        """Return how often each of the rule's counts was written to."""
+        return [self.state[name]._version for name in self.rule.summed] if self.rule else []
 
     @property
     def weight(self) -> torch.nn.Parameter:
@@ -116,6 +135,7 @@ class SplitTie:
         first, second = (torch.zeros_like(self.weight) if gradient is None else gradient for gradient in found)
         return first, second
 
+    @torch.no_grad()  # also of gradients that have a graph of their own
     def combine(
         self, input_scale: float = 1.0, output_scale: float = 1.0, *, step: int | None = None, steps: int | None = None
     ) -> None:
@@ -129,18 +149,24 @@ class SplitTie:
         for name, scale in (("input_scale", input_scale), ("output_scale", output_scale)):
             checks.scale(name, scale)
         if self.rule is not None:
-            if step is None or steps is None or not 1 <= step <= steps:
+            if step is None or steps is None or checks.positive("step", step) > checks.positive("steps", steps):
                 raise ValueError(f"step and steps: this tie's rule needs 1 <= step <= steps, got {step!r} and {steps!r}")
             if (input_scale, output_scale) != (1.0, 1.0):
                 raise ValueError("input_scale and output_scale: this tie's rule sets them; leave them out, or split without it")
         source, target = self.path_gradients()
         if self._combined or self._head.weight.grad is None or self._embedding.weight.grad is None:
             raise ValueError("combine: no gradient of both paths since the last combine; run loss.backward() first")
+        if self.rule is not None and self.rule.summed and self._versions() == self._counted:
+            raise ValueError(
+                f"model: {self.rule.name!r} counts targets where the output layer is called, and since the last combine it was "
+                "not (a fused loss reads its weight alone, say); use a loss on logits, or another rule"
+            )
         if self._buffer is None:
             self._buffer = torch.empty_like(source)
         self.scales = input_scale, output_scale
         if self.rule is not None and step is not None and steps is not None:
             self.scales = self.rule.scales(source, target, step, steps, self.state)
+            self._counted = self._versions()
         weigh(source, target, *self.scales, out=self._buffer)
         self._embedding.weight.grad = self._buffer
         # An optimizer that was handed every parameter of the model skips the second leaf: it has no gradient.
@@ -194,6 +220,20 @@ def _broken() -> ValueError:
     )
 
 
+def _check_unwrapped(weight: nn.Parameter) -> None:
+    """Raise ValueError where DistributedDataParallel, in several processes, would leave the second leaf to each its own."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return
+    gc.collect()  # a wrapper that was let go averages nothing
+    wrappers = [one for one in gc.get_objects() if issubclass(type(one), nn.parallel.DistributedDataParallel)]
+    if any(p is weight for wrapper in wrappers for p in wrapper.parameters()):
+        raise ValueError(
+            "model: DistributedDataParallel has wrapped it already and would not average the output path's gradient over "
+            "processes; move it to its device, split, and wrap it then (in accelerate: prepare_model(device_placement=False))"
+        )
+
+
 def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
     """Return the modules at the model's two ends whose own Parameter the tied, trainable table is, or raise ValueError."""
     if not hasattr(model, "get_output_embeddings"):
@@ -222,6 +262,8 @@ def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
             f"model: its output layer is the input's {type(head).__name__} itself, whose one weight cannot be two leaves; give "
             "the output a layer of its own with that weight (model.set_output_embeddings), if its forward pass calls it"
         )
+    if getattr(embedding, "sparse", False):
+        raise ValueError("model: its embedding gives sparse gradients, which cannot be weighed; build it with sparse=False")
     if not (embedding.weight.requires_grad and head.weight.requires_grad):
         raise ValueError(
             "model: its table is frozen (requires_grad=False, as adapters leave it), so no path has a gradient; unfreeze it by "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,8 @@ from weakref import WeakSet
 
 import torch
 from accelerate.state import GradientState
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch.autograd.graph import register_multi_grad_hook
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -35,8 +37,9 @@ class BalanceCallback(TrainerCallback):
 
     The log gains `METRICS`, of the step that is logged, before TensorBoard or another reporter sees it; its `grad_norm` is that
     of the combined gradient. Raises ValueError when training begins for a model that `SplitTie` refuses, several processes or
-    devices, or fp16, and when a resumed checkpoint lacks what the rule remembers; in training, where a step does not take
-    one backward pass per micro-batch through both uses of the table.
+    devices, fp16, or another such callback beside it, and when what the rule remembers is missing in a resumed checkpoint,
+    damaged, or of another rule; in training, where a step does not take one backward pass per micro-batch through both uses of
+    the table. Backward passes outside of a step, as of a callback that evaluates, are left alone.
     """
 
     METRICS = ("input_norm", "output_norm", "cosine", "output_share")  # of measures.gradients, before clipping and scales
@@ -47,7 +50,8 @@ class BalanceCallback(TrainerCallback):
         self._state: TrainerState | None = None
         self._hooks: list[Any] = []
         self._arrived: set[int] = set()  # leaves whose gradient of the present backward pass is there
-        self._combined = False  # of the present step
+        self._stepping = self._combined = False  # in the micro-batches of a step; whether their gradients are combined
+        self._saved: Path | None = None  # the checkpoint that the Trainer has written last
         self._measured: dict[str, torch.Tensor] = {}
         self._watched: WeakSet[Trainer] = WeakSet()
 
@@ -64,21 +68,29 @@ class BalanceCallback(TrainerCallback):
             )
         if args.fp16:
             raise ValueError("args: fp16 scales the gradients that are to be measured; use bf16 or neither")
-        self._watch_trainer()  # for a callback that was added after the Trainer was made
+        trainer = self._watch_trainer()  # for a callback that was added after the Trainer was made
+        if sum(isinstance(one, BalanceCallback) for one in (trainer.callback_handler.callbacks if trainer else ())) > 1:
+            raise ValueError("callbacks: one BalanceCallback is needed, got several, of which each would split the same tie")
         self._release()
         self.tie, self._state = SplitTie(given["model"], self.rule), state
         if state.global_step and self.tie.state:
             resumed = next(
                 (at for local in _calls() if isinstance(at := local.get("resume_from_checkpoint"), str | Path)), None
             )
-            self._resume(Path(resumed) / FILE if resumed else _file(args, state))
+            self._resume((Path(resumed) if resumed else _checkpoint(args, state)) / FILE)
         # The Trainer clips before the first event in which all gradients of a step are there, and would clip both leaves for
         # themselves. They are combined before that, when both have what the step's last backward pass adds.
         leaves = self.tie.weight, given["model"].get_output_embeddings().weight
         self._hooks = [register_multi_grad_hook(leaves, lambda _: self._arrived.clear(), mode="any")]
         self._hooks += [leaf.register_post_accumulate_grad_hook(self._arrive) for leaf in leaves]
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Attend to the backward passes from here on."""
+        self._stepping, self._combined = True, False
+
     def _arrive(self, leaf: torch.Tensor) -> None:
+        if not self._stepping:
+            return
         self._arrived.add(id(leaf))
         if len(self._arrived) < 2 or not GradientState().sync_gradients:  # which the Trainer says of a last micro-batch
             return
@@ -95,7 +107,7 @@ class BalanceCallback(TrainerCallback):
             raise ValueError(
                 "training_step: its last backward pass reached one use of the table only; use both, or train plainly"
             )
-        self._combined = False
+        self._stepping = False
 
     def on_log(
         self,
@@ -114,20 +126,25 @@ class BalanceCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what the rule remembers into the checkpoint."""
         if self.tie is not None and self.tie.state:
-            save_file(self.tie.state, _file(args, state))
+            # A search of hyperparameters has a folder for each trial.
+            save_file(self.tie.state, (self._saved or _checkpoint(args, state)) / FILE, {"remedy": self._named()})
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Make the model what it was."""
         self._release()
 
-    def _watch_trainer(self) -> None:
-        """Go to the front of the Trainer's callbacks, and release the model on every way out of its training.
+    def _named(self) -> str:
+        """Return the rule and its parameters as text."""
+        return json.dumps(self.rule.as_dict() if self.rule else None, sort_keys=True)
+
+    def _watch_trainer(self) -> Trainer | None:
+        """Go to the front of the Trainer's callbacks, release the model on every way out of its training, and return it.
 
         No event tells a callback of an exception, and none hands it the Trainer, which has called it and is looked for above.
         """
         trainer = next((local["self"] for local in _calls()), None)
         if trainer is None or trainer in self._watched or self not in trainer.callback_handler.callbacks:
-            return
+            return trainer
         self._watched.add(trainer)
         trainer.callback_handler.callbacks.remove(self)
         trainer.callback_handler.callbacks.insert(0, self)
@@ -135,6 +152,15 @@ class BalanceCallback(TrainerCallback):
         for name in ("train", "get_batch_samples", "training_step", "log", "evaluate", "save_model"):
             setattr(trainer, name, self._releasing(getattr(trainer, name)))
         trainer.callback_handler.call_event = self._releasing(trainer.callback_handler.call_event)
+        save = trainer.save_model
+
+        @functools.wraps(save)
+        def noting(output_dir: str | None = None, *args: Any, **given: Any) -> Any:
+            self._saved = Path(output_dir or str(trainer.args.output_dir))
+            return save(output_dir, *args, **given)
+
+        trainer.save_model = noting
+        return trainer
 
     def _releasing(self, method: Any) -> Any:
         @functools.wraps(method)
@@ -149,30 +175,37 @@ class BalanceCallback(TrainerCallback):
         return wrapped
 
     def _release(self) -> None:
-        tie, self.tie, self._state, self._combined = self.tie, None, None, False
+        tie, self.tie, self._state, self._stepping, self._saved = self.tie, None, None, False, None
         while self._hooks:
             self._hooks.pop().remove()
         if tie is not None:
             tie.release()
 
     def _resume(self, file: Path) -> None:
-        assert self.tie is not None
-        if not file.exists():
+        assert self.tie is not None and self.rule is not None
+        own = self.tie.state
+        try:
+            with safe_open(file, "pt") as held:
+                remedy = (held.metadata() or {}).get("remedy", self._named())  # files of earlier versions do not say
+                found = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118, it is no mapping
+        except (OSError, SafetensorError) as error:
             self._release()
-            raise ValueError(f"resume_from_checkpoint: {file} is missing, in which the rule {self.rule.name!r} remembers")
-        held, own = load_file(file), self.tie.state
-        if {name: value.shape for name, value in held.items()} != {name: value.shape for name, value in own.items()}:
+            what = f"{file} is {'damaged' if file.exists() else 'missing'}, in which the rule {self.rule.name!r} remembers"
+            raise ValueError(f"resume_from_checkpoint: {what}; take another checkpoint") from error
+        same = {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in own.items()}
+        if remedy != self._named() or not same or not all(bool(value.isfinite().all()) for value in found.values()):
             self._release()
             raise ValueError(
-                f"resume_from_checkpoint: {file} is not of the rule {self.rule.name!r} as it is here; use the same"
+                f"resume_from_checkpoint: {file} is not of the rule {self.rule.name!r} as it is here, or not finite; it has "
+                f"{remedy}, this callback {self._named()}; use the same"
             )
-        for name, value in held.items():
+        for name, value in found.items():
             own[name].copy_(value)
 
 
-def _file(args: TrainingArguments, state: TrainerState) -> Path:
-    """Return where the Trainer's checkpoint of the present step keeps what the rule remembers."""
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FILE
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return the Trainer's checkpoint of the present step, where no search of hyperparameters names another."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def _calls() -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import tempfile
@@ -203,6 +204,9 @@ def find(config: TrainConfig, fingerprint: dict[str, Any]) -> Run | None:
 def writing(config: TrainConfig, fingerprint: dict[str, Any]) -> Iterator[Writer]:
     """Hold the run's folder alone: a second process that wants the same run waits, then finds it finished."""
     folder = run_folder(config, fingerprint)
+    if folder.exists() and not os.access(folder, os.W_OK):  # a finished run is read from there, and nothing else is to be done
+        yield Writer(folder, config, fingerprint)
+        return
     with _verified(folder).alone("tables", "weights", "model"):
         yield Writer(folder, config, fingerprint)
 

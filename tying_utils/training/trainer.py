@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tying_utils import models
 from tying_utils.base.console import tqdm
+from tying_utils.base.precision import plain
 from tying_utils.corpora.corpus import Corpus
 from tying_utils.measures import gradients
 from tying_utils.models import balance
@@ -347,6 +348,8 @@ class Trainer:
         }
 
 
+@plain()
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode is: a run is what its configuration says
 def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int, float], None] | None = None) -> Run:
     """Train `config`, or load it if a finished run of it lies on disk, or resume it from its last checkpoint.
 
