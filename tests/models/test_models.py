@@ -146,3 +146,9 @@ def test_the_one_table_is_asked_of_tied_models_only():
     assert tied.table is tied.input
     with pytest.raises(ValueError, match="table: a tied model is needed"):
         _ = models.tables(models.build(tied=False, **SMALL)).table
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "7", None, True, 2**63])
+def test_a_bad_seed_is_named(seed):
+    with pytest.raises(ValueError, match="^seed: an integer"):
+        models.build(tied=True, seed=seed, **SMALL)

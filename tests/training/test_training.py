@@ -322,3 +322,9 @@ def test_a_run_frees_the_models_of_those_before_it(tiny, monkeypatch: pytest.Mon
     for seed in range(3):
         train(tiny(init_seed=seed), progress=False)
         assert sum(model() is not None for model in built) <= 1
+
+
+@pytest.mark.parametrize("config", [None, {}, "quick", TrainConfig])
+def test_what_is_no_configuration_is_named(config):
+    with pytest.raises(ValueError, match="^config: a TrainConfig is needed, got"):
+        training.train(config, progress=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tying_utils.base import checks
 from tying_utils.base.checks import positive
 from tying_utils.base.precision import plain
 
@@ -82,12 +83,12 @@ def build(
     RoPE). Dropout is off in all of them. Tables are (vocab_size, d_model), one storage in a tied model. The weights depend on
     `seed` alone (torch's global generator is left as it was); both arms of one seed start from the same input table and trunk.
 
-    Raises ValueError for an unknown architecture, sizes below 1, heads that do not divide d_model, or, where the
-    architecture rotates positions, a head of odd width.
+    Raises ValueError for an unknown architecture, a seed that is no integer from 0 to 2^63 - 1, sizes below 1, heads that do
+    not divide d_model, or, where the architecture rotates positions, a head of odd width.
     """
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "context": context}
-    if not isinstance(tied, bool):
-        raise ValueError(f"tied: True or False is needed, got {tied!r}")
+    checks.flag("tied", tied)
+    seed = checks.seed("seed", seed)
     config = configured(arch, tied=tied, **sizes)
     from transformers import AutoModelForCausalLM
 

@@ -359,11 +359,14 @@ def train(config: TrainConfig, *, progress: bool = True, on_step: Callable[[int,
 
     A run with a `start` begins with that one's finished weights, and trains it first if need be; the optimizer begins anew.
 
-    Raises ValueError if the corpus cannot serve the configuration: shorter than one context, or too small a text for the
-    vocabulary; if the processes cannot share the batch or the device; and, before anything is allocated, if the run cannot fit
-    in memory or on the disk (`budget.check`). Raises `sentinels.Diverged`, a FloatingPointError, at a NaN or an infinity in a
-    loss, a gradient or what a checkpoint would hold: on a GPU at the latest before that checkpoint, elsewhere at its step.
+    Raises ValueError for what is no configuration; if the corpus cannot serve it: shorter than one context, or too small a
+    text for the vocabulary; if the processes cannot share the batch or the device; and, before anything is allocated, if the
+    run cannot fit in memory or on the disk (`budget.check`). Raises `sentinels.Diverged`, a FloatingPointError, at a NaN or an
+    infinity in a loss, a gradient or what a checkpoint would hold: on a GPU at the latest before that checkpoint, elsewhere at
+    its step.
     """
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config: a TrainConfig is needed, got {type(config).__name__}; TrainConfig(**fields) makes one")
     ranks = Ranks.here()
     own = config.replace(batch_size=ranks.local_batch_size(config.batch_size, config.micro_batches))  # what this process holds
     ranks.join(config.device)
