@@ -220,6 +220,12 @@ def numbers(results: Results) -> dict[str, Any]:
         at = int(words) if words.isdigit() else words  # as a format's index is read
         group = {"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")
         made[group].setdefault(name, {})[at] = seeds(part["value"])
+    made["wide_off"] = -made["wide"]["scaled_bias"][4].mean
+    apart = length.values(long).query("place == 'packages, d 128' and id == 'equal_shape' and tokens_per_weight == 1.3")["value"]
+    made["apart"] = {"least": apart.min(), "most": apart.max()}
+    ahead = length.values(long).query("place == 'packages, d 128' and id == 'equal_shape' and tokens_per_weight == 4")["value"]
+    assert (ahead < 0).all()
+    made["ahead"] = -ahead.mean()
     tables = on_card.found()[1]
     card = on_card.verdicts(tables, long).set_index("id")
     late = tables["share"].query("tenth == 10").groupby("arm")["output_share"].mean()
@@ -272,7 +278,7 @@ SENTENCES = {
         "{long[equal_shape][20]:.3f ci} at 20, H200: {card[equal_shape]:.3f ci}; at equal parameters "
         "{long[equal_parameters][20]:.3f ci} |",
         "| untie | {rarest[tied]:.2f ci} on the rarest tenth, at 20 |",
-        "{seeds_at_20} seeds in source code",
+        "at 20 tokens per weight at most two million weights, {seeds_at_20} seeds",
     ],
     "METHODS.md": [
         "At 1.3 tokens per weight it is {long[equal_shape][1.3]:.3f ci} nats behind on the source of packages, at 20 "
@@ -281,6 +287,11 @@ SENTENCES = {
         '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
         "In the two-role language it is {long_roles[lens_gap][20]:.2f ci} there, supported.",
         "and late not ({long[late_share][20]:.2f})",
+        "at 4, W lies {wide[position][4]:.2f} of the way from E to U, and ×5 takes {wide_off:.2f} off an output bias of "
+        "{wide[output_bias][4]:.2f} and costs {wide[scaled_loss][4]:.2f} nats; the early output share falls from "
+        "{wide[early_share][0.13]:.2f} at 0.13 to {wide[early_share][4]:.2f} at 4",
+        "at 1.3 the seeds disagree in sign ({apart[least]:.2f} and {apart[most]:.2f} nats), and at 4 the tied model is ahead in "
+        "both, by {ahead:.2f}",
         "Tying costs {card[equal_shape]:.3f ci} nats at equal shape there, at the edge of what is worth naming, and the lens "
         "gap is {card[lens_gap]:.3f ci} bits. W leans less than at d 64 ({card[output_bias]:.3f ci} against "
         "{long[output_bias][20]:.3f}), and x5 takes off {card_off:.3f}. The output share over the first tenth of training, "

@@ -174,7 +174,7 @@ def test_a_table_of_cases_and_of_one_model(committed: Any) -> None:
 def test_the_verdict_says_each_length_and_the_rare_tokens(committed: Any) -> None:
     gaps, lengths = committed
     told = advice.verdicts(gaps, advice.rare(lengths))
-    assert told.groupby(["budget", "trained on"]).ngroups == 6 and told["length"].iloc[-1] == "20 tokens per weight"
+    assert told.groupby(["budget", "trained on"]).ngroups == 9 and told["length"].iloc[-1] == "20 tokens per weight"
     assert "20 tokens per weight (n = " in grid.grid(told, "laptop", rows=("budget", "trained on"), columns="length").to_html()
     rare = advice.rare(lengths)
     own = where(lengths["deciles"], place="packages, d 64", decile=1, tokens_per_weight=20.0).set_index(["arm", "seed"])["loss"]
@@ -186,7 +186,7 @@ def test_the_figure_is_drawn_and_counts_seeds(committed: Any) -> None:
     figure = figures.draw("12_gaps", committed[1])
     assert [ax.get_title() for ax in figure.axes] == ["Does untying pay at equal shape?", "… and at equal parameters?"]
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes) and "n = " in figure.get_supxlabel()
-    counts = committed[1]["losses"].groupby(["corpus", "tokens_per_weight"])["seed"].nunique()
+    counts = committed[1]["losses"].groupby(["corpus", "place", "tokens_per_weight"])["seed"].nunique()
     by = {advice.LOOKS[str(corpus)].label: part for corpus, part in counts.groupby("corpus", sort=False)}
     assert figure.get_supxlabel().startswith(style.counted(by))
 

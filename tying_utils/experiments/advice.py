@@ -335,20 +335,22 @@ def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     for ax, budget in zip(panels, (SHAPE, SIZE), strict=True):
         for corpus, look in LOOKS.items():
             own = where(measured, budget=budget, corpus=corpus)
-            error = [own["estimate"] - own["low"], own["high"] - own["estimate"]]
+            ends = ("estimate", "low"), ("high", "estimate")
+            error = [(own[above] - own[below]).where(own["seeds"] > 2) for above, below in ends]
             bars: dict[str, Any] = {"linestyle": "none", "elinewidth": 0.8, "capsize": 1.5}
             ax.errorbar(across(own), own["estimate"], error, markersize=3.5, **bars, **look.mark)
         style.level(ax, 0)
         ax.set(xscale="log", xlabel="tokens per weight", ylabel="loss, tied − untied (nats per token)")
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    sure = measured[measured["seeds"] > 2]  # an interval of two seeds is too wide to set limits
+    sure = measured[measured["seeds"] > 2]  # of two there is no interval
     low, high = sure["low"].min(), sure["high"].max()
     for ax in panels:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     shown = [look for corpus, look in LOOKS.items() if (measured["corpus"] == corpus).any()]
     style.legend(figure, [*shown, NO_EFFECT])
     seeds = style.counted({LOOKS[str(corpus)].label: part["seeds"] for corpus, part in measured.groupby("corpus", sort=False)})
-    style.small_print(figure, f"{seeds}, mean with 95 % t interval. Corpora are side by side. Above 0 the tied model is worse.")
+    words = "mean with 95 % t interval (of two seeds none). Corpora are side by side. Above 0 the tied model is worse."
+    style.small_print(figure, f"{seeds}, {words}")
     return figure, panels
 
 

@@ -30,12 +30,12 @@ def front(lengths: Lengths) -> Figure:
     }
     for place, look in looks.items():
         found = where(position.positions(where(poles, place=place)), arm=TIED, frequency_out=False)
-        style.curve(right, found, "tokens_per_weight", "position", look, bars=True)
+        style.curve(right, found, "tokens_per_weight", "position", look, bars=found["seed"].nunique() > 2)
     for y, colour, name in ((0, BLUE, "an untied input table"), (1, ORANGE, "an untied output table")):
         right.axhline(y, color=colour, linewidth=1.5)
         right.text(0.13, y + 0.03, name, color=colour, fontsize=7)
     over_tokens(right, "position of the tied table")
     right.set_ylim(-0.08, 1.18)
-    note = "The paper's models saw about 20 tokens per weight. Each point is trained to its end."
+    note = "Two seeds have no interval. The paper's models saw about 20 tokens per weight. Each point is trained to its end."
     named = poles.assign(place=poles["place"].map({place: look.label for place, look in looks.items()}))
     return style.finish(figure, named, looks.values(), note, every=["place", "tokens_per_weight"], by="place")

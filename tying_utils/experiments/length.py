@@ -207,12 +207,12 @@ def over_lengths(lengths: Lengths) -> Figure:
     for ax, (name, (_, unit)) in zip(axes, panels.items(), strict=True):
         rows = where(frame, id=name)
         for place, look in PLACES.items():
-            if (rows["place"] == place).any():
-                style.curve(ax, where(rows, place=place), "tokens_per_weight", "value", look, bars=True)
+            if len(own := where(rows, place=place)):
+                style.curve(ax, own, "tokens_per_weight", "value", look, bars=own["seed"].nunique() > 2)
         style.level(ax, rows["statistic"].iloc[0].null)
         over_tokens(ax, unit)
     shown = [PLACES[place] for place in PLACES if (frame["place"] == place).any()]
-    note = "Each point is trained to its end. b: first tenth of training."
+    note = "Two seeds have no interval. Each point is trained to its end. b: first tenth of training."
     frame["place"] = frame["place"].map({place: look.label for place, look in PLACES.items()})
     return style.finish(figure, frame, [*shown, NO_EFFECT], note, every=["place", "tokens_per_weight"], by="place")
 

@@ -56,11 +56,12 @@ def on_a_card(results: Results) -> str:
 
 
 def trends(results: Results) -> str:
-    """Return by headline and place how it changes per tenfold training."""
+    """Return by headline and place how it changes per tenfold training; from three seeds up."""
     values, rows = length.values(Lengths()), []
     for (place, _), part in values[values["id"].isin(length.HEADLINES)].groupby(["place", "id"], sort=False):
         of = part["statistic"].iloc[0]
-        found = length.trend(part, of.null, of.smallest)
+        if not (found := length.trend(part, of.null, of.smallest))["trend"]:
+            continue
         rows.append((place, of.claim, of.words, found["trend"], span(found["slope"], found["low"], found["high"], "+.3f")))
     return table("Trained on | Claim | Statistic | Trend | Change per tenfold training", rows)
 
