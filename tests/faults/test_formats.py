@@ -76,7 +76,7 @@ UNFINISHED = r"is not finished; where it is trained, `tying-utils train --config
     [
         ({"finished": False}, UNFINISHED),
         *((change, r"^folder: .*run\.json") for change in ({"key": "0" * 16}, {"corpus": {}}, {"config": []}, {"files": None})),
-        ({"config": {"stepz": 3}}, "^stepz: no field"),
+        ({"config": {"stepz": 3}}, "^values: stepz: no field"),
         ({"config": {"steps": "x"}}, "^steps: an integer"),
     ],
     ids=json.dumps,
