@@ -221,11 +221,10 @@ def numbers(results: Results) -> dict[str, Any]:
         group = {"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")
         made[group].setdefault(name, {})[at] = seeds(part["value"])
     made["wide_off"] = -made["wide"]["scaled_bias"][4].mean
-    apart = length.values(long).query("place == 'packages, d 128' and id == 'equal_shape' and tokens_per_weight == 1.3")["value"]
-    made["apart"] = {"least": apart.min(), "most": apart.max()}
-    ahead = length.values(long).query("place == 'packages, d 128' and id == 'equal_shape' and tokens_per_weight == 4")["value"]
-    assert (ahead < 0).all()
-    made["ahead"] = -ahead.mean()
+    wide = length.values(long).query("place == 'packages, d 128' and id == 'equal_shape'").groupby("tokens_per_weight")["value"]
+    apart, behind = wide.get_group(1.3), wide.get_group(4.0)
+    made["apart"], made["ahead"] = {"least": apart.min(), "most": apart.max()}, -behind.mean()
+    assert (behind < 0).all()
     tables = on_card.found()[1]
     card = on_card.verdicts(tables, long).set_index("id")
     late = tables["share"].query("tenth == 10").groupby("arm")["output_share"].mean()
@@ -290,8 +289,8 @@ SENTENCES = {
         "at 4, W lies {wide[position][4]:.2f} of the way from E to U, and ×5 takes {wide_off:.2f} off an output bias of "
         "{wide[output_bias][4]:.2f} and costs {wide[scaled_loss][4]:.2f} nats; the early output share falls from "
         "{wide[early_share][0.13]:.2f} at 0.13 to {wide[early_share][4]:.2f} at 4",
-        "at 1.3 the seeds disagree in sign ({apart[least]:.2f} and {apart[most]:.2f} nats), and at 4 the tied model is ahead in "
-        "both, by {ahead:.2f}",
+        "at 1.3 the seeds disagree in sign ({apart[least]:.2f} and {apart[most]:.2f} nats), and at 4 the tied model is ahead "
+        "in both, by {ahead:.2f}",
         "Tying costs {card[equal_shape]:.3f ci} nats at equal shape there, at the edge of what is worth naming, and the lens "
         "gap is {card[lens_gap]:.3f ci} bits. W leans less than at d 64 ({card[output_bias]:.3f ci} against "
         "{long[output_bias][20]:.3f}), and x5 takes off {card_off:.3f}. The output share over the first tenth of training, "

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from local_hub import Fault, LocalHub, pointing_at
 
-from tying_utils.base.hub import Folder, Hub, Unreachable, at, branches, checked_id
+from tying_utils.base.hub import Folder, Hub, Unreachable, at, branches, checked_id, local
 
 CONTENT = bytes(range(256)) * 40
 
@@ -106,3 +106,14 @@ def test_a_server_that_is_no_hub_is_said_to_be_none(hub, folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", without)
     with pytest.raises(Unreachable, match="is not answered as a hub answers; check HF_ENDPOINT"):
         Hub("org/model")
+
+
+def test_a_file_that_is_called_as_a_hub_id_is_no_checkpoint_and_hides_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").touch()
+    (tmp_path / "model.safetensors").touch()
+    assert local("gpt2") is None
+    with pytest.raises(ValueError, match=r"^source: model.safetensors is a file; give its folder"):
+        local("model.safetensors")
+    with pytest.raises(ValueError, match="^source: .* is a file"):
+        local(tmp_path / "gpt2")

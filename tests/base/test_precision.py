@@ -10,7 +10,10 @@ import torch
 
 from tying_utils import alignment, knn_overlap, models, spectral_distance
 from tying_utils.base.precision import plain
+from tying_utils.measures.ablation import loss_without_layers
+from tying_utils.measures.gradients import share_of
 from tying_utils.measures.lens import kl_by_layer, train_lens
+from tying_utils.measures.perplexity import perplexity
 from tying_utils.measures.residual import contributions
 from tying_utils.training import TrainConfig, train
 
@@ -57,7 +60,9 @@ def of_a_model() -> Any:
         model = built()
     lens = train_lens(model, IDS, steps=3, progress=False)
     shares = contributions(model, IDS)[["norm", "attribution"]].to_numpy()
-    return torch.from_numpy(np.concatenate((kl_by_layer(model, lens, IDS), shares.ravel())))
+    losses = [perplexity(model, IDS, progress=False).loss, share_of(model, [IDS], progress=False).output_share]
+    losses += loss_without_layers(model, IDS)["loss"].tolist()
+    return torch.from_numpy(np.concatenate((kl_by_layer(model, lens, IDS), shares.ravel(), losses)))
 
 
 @settings

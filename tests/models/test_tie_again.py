@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tying_utils import models
 from tying_utils.measures.gradients import share_of
-from tying_utils.models.rules import RareGate
+from tying_utils.models.rules import NormMatch, RareGate
 from tying_utils.models.tie import SplitTie
 
 V, D, STEPS = 40, 8, 4
@@ -278,3 +278,57 @@ def test_a_model_of_a_new_vocabulary_is_split_again():
     tie = SplitTie(model)
     backward(model, PARTS[0])
     assert tie.path_gradients()[0].shape == (V + 5, D) and tie.path_gradients()[1].any()
+
+
+@ways
+def test_counts_after_a_skipped_step_are_whole_where_the_weight_has_another_use(reset):
+    model = build()
+    tie = SplitTie(model, GATE)
+
+    def penalised(part: Tensor) -> None:
+        penalty = model.lm_head.weight.square().sum()  # made first, so that its part of the gradient comes last
+        (model(part, labels=part).loss + 1e-3 * penalty).backward()
+
+    penalised(BAD)
+    reset(model, tie, torch.optim.SGD(tie.parameters()))
+    penalised(PARTS[0])
+    assert torch.equal(tie.state["present"], torch.bincount(PARTS[0][:, 1:].flatten(), minlength=V).float())
+
+
+def test_what_a_rule_remembers_can_be_put_back_at_any_time():
+    model = build()
+    tie = SplitTie(model, GATE)
+    saved = {name: value.clone() for name, value in tie.state.items()}
+    for _ in range(2):
+        backward(model, PARTS[0])
+        backward(model, PARTS[1])
+        tie.combine(step=1, steps=STEPS)
+        tie.state.update({name: value.clone() for name, value in saved.items()})
+
+
+def test_a_fused_loss_after_a_skipped_step_is_noticed():
+    model = build()
+    tie = SplitTie(model, GATE)
+    for _ in range(2):
+        tie.weight.grad = None
+        hidden = model.model(PARTS[0]).last_hidden_state
+        torch.nn.functional.linear(hidden, model.lm_head.weight).square().mean().backward()
+    with pytest.raises(ValueError, match="^model: 'rare-gate' counts targets"):
+        tie.combine(step=1, steps=STEPS)
+
+
+@pytest.mark.parametrize("rule", [None, GATE, NormMatch()])
+def test_a_split_in_inference_mode_trains_as_any_other(rule):
+    found = []
+    for mode in (torch.inference_mode, torch.no_grad):
+        model = build()
+        with mode():
+            tie = SplitTie(model, rule)
+        backward(model, PARTS[0])
+        tie.combine(step=1, steps=STEPS)
+        found.append(tie.weight.grad)
+    assert torch.equal(*found)
+    with torch.inference_mode():
+        inferred = build()
+    with pytest.raises(ValueError, match="^model: it was built in inference mode"):
+        SplitTie(inferred, rule)

@@ -54,7 +54,8 @@ def table_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, same_width: bo
 def integer(name: str, value: int, least: int, below: float = math.inf) -> int:
     """Return `value` as an int if it is an integer (numpy's too) of at least `least` and below `below`, else ValueError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < below:
-        bound = f"below {below:,}" if isinstance(value, Integral) and value >= below else f"of at least {least}"
+        large = isinstance(value, Integral) and not isinstance(value, bool) and value >= below
+        bound = f"below {below:,}" if large else f"of at least {least}"
         raise ValueError(f"{name}: an integer {bound} is needed, got {_short(value)}")
     return int(value)
 
@@ -71,7 +72,10 @@ def seed(name: str, value: int) -> int:
 
 def number(name: str, value: float, least: float = -math.inf) -> float:
     """Return `value` as a float if it is a finite number (numpy's too) of at least `least`, else raise ValueError."""
-    found = float(value) if isinstance(value, Real) and not isinstance(value, int) else value  # 10^400 fits no float
+    try:
+        found = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # 10^400 fits no float
+        found = math.inf
     largest = sys.float_info.max
     if isinstance(value, bool) or not isinstance(value, Real) or not max(least, -largest) <= found <= largest:
         bound = f" of at least {least:g}" if least > -math.inf else ""
@@ -111,6 +115,8 @@ def path(name: str, value: str | Path) -> Path:
         raise ValueError(f"{name}: a path, as a string or a pathlib.Path, is needed, got {_short(value)}")
     try:
         found = Path(value).expanduser()
+        if "\0" in str(found):
+            raise ValueError("a null byte")
         found.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, or the ~ of nobody
         raise ValueError(f"{name}: {_short(str(value))} can be no path: {_short(error)}; give another") from error
@@ -122,7 +128,10 @@ def array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
     import numpy as np
 
     try:
-        return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype)
+        if hasattr(values, "detach"):  # numpy has no bfloat16
+            values = values.detach().cpu()
+            values = values.double() if values.is_floating_point() else values
+        return np.asarray(values, dtype)
     except (TypeError, ValueError, OverflowError) as error:  # ragged, of no numbers, or of one too large
         raise ValueError(f"{name}: a sequence of numbers is needed, got {type(values).__name__} ({error})") from error
 

@@ -248,7 +248,8 @@ def local(source: str | Path, revision: str | None = None) -> Folder | None:
     folder = checks.path("source", source)
     if revision is not None:
         checks.text("revision", revision)
-    if folder.is_file():
+    # What looks like a hub id is one, even where a file is called so.
+    if folder.is_file() and (folder.is_absolute() or folder.suffix in (".safetensors", ".bin", ".json", ".pt", ".pth")):
         raise ValueError(f"source: {folder} is a file; give its folder {folder.parent}, with its config.json, or a .gguf file")
     if not folder.is_dir():
         return None

@@ -10,7 +10,10 @@ import torch
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Compute in the dtypes that tensors have: no autocast, and float32 as the default; both are put back."""
+    """Compute in the dtypes that tensors have: no autocast, and float32 as the default; both are put back.
+
+    The default is the whole process's: where it is another, let one thread measure or train at a time.
+    """
     default = torch.get_default_dtype()
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps"):

@@ -38,7 +38,8 @@ AXES = {
     "weights": ("weights", "fewer", "more"),
 }
 NEAR = math.log10(5)  # decades: the largest step between two neighbouring lengths of the axis of length
-_LARGEST = 10**9, 10**18  # no model is as large, or trained as long; of far larger ones a share rounds to 1
+# No model is as large, or trained as long; from there on a share rounds to 1, of which there are no odds.
+_LARGEST = 10**9, 10**18
 LAYER = 16  # d² weights of one layer of OLMo: four of attention, twelve of the gated MLP; its norms hold none
 _PLACE = ["corpus", "vocab_size", "d_model", "n_layers", "tokens_per_weight"]
 _GAP = Statistic("loss_gap", "C5", "validation loss, tied − untied", "nats per token", smallest=0.02)
@@ -237,7 +238,7 @@ def advise(
     equally far the one with the most seeds is taken. `memory` chooses what the sentence is about: models of equal parameters,
     or of equal shape.
 
-    Raises ValueError for a size that is no integer from 1 and below 10^9, or a number of tokens that is none below 10^18.
+    Raises ValueError for a size that is no integer from 1 to below 10^9, or a number of tokens that is none below 10^18.
     """
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "tokens": tokens}
     for name, value in sizes.items():

@@ -63,7 +63,7 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
 
     Raises ValueError for an unknown claim or for no tables, KeyError for a missing table.
     """
-    asked = list(claims or ()) if isinstance(claims, tuple | list | set | None) else [claims]
+    asked = list(claims or ()) if isinstance(claims, tuple | list | set | frozenset | None) else [claims]
     if unknown := [claim for claim in asked if claim not in CLAIMS]:
         raise ValueError(f"claims: {unknown!r:.80} unknown; choose from {', '.join(CLAIMS)}")
     if isinstance(results, Sequence) or not (hasattr(results, "__getitem__") and hasattr(results, "__contains__")):

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from tying_utils.base.precision import plain
 from tying_utils.measures.causal import blocks, check_causal, depth, stream
 from tying_utils.measures.perplexity import read
 
@@ -24,6 +25,7 @@ class _Part(NamedTuple):
     module: nn.Module
 
 
+@plain()
 def loss_without_layers(model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None) -> pd.DataFrame:
     """Return the loss of `model` without each of its blocks, and without its token embedding, one at a time.
 

@@ -90,8 +90,9 @@ def fit(source: Tensor, target: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     """Return the mapped source and the (centred) target, both (V, d_t) in float64; arguments and errors as in `align`."""
     pair = _Pair(source, target, kind)
     mapped, centred = zip(*pair.mapped(), strict=True)
-    units = _unit(source), _unit(target)
-    return torch.cat(mapped) / units[kind == "linear"], torch.cat(centred) / units[1]
+    own, other = _unit(source), _unit(target)
+    # A linear map ends in the target's unit, the others stay in the source's.
+    return torch.cat(mapped) / (other if kind == "linear" else own), torch.cat(centred) / other
 
 
 @plain()
@@ -184,7 +185,8 @@ def gaussian_chance(V: int, d: int, kind: Kind) -> float:
 
 def corrected(value: float, chance: float) -> float:
     """Return (value - chance) / (1 - chance): 0 at chance, 1 for a perfect map. Raises ValueError unless chance < 1."""
-    value = value if value != value else number("value", value)  # nan, of what could not be measured, stays
+    if not (isinstance(value, float) and math.isnan(value)):  # of what could not be measured, which stays
+        value = number("value", value)
     if not number("chance", chance) < 1:
         raise ValueError(f"chance: a score below 1 is needed, got {chance!r}; at 1 nothing is left to explain")
     return (value - chance) / (1 - chance)

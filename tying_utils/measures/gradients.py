@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tying_utils.base.checks import positive
 from tying_utils.base.console import tqdm
+from tying_utils.base.precision import plain
 from tying_utils.measures.causal import check_causal, evaluating, text_config
 from tying_utils.measures.perplexity import checked_windows
 
@@ -84,7 +85,8 @@ class PathShare:
     groups: tuple[PathShare, ...] = field(default=(), repr=False)
 
 
-@torch.inference_mode(False)  # and with gradients
+@plain()
+@torch.inference_mode(False)  # which also turns gradients on
 def share_of(
     model: PreTrainedModel, batches: Iterable[ArrayLike | Tensor], *, groups: int = 1, progress: bool = True
 ) -> PathShare:
@@ -200,7 +202,7 @@ def _prepared(model: PreTrainedModel, embedding: nn.Embedding, head: nn.Linear) 
         caught["states"], caught["logits"] = inputs[0].detach(), logits
 
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    # Before any hook of the caller's that changes the logits: between these and the model's own, autograd sees it.
+    # First, so that what a hook of the caller's does to the logits comes after what is caught here, and autograd sees it.
     hooks = [embedding.register_forward_hook(read), head.register_forward_hook(said, prepend=True)]
     try:
         model.requires_grad_(False)

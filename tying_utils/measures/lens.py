@@ -132,7 +132,7 @@ def _least_squares(sums: list[Tensor], count: int) -> tuple[Tensor, ...]:
 
 
 @plain()
-@torch.inference_mode(False)  # and with gradients
+@torch.inference_mode(False)  # which also turns gradients on
 def train_lens(
     model: PreTrainedModel,
     tokens: ArrayLike | Tensor,

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from tying_utils.base.checks import positive
 from tying_utils.base.console import tqdm
+from tying_utils.base.precision import plain
 from tying_utils.measures.causal import as_array, check_causal, context_of, evaluating, token_batch
 from tying_utils.measures.statistics import Interval, Range, mean_interval
 
@@ -59,6 +60,7 @@ class Perplexity:
         return self.loss * self.tokens
 
 
+@plain()
 def perplexity(
     model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None, progress: bool = True
 ) -> Perplexity:
@@ -103,6 +105,7 @@ def read(model: PreTrainedModel, tokens: ArrayLike | Tensor, batch_size: int | N
     return Perplexity(over.mean, error, Range(over.low, over.high), ids[:, 1:].numel(), losses, digest)
 
 
+@plain()
 def by_token(
     model: PreTrainedModel, tokens: ArrayLike | Tensor, *, batch_size: int | None = None, progress: bool = True
 ) -> NDArray[np.float32]:

@@ -62,7 +62,7 @@ class Untie(Remedy):
         return vocab_size * d_model
 
     def tied_after(self, tied: bool, step: int, steps: int) -> bool:
-        """Return whether it is still tied; it is untied at the start of the first step beyond `at * steps`."""
+        """Return whether it is still tied; it is untied at the start of the first step with step / steps > at."""
         return step / steps <= self.at  # divided: 0.57 * 100 is below 57
 
 

@@ -9,6 +9,7 @@ is a dictionary of tensors that the split tie keeps. The other remedies are in `
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,8 +85,11 @@ class PathRule(Remedy):
         """Return what is remembered from step to step, by name, as before the first step; on the device of `table` (V, d)."""
         return {}
 
-    def watch(self, head: nn.Module, state: State) -> list[RemovableHandle]:
-        """Return hooks on the output layer, for a rule that has to see more than the two gradients; none by default."""
+    def watch(self, head: nn.Module, state: State, begin: Callable[[], Any]) -> list[RemovableHandle]:
+        """Return hooks on the output layer, for a rule that has to see more than the two gradients; none by default.
+
+        `begin` is to be called before a backward pass is counted: it drops what a skipped step has left of `summed`.
+        """
         return []
 
     def scales(self, source: Tensor, target: Tensor, step: int, steps: int, state: State) -> Scales:
@@ -253,14 +257,14 @@ class RareGate(PathRule):
             "gates": torch.ones(2, V, device=at),  # by whether the position's target is rare: no, yes
         }
 
-    def watch(self, head: nn.Module, state: State) -> list[RemovableHandle]:
+    def watch(self, head: nn.Module, state: State, begin: Callable[[], Any]) -> list[RemovableHandle]:
         weight: Any = head.weight
         counter = torch.zeros_like(state["present"], requires_grad=True)  # whose gradient is how often each target occurred
-        opened = list[list[Tensor]]()  # of a call that has not returned yet: for the gradient of its logits
+        opened = list[list[Tensor]]()  # holds, while the head is called, where the gradient of that call's logits will go
 
         def before(module: nn.Module, args: Any) -> Any:
             opened.clear()
-            if torch.is_grad_enabled() and weight.requires_grad and module is head:  # a copy of it has copies of the hooks
+            if torch.is_grad_enabled() and weight.requires_grad and module is head:  # a deep copy of the model copies the hooks
                 opened.append([])
                 return _Gate.apply(args[0], weight, counter, state["gates"], opened[0]), *args[1:]
 
@@ -269,6 +273,7 @@ class RareGate(PathRule):
                 output.register_hook(opened.pop().append)
 
         def count(counter: Tensor) -> None:
+            begin()
             if counter.grad is not None:
                 state["present"].add_(counter.grad)
             counter.grad = None

@@ -52,6 +52,7 @@ class SplitTie:
     several processes already, or for a rule that does not weigh path gradients.
     """
 
+    @torch.inference_mode(False)  # in which a state could not be written to later
     def __init__(self, model: PreTrainedModel, rule: PathRule | None = None) -> None:
         if rule is not None and (isinstance(rule, type) or not hasattr(rule, "scales")):
             raise ValueError(f"rule: one that weighs the two paths is needed, got {rule!r}; see balance.PathRule")
@@ -78,20 +79,25 @@ class SplitTie:
         ]
         self.rule = rule
         self.state = state
-        self._counted = self._versions()
+        self._counted = False  # whether the rule has counted targets since the last combine
         self.scales: tuple[Weight, Weight] = (1.0, 1.0)  # of the input and of the output path at the last combine
         if rule is not None:
-            self._hooks += rule.watch(self._head, self.state)
+            count = WeakMethod(self._count)
+            self._hooks += rule.watch(self._head, self.state, lambda: (counting := count()) and counting())
         _SPLIT[id(self._embedding)] = self
 
     def _arrive(self, grad: Tensor) -> None:
         self._arriving = grad if self._combined else None
 
+    def _count(self) -> None:
+        self._drop_what_was_reset()
+        self._counted = True
+
     def _note(self, leaf: Tensor) -> None:
-        """Make room for a new step, zero_grad or not; only where one accumulates, which `torch.autograd.grad` does not."""
+        """Make room for a new step once a gradient is accumulated, zero_grad or not: `torch.autograd.grad` does not."""
         weight = self._embedding.weight
         if self._combined:
-            # Where no gradient of the head came first, which makes room, the new one has been added to the combined one.
+            # The head's gradient comes first and makes room. In a pass without it the new one was added to the combined one.
             weight.grad = None if leaf is not weight or self._arriving is None else self._arriving.clone()
             self._combined = False
         self._arriving = None
@@ -106,12 +112,9 @@ class SplitTie:
         # Only a gradient that was written to since its last pass is looked at, which waits for the device.
         if grad is None or (self._noted != (grad.data_ptr(), grad._version) and not grad.any()):
             self._head.weight.grad = self._noted = None
+            self._counted = False
             for name in self.rule.summed if self.rule else ():
                 self.state[name].zero_()
-
-    def _versions(self) -> list[int]:
-        """Return how often each of the rule's counts was written to."""
-        return [self.state[name]._version for name in self.rule.summed] if self.rule else []
 
     @property
     def weight(self) -> torch.nn.Parameter:
@@ -144,7 +147,8 @@ class SplitTie:
         A split tie with a rule takes the scales from it, for `step` (from 1) of `steps`, and none by hand.
 
         Raises ValueError for a scale that is negative or not finite, where there was no backward pass since the last
-        combine, where the two leaves no longer share their storage, or where a rule is not told its step.
+        combine, where the two leaves no longer share their storage, where a rule is not told its step, or where one that
+        counts targets saw none.
         """
         for name, scale in (("input_scale", input_scale), ("output_scale", output_scale)):
             checks.scale(name, scale)
@@ -156,17 +160,17 @@ class SplitTie:
         source, target = self.path_gradients()
         if self._combined or self._head.weight.grad is None or self._embedding.weight.grad is None:
             raise ValueError("combine: no gradient of both paths since the last combine; run loss.backward() first")
-        if self.rule is not None and self.rule.summed and self._versions() == self._counted:
+        if self.rule is not None and self.rule.summed and not self._counted:
             raise ValueError(
-                f"model: {self.rule.name!r} counts targets where the output layer is called, and since the last combine it was "
-                "not (a fused loss reads its weight alone, say); use a loss on logits, or another rule"
+                f"model: {self.rule.name!r} counts targets where the output layer is called, and since the last combine it saw "
+                "none (a fused loss reads the weight alone, and backward(inputs=...) leaves them out); use another rule"
             )
         if self._buffer is None:
             self._buffer = torch.empty_like(source)
         self.scales = input_scale, output_scale
         if self.rule is not None and step is not None and steps is not None:
             self.scales = self.rule.scales(source, target, step, steps, self.state)
-            self._counted = self._versions()
+            self._counted = False
         weigh(source, target, *self.scales, out=self._buffer)
         self._embedding.weight.grad = self._buffer
         # An optimizer that was handed every parameter of the model skips the second leaf: it has no gradient.
@@ -262,6 +266,8 @@ def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
             f"model: its output layer is the input's {type(head).__name__} itself, whose one weight cannot be two leaves; give "
             "the output a layer of its own with that weight (model.set_output_embeddings), if its forward pass calls it"
         )
+    if embedding.weight.is_inference():
+        raise ValueError("model: it was built in inference mode, so nothing of it has a gradient; build or load it outside")
     if getattr(embedding, "sparse", False):
         raise ValueError("model: its embedding gives sparse gradients, which cannot be weighed; build it with sparse=False")
     if not (embedding.weight.requires_grad and head.weight.requires_grad):
