@@ -298,7 +298,8 @@ SENTENCES = {
         "{card[share_gap]:.3f} less in the untied arm; over the last it is {card[late_share]:.3f}, in the untied arm "
         "{card_late_untied:.3f}",
         "Runs of d 64 that have 1,331 and 4,096 steps in all have early shares of {long[early_share][1.3]:.3f} and "
-        "{long[early_share][4]:.3f}",
+        "{long[early_share][4]:.3f}, and those of d 128 with 1,229 and 3,994 (two seeds) {wide[early_share][0.4]:.3f} and "
+        "{wide[early_share][1.3]:.3f}",
         "{long[scaled_loss][1.3]:.2f} nats at 1.3, {long[scaled_loss][20]:.2f ci} at 20",
         "over {real_loss[text].n} batches of four windows of 256 tokens. On WikiText-2, at a loss of {real_loss[text]:.2f} "
         "nats, the output share is {real_output_share[text]:.3f ci} and the two gradients' cosine {real_cosine[text]:.3f ci}; "
@@ -363,7 +364,8 @@ SENTENCES = {
         "it is {card[early_share]:.3f ci} at 20, and the untied model's {card[share_gap]:.3f} less; the late one is "
         "{card[late_share]:.3f} there, too",
         "the runs of d 64 with 1,331 and 4,096 steps in all have early shares of {long[early_share][1.3]:.3f} and "
-        "{long[early_share][4]:.3f}",
+        "{long[early_share][4]:.3f}, and of d 128 with 1,229 and 3,994 (two seeds) {wide[early_share][0.4]:.3f} and "
+        "{wide[early_share][1.3]:.3f}",
         "On Python source {left[norm-match]:.0f} % of the bias remains at equal norm",
         "in the first quarter alone takes off {part[early x5]:.2f} of what it takes off throughout",
         "the share is {first_ten[python]:.3f ci} on Python source, {first_ten[wikitext-2]:.3f ci} on WikiText-2",
