@@ -275,3 +275,8 @@ def test_a_level_or_null_that_is_no_number_is_named(value):
     for name in ("interval", "null", "smallest"):
         with pytest.raises(ValueError, match=f"^{name}: "):
             verdict(**{"interval": mean_interval([1.0, 2.0, 3.0]), name: value})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int32])
+def test_values_may_be_a_tensor_of_any_numbers(dtype):
+    assert module.mean_interval(torch.tensor([1, 2, 3], dtype=dtype)) == module.mean_interval([1.0, 2.0, 3.0])

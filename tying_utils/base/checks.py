@@ -130,7 +130,7 @@ def array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
     try:
         if hasattr(values, "detach"):  # numpy has no bfloat16
             values = values.detach().cpu()
-            values = values.double() if values.is_floating_point() else values
+            values = values.float() if str(values.dtype) == "torch.bfloat16" else values
         return np.asarray(values, dtype)
     except (TypeError, ValueError, OverflowError) as error:  # ragged, of no numbers, or of one too large
         raise ValueError(f"{name}: a sequence of numbers is needed, got {type(values).__name__} ({error})") from error
