@@ -22,7 +22,7 @@ TINY: dict[str, int] = {"vocab_size": 48, "d_model": 8, "n_layers": 1, "n_heads"
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_integer_of_numpy_becomes_pythons(kind):
-    for found in (checks.integer("n", kind(7), 0), checks.positive("n", kind(7)), statistics.checked_seed(kind(7))):
+    for found in (checks.integer("n", kind(7), 0), checks.positive("n", kind(7)), checks.seed("n", kind(7))):
         assert type(found) is int and found == 7
 
 

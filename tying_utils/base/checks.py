@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real  # numpy's scalars are of these kinds, too, and it need not be loaded to say so
 from pathlib import Path
@@ -53,9 +52,9 @@ def table_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, same_width: bo
 
 def integer(name: str, value: int, least: int, below: float = math.inf) -> int:
     """Return `value` as an int if it is an integer (numpy's too) of at least `least` and below `below`, else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < below:
-        large = isinstance(value, Integral) and not isinstance(value, bool) and value >= below
-        bound = f"below {below:,}" if large else f"of at least {least}"
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= value < below:
+        bound = f"below {below:,}" if whole and value >= below else f"of at least {least}"
         raise ValueError(f"{name}: an integer {bound} is needed, got {_short(value)}")
     return int(value)
 
@@ -73,14 +72,13 @@ def seed(name: str, value: int) -> int:
 def number(name: str, value: float, least: float = -math.inf) -> float:
     """Return `value` as a float if it is a finite number (numpy's too) of at least `least`, else raise ValueError."""
     try:
-        found = float(value) if isinstance(value, Real) else math.nan
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError:  # 10^400 fits no float
         found = math.inf
-    largest = sys.float_info.max
-    if isinstance(value, bool) or not isinstance(value, Real) or not max(least, -largest) <= found <= largest:
+    if not (math.isfinite(found) and least <= found):
         bound = f" of at least {least:g}" if least > -math.inf else ""
         raise ValueError(f"{name}: a finite number{bound} is needed, got {_short(value)}")
-    return float(value)
+    return found
 
 
 def scale(name: str, value: float) -> float:

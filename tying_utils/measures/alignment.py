@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from tying_utils.base.checks import number, positive, table_pair
+from tying_utils.base.checks import seed as checked_seed
 from tying_utils.base.precision import plain
 
 from . import permuted
-from .statistics import Range, bootstrap_interval, central_range, checked_seed
+from .statistics import Range, bootstrap_interval, central_range
 
 Kind = Literal["identity", "orthogonal", "linear"]
 
@@ -118,7 +119,7 @@ def alignment(
     """
     permutations = positive("permutations", permutations)
     bootstrap = positive("bootstrap", bootstrap)
-    seed = checked_seed(seed)
+    seed = checked_seed("seed", seed)
     pair = _Pair(source, target, kind)
     tokens, d = pair.source.shape
     _checked_folds(folds, tokens, d, kind)
@@ -156,7 +157,7 @@ def chance(source: Tensor, target: Tensor, kind: Kind, *, permutations: int = 20
     `seed`, an integer of at least 0, fixes the permutations on every device. Arguments and errors otherwise as in `align`.
     """
     permutations = positive("permutations", permutations)
-    seed = checked_seed(seed)
+    seed = checked_seed("seed", seed)
     null = _Pair(source, target, kind).null(permutations, seed)
     low, high = central_range(null)
     return Chance(float(null.mean()), low, high, permutations)
@@ -168,7 +169,7 @@ def held_out(source: Tensor, target: Tensor, kind: Kind, *, folds: int = 5, seed
     pair = _Pair(source, target, kind)
     tokens, d = pair.source.shape
     _checked_folds(folds, tokens, d, kind)
-    return pair.cosines() if kind == "identity" else pair.held_out(folds, checked_seed(seed))
+    return pair.cosines() if kind == "identity" else pair.held_out(folds, checked_seed("seed", seed))
 
 
 def gaussian_chance(V: int, d: int, kind: Kind) -> float:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from tying_utils.base.checks import array, positive, table_pair
+from tying_utils.base.checks import seed as checked_seed
 from tying_utils.base.checks import table as checked_table
 from tying_utils.base.precision import plain
 
 from .alignment import corrected
-from .statistics import Range, bootstrap_interval, central_range, checked_seed
+from .statistics import Range, bootstrap_interval, central_range
 
 Labels = Tensor | np.ndarray | Sequence[int]
 
@@ -115,7 +116,7 @@ def overlaps(
     """
     permutations = positive("permutations", permutations)
     bootstrap = positive("bootstrap", bootstrap)
-    seed = checked_seed(seed)
+    seed = checked_seed("seed", seed)
     near = neighbor_graphs(tables, k, block=block)
     return {(a, b): _overlap(near[a], near[b], permutations, bootstrap, seed) for a, b in combinations(near, 2)}
 

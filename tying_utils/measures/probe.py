@@ -10,11 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from tying_utils.base.checks import above_zero, array, positive
+from tying_utils.base.checks import seed as checked_seed
 from tying_utils.base.checks import table as checked_table
 from tying_utils.base.precision import plain
 
 from .alignment import corrected, ordinary
-from .statistics import Interval, Range, central_range, checked_seed, mean_interval
+from .statistics import Interval, Range, central_range, mean_interval
 
 Labels = Tensor | np.ndarray | Sequence[int]
 
@@ -67,7 +68,7 @@ def probe(
         )
     permutations = positive("permutations", permutations)
     penalty = above_zero("penalty", penalty)
-    draw = np.random.default_rng(checked_seed(seed))
+    draw = np.random.default_rng(checked_seed("seed", seed))
     scores = _scores(rows, classes, folds, penalty, draw)
     by_chance = [_scores(rows, draw.permutation(classes), folds, penalty, draw).mean() for _ in range(permutations)]
     value, chance = float(scores.mean()), float(np.mean(by_chance))

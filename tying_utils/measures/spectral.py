@@ -16,10 +16,11 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from tying_utils.base.checks import positive
+from tying_utils.base.checks import seed as checked_seed
 from tying_utils.base.precision import plain
 
 from .neighbors import neighbor_graphs
-from .statistics import Range, central_range, checked_seed
+from .statistics import Range, central_range
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def spectrals(
     `seed` gives for it alone. Raises ValueError for fewer than 2 tables, and otherwise as there.
     """
     permutations = positive("permutations", permutations)
-    seed = checked_seed(seed)
+    seed = checked_seed("seed", seed)
     graphs = _graphs(tables, k, components)
     return {(a, b): _spectral(graphs[a], graphs[b], components, permutations, seed) for a, b in combinations(graphs, 2)}
 

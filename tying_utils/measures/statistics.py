@@ -11,7 +11,7 @@ from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from tying_utils.base.checks import array, number, positive, scale
-from tying_utils.base.checks import seed as any_seed
+from tying_utils.base.checks import seed as checked_seed
 
 ENOUGH = 3  # values, one per seed: with fewer there is no verdict
 _ENTRIES = 2**22  # resampled values at a time: 32 MB, and as much of indices
@@ -63,7 +63,7 @@ def bootstrap_interval(values: Tensor | ArrayLike, draws: int = 1000, seed: int 
     if len(x) < 2:
         raise ValueError("values: at least 2 are needed to resample, one per token, got 1")
     draws = positive("draws", draws)
-    random = np.random.default_rng(checked_seed(seed))
+    random = np.random.default_rng(checked_seed("seed", seed))
     mean = float(x.mean())
     x = x - mean  # so that values that are all alike give an interval of exactly no width
     step = max(1, _ENTRIES // len(x))  # draws at a time
@@ -157,11 +157,6 @@ def rolling_mean(values: ArrayLike, window: int) -> np.ndarray:
     padded = np.concatenate((np.zeros(window - 1), x))
     sums = np.lib.stride_tricks.sliding_window_view(padded, window).sum(axis=1)  # no running sum, whose error grows
     return sums / np.minimum(np.arange(1, len(x) + 1), window)
-
-
-def checked_seed(seed: int) -> int:
-    """Return `seed` as an int if it is an integer from 0 to 2^63 - 1, else raise ValueError."""
-    return any_seed("seed", seed)
 
 
 def _checked_level(level: float) -> float:

@@ -8,6 +8,7 @@ leaf's .grad, and the optimizer is given their weighted sum, with weights given 
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, WeakValueDictionary
@@ -73,17 +74,13 @@ class SplitTie:
         # At the first gradient of each backward pass, whichever path it is of, before any is accumulated.
         self._hooks = [register_multi_grad_hook(leaves, lambda _: self._drop_what_was_reset(), mode="any")]
         self._hooks += [leaves[0].register_hook(self._arrive)]
-        note = WeakMethod(self._note)  # the garbage collector does not see hooks of this kind: bound, they would keep the model
-        self._hooks += [
-            leaf.register_post_accumulate_grad_hook(lambda leaf: (noting := note()) and noting(leaf)) for leaf in leaves
-        ]
+        self._hooks += [leaf.register_post_accumulate_grad_hook(_weakly(self._note)) for leaf in leaves]
         self.rule = rule
         self.state = state
         self._counted = False  # whether the rule has counted targets since the last combine
         self.scales: tuple[Weight, Weight] = (1.0, 1.0)  # of the input and of the output path at the last combine
         if rule is not None:
-            count = WeakMethod(self._count)
-            self._hooks += rule.watch(self._head, self.state, lambda: (counting := count()) and counting())
+            self._hooks += rule.watch(self._head, self.state, _weakly(self._count))
         _SPLIT[id(self._embedding)] = self
 
     def _arrive(self, grad: Tensor) -> None:
@@ -215,6 +212,17 @@ class SplitTie:
         source, target = self._embedding.weight, self._head.weight
         if self._ended or source is target or source.data_ptr() != target.data_ptr():
             raise _broken()
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Return `method` for hooks on accumulated gradients: the garbage collector does not see them, so they may not hold it."""
+    held = WeakMethod(method)
+
+    def called(*args: Any) -> None:
+        if (method := held()) is not None:
+            method(*args)
+
+    return called
 
 
 def _broken() -> ValueError:
