@@ -204,7 +204,7 @@ def _lengths(options: argparse.Namespace) -> None:
     if options.measure:
         for place in axis.PLACES:
             tables = axis.Axis(place, fresh=True)
-            for name in tables.names if tables.finished else ():
+            for name in (name for name in tables.names if tables.finished and name in tables):
                 say(f"{tables.folder / name}.csv: {len(tables[name])} rows, {tables.origin[name]}")
         return
     for condition, run in train_lengths.train_next():

@@ -1,11 +1,13 @@
 """The axis of length measured: what is finished is tabulated once, and what is not yet is waited for."""
 
 import dataclasses
+import shutil
 
 import pandas as pd
 import pytest
 from small_runs import ROLES
 
+from tying_utils.base import paths
 from tying_utils.base.names import LOG_COUNT, SECOND_START, TIED, UNTIED, scaled
 from tying_utils.corpora.two_role import Settings
 from tying_utils.study import axis, lengths, of_lengths
@@ -112,6 +114,57 @@ def test_what_was_measured_before_an_interruption_is_kept(small, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         grown("losses")
     assert set(grown("losses")["tokens_per_weight"]) == {*LENGTHS} and calls == [0.5, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("later", [(2.0, 0), (0.5, 1)])
+def test_what_was_measured_on_another_machine_is_kept(small, later):
+    """Its runs are not here; one text and one setting make the same keys."""
+    trained(small, 0, 0.5)
+    first = {name: grown(name) for name in ("losses", "poles")}
+    before = Axis("two-role", only_read=True).manifest
+    shutil.rmtree(paths.runs())
+    trained(small, later[1], later[0])
+    for name, table in first.items():
+        second = grown(name)
+        groups = second.groupby(["tokens_per_weight", "seed"])
+        assert {*groups.groups} == {(0.5, 0), later}
+        pd.testing.assert_frame_equal(groups.get_group((0.5, 0)).reset_index(drop=True), table)
+    after = Axis("two-role", only_read=True).manifest
+    assert before and after
+    for name in first:
+        runs = after["tables"][name]["runs"]
+        assert {*before["tables"][name]["runs"]} < {*runs} <= {*after["runs"]} and len(runs) == len({*runs})
+
+
+def test_what_is_not_new_is_not_written_again(small, monkeypatch):
+    """Nor is a table asked of runs that it is not made of: displacement has no long ones."""
+    monkeypatch.setattr(axis, "_REPLAYED", 1.3)
+    trained(small, 0, 2.0)
+    measured = Axis("two-role", fresh=True, progress=False)
+    assert "losses" in measured and "displacement" not in measured
+    first = measured["losses"]
+    monkeypatch.setattr(axis.Axis, "_measure", None)
+    again = Axis("two-role", fresh=True, progress=False)
+    pd.testing.assert_frame_equal(again["losses"], first)
+    assert again.origin["losses"].startswith("read from losses.csv")
+
+
+def test_a_table_of_another_text_or_setting_keeps_nothing(small, monkeypatch):
+    trained(small, 0, 0.5)
+    grown("losses")
+    shutil.rmtree(paths.runs())
+    other = dataclasses.replace(small, training={**small.training, "context": small.training["context"] // 2})
+    monkeypatch.setattr(axis, "PLACES", {"two-role": other})
+    monkeypatch.setattr(lengths, "_ORDER", ((other, 0), (other, 1)))
+    trained(other, 1, 0.5)
+    assert set(grown("losses")["seed"]) == {1}
+
+
+def test_tables_are_in_the_order_of_the_axis_whatever_came_first(small):
+    trained(small, 1, 0.5)
+    grown("losses")
+    trained(small, 0, 0.5)
+    assert grown("losses")["seed"].tolist() == [0] * len(ARMS) + [1] * len(ARMS)
 
 
 def test_reading_needs_no_runs_and_says_what_to_do_without_tables(small):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from functools import cached_property
@@ -90,7 +89,8 @@ class Axis(OfRuns):
     """The tables of one place of the axis of length, "d64", "d128" or "two-role"; each has the column tokens_per_weight.
 
     A table is read as it is. With `fresh` it grows by the lengths and seeds all of whose arms have been trained since; what was
-    measured before stays. Nothing is trained here: `train_lengths` does that. Raises ValueError for an unknown place.
+    measured before stays, also where its runs are on another machine. Nothing is trained here: `train_lengths` does that.
+    Raises ValueError for an unknown place.
     """
 
     format = FORMAT
@@ -101,6 +101,7 @@ class Axis(OfRuns):
         self.place, self.profile = place, PLACES[place]
         super().__init__(NAME, place, fresh=fresh, only_read=only_read, progress=progress)
         self._committed = True
+        self._measured: dict[str, list[str]] = {}  # the keys of the runs of each table measured now
 
     @property
     def names(self) -> list[str]:
@@ -109,7 +110,10 @@ class Axis(OfRuns):
         return [name for name in TABLES if name not in absent]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names and (not self.only_read or name in (self.manifest or {}).get("tables", {}))
+        if name not in self.names:
+            return False
+        there = name in (self.manifest or {}).get("tables", {})
+        return there or (not self.only_read and bool(self._here(str(name))))
 
     def _command(self, name: str) -> str:
         return "tying-utils lengths --measure"
@@ -120,46 +124,85 @@ class Axis(OfRuns):
         return [*self._finished[_AXIS]]
 
     @cached_property
-    def _finished(self) -> dict[str, dict[Group, list[Long]]]:
-        """Return the runs by length and seed where all arms are finished: of the axis, of the rates tried, with remedies."""
-        axis, remedied = self._whole(lengths.axis()), self._whole(lengths.remedied())
-        beside = {group: [*axis[group], *runs] for group, runs in remedied.items() if group in axis}
-        return {_AXIS: axis, _RATES: self._whole(lengths.tried()), _REMEDIES: beside}
+    def _planned(self) -> dict[str, dict[Group, list[Condition]]]:
+        """Return the runs that are to be by length and seed: of the axis, of the rates tried, with remedies."""
+        axis, tried, remedied = map(self._grouped, (lengths.axis(), lengths.tried(), lengths.remedied()))
+        return {
+            _AXIS: axis,
+            _RATES: tried,
+            _REMEDIES: {group: [*axis.get(group, ()), *runs] for group, runs in remedied.items()},
+        }
 
-    def _whole(self, conditions: Iterable[Condition]) -> dict[Group, list[Long]]:
+    def _grouped(self, conditions: Iterable[Condition]) -> dict[Group, list[Condition]]:
+        groups: dict[Group, list[Condition]] = {}
+        for one in conditions:
+            if one.profile == self.profile.name:
+                groups.setdefault((one.tokens_per_weight, one.seed), []).append(one)
+        return groups
+
+    @cached_property
+    def _finished(self) -> dict[str, dict[Group, list[Long]]]:
+        """Return those of the planned runs whose length and seed has all of them here."""
+        return {part: self._whole(groups) for part, groups in self._planned.items()}
+
+    def _whole(self, groups: dict[Group, list[Condition]]) -> dict[Group, list[Long]]:
         from tying_utils.study.of_lengths import Long
         from tying_utils.training import run_store
 
-        groups: dict[Group, list[Long | None]] = {}
-        for one in conditions:
-            if one.profile == self.profile.name:
+        whole: dict[Group, list[Long]] = {}
+        for group, conditions in groups.items():
+            runs = []
+            for one in conditions:
                 corpus = self._corpus(one.config)
                 run = run_store.find(one.config, corpus.fingerprint)
-                groups.setdefault((one.tokens_per_weight, one.seed), []).append(run and Long.of(one, run, corpus))
-        return {group: [run for run in runs if run] for group, runs in groups.items() if all(runs)}
+                runs.append(run and Long.of(one, run, corpus))
+            if all(runs):
+                whole[group] = runs
+        return whole
 
-    def _groups(self, name: str) -> dict[Group, list[Long]]:
-        groups = self._finished[_BESIDE.get(name, _AXIS)]
-        longest = _REPLAYED if name == "displacement" else math.inf
+    def _keys(self, name: str) -> dict[Group, list[str]]:
+        """Return the keys of the runs of a table by length and seed, in order, whether or not they are here."""
+        from tying_utils.training.run_store import run_key
+
         return {
-            group: [run for run in runs if run.arm in TABLES[name]] for group, runs in groups.items() if group[0] <= longest
+            group: [run_key(one.config, self._corpus(one.config).fingerprint) for one in conditions if one.arm in TABLES[name]]
+            for group, conditions in self._planned[_BESIDE.get(name, _AXIS)].items()
+            if name != "displacement" or group[0] <= _REPLAYED
         }
 
+    def _here(self, name: str) -> dict[Group, list[Long]]:
+        """Return the finished runs of a table by length and seed."""
+        keys, finished = self._keys(name), self._finished[_BESIDE.get(name, _AXIS)]
+        return {group: [run for run in runs if run.arm in TABLES[name]] for group, runs in finished.items() if group in keys}
+
     def _runs_of(self, name: str) -> list[str]:
-        return [run.run.key for runs in self._groups(name).values() for run in runs]
+        return self._measured[name]
+
+    def _made(self, name: str) -> pd.DataFrame:
+        if not self.only_read and self._here(name).keys() <= self._kept(name).keys():
+            found = self._read(name)  # nothing is new: its record stays as it is
+            if found is not None:
+                return found
+        return super()._made(name)
 
     def _measure(self, name: str) -> Measured:
-        groups, measure, began = self._groups(name), _measure_of(name), time.monotonic()
-        if not groups:
+        here, keys, measure, began = self._here(name), self._keys(name), _measure_of(name), time.monotonic()
+        if not here:
             raise ValueError(f"place: no length of {self.place!r} has all its runs here; train them with `tying-utils lengths`")
-        parts = self._kept(name, groups)
+        parts = self._kept(name)
+
+        def of(groups: Iterable[Group]) -> list[str]:
+            return [key for group in groups for key in keys[group]]
+
         with tqdm(total=0, disable=not self.progress, leave=False) as bar:
-            for number, (group, runs) in enumerate(groups.items(), 1):
+            for number, (group, runs) in enumerate(here.items(), 1):
                 if group not in parts:
-                    bar.set_description(f"{self.place}, {name}, {number} of {len(groups)}")
+                    bar.set_description(f"{self.place}, {name}, {number} of {len(here)}")
                     parts[group] = measure(runs, self.profile, bar)
-                    done = [run.run.key for one in parts for run in groups[one]]
-                    self.store.write(name, pd.concat(parts.values()), {"format": FORMAT, "runs": done}, device="cpu", seconds=0)
+                    entry = {"format": FORMAT, "runs": of(parts)}
+                    self.store.write(name, pd.concat(parts.values()), entry, device="cpu", seconds=0)
+        groups = [group for group in keys if group in parts]
+        self._measured[name] = of(groups)
         return Measured(
             table=pd.concat([parts[group] for group in groups], ignore_index=True),
             origin=f"measured now, {len(groups)} lengths and seeds",
@@ -168,8 +211,8 @@ class Axis(OfRuns):
             update=self._describe,
         )
 
-    def _kept(self, name: str, groups: dict[Group, list[Long]]) -> dict[Group, pd.DataFrame]:
-        """Return what the table holds of each of `groups`, where it was measured of the same runs."""
+    def _kept(self, name: str) -> dict[Group, pd.DataFrame]:
+        """Return what the table holds of each length and seed that was measured of the same runs, here or elsewhere."""
         measured: list[str] = []
 
         def current(entry: dict[str, Any]) -> bool:
@@ -180,9 +223,7 @@ class Axis(OfRuns):
         if found is None:
             return {}
         parts = dict(iter(found[0].groupby(["tokens_per_weight", "seed"])))
-        return {
-            group: parts[group] for group, runs in groups.items() if group in parts and {r.run.key for r in runs} <= {*measured}
-        }
+        return {group: parts[group] for group, own in self._keys(name).items() if group in parts and {*own} <= {*measured}}
 
     def _describe(self, manifest: Manifest) -> None:
         """Add the runs and their text to the manifest."""
