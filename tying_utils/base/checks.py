@@ -50,6 +50,12 @@ def table_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, same_width: bo
     return a, b
 
 
+def differentiable(name: str, weight: Tensor) -> None:
+    """Raise ValueError for a weight of the model `name` that was made in inference mode."""
+    if weight.is_inference():
+        raise ValueError(f"{name}: it was built in inference mode, so nothing of it has a gradient; build or load it outside")
+
+
 def integer(name: str, value: int, least: int, below: float = math.inf) -> int:
     """Return `value` as an int if it is an integer (numpy's too) of at least `least` and below `below`, else ValueError."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from tying_utils.base.checks import positive
+from tying_utils.base.checks import differentiable, positive
 from tying_utils.base.console import tqdm
 from tying_utils.base.precision import plain
 from tying_utils.measures.causal import check_causal, evaluating, text_config
@@ -166,8 +166,7 @@ def _ends(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
             "model: a tied model is needed, the tables of this one are two storages; where it should be tied, call "
             "model.tie_weights(), and of an untied model take each table's own gradient after loss.backward()"
         )
-    if ends[1].weight.is_inference():
-        raise ValueError("model: it was built in inference mode, so nothing of it has a gradient; build or load it outside")
+    differentiable("model", ends[1].weight)
     check_causal(model)
     return ends
 

@@ -274,8 +274,7 @@ def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
             f"model: its output layer is the input's {type(head).__name__} itself, whose one weight cannot be two leaves; give "
             "the output a layer of its own with that weight (model.set_output_embeddings), if its forward pass calls it"
         )
-    if embedding.weight.is_inference():
-        raise ValueError("model: it was built in inference mode, so nothing of it has a gradient; build or load it outside")
+    checks.differentiable("model", embedding.weight)
     if getattr(embedding, "sparse", False):
         raise ValueError("model: its embedding gives sparse gradients, which cannot be weighed; build it with sparse=False")
     if not (embedding.weight.requires_grad and head.weight.requires_grad):
