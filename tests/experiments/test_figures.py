@@ -131,7 +131,7 @@ def test_captions_state_the_seeds_of_each_corpus(name: str):
 def test_captions_of_lengths_state_the_fewest_and_the_most_seeds():
     lengths = axis.Lengths()
     assert stated(figures.draw("00_rates", lengths)) == {"": ", ".join(
-        str(n) for n in lengths["rates"].groupby("tokens_per_weight")["seed"].nunique())}  # fmt: skip
+        str(n) for n in lengths["rates"].groupby(["d_model", "tokens_per_weight"])["seed"].nunique())}  # fmt: skip
     shown = lengths["deciles"].query("place == 'packages, d 64' and tokens_per_weight in (0.4, 4.0, 20.0)")
     counts = shown.groupby("tokens_per_weight")["seed"].nunique()
     assert stated(figures.draw("00_deciles", lengths)) == {"": style.from_to(counts)}

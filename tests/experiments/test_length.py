@@ -51,7 +51,7 @@ def lengths(seeds: dict[float, int] | None = None):
             kept = table[table["seed"] < count].assign(tokens_per_weight=tokens)
             parts.setdefault(name, []).append(kept)
     tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
-    rates = [tables["losses"].assign(rate=rate, learning_rate=rate * 8e-3) for rate in (0.5, 1, 2)]
+    rates = [tables["losses"].assign(rate=rate, learning_rate=rate * 8e-3, d_model=64) for rate in (0.5, 1, 2)]
     tables["rates"] = pd.concat(rates, ignore_index=True)
 
     return Lengths({name: table.assign(place=PLACE) for name, table in tables.items()}, [Axis(tables)])

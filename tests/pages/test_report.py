@@ -10,7 +10,7 @@ from scipy import stats
 from tying_utils.base.names import LABELS
 from tying_utils.experiments import figures
 from tying_utils.experiments.public import Public
-from tying_utils.pages import report
+from tying_utils.pages import by_length, report
 from tying_utils.study import Results, axis, profiles
 from tying_utils.study.axis import Lengths
 
@@ -130,3 +130,22 @@ def test_the_summary_says_each_claim_in_words_with_its_number(laptop: Results) -
 def test_an_unknown_block_is_named(laptop: Results) -> None:
     with pytest.raises(ValueError, match="weather"):
         report.filled("<!-- begin weather: -->\n<!-- end weather: -->", laptop)
+
+
+def test_each_arm_at_its_best_rate_is_of_its_own_place_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At d 64 the tied arm is best at twice the rate, at d 128 the untied one at half of it."""
+    losses = {
+        "packages, d 64": {0.5: (4.0, 4.4), 1.0: (3.9, 4.2), 2.0: (4.1, 4.0)},
+        "packages, d 128": {0.5: (3.1, 3.6), 1.0: (3.3, 3.5)},
+    }
+    rows = [
+        {"place": place, "tokens_per_weight": 1.3, "seed": 0, "arm": arm, "rate": rate, "validation_loss": loss}
+        for place, by_rate in losses.items()
+        for rate, both in by_rate.items()
+        for arm, loss in zip(("untied", "tied"), both, strict=True)
+    ]
+    monkeypatch.setattr(by_length, "Lengths", lambda: {"rates": pd.DataFrame(rows)})
+    assert by_length.best_rates(None).splitlines()[2:] == [  # type: ignore[arg-type]
+        "| packages, d 64 | 1.3 | ×1 | ×2 | +0.100 (one seed) | +0.300 (one seed) |",
+        "| packages, d 128 | 1.3 | ×0.5 | ×1 | +0.400 (one seed) | +0.200 (one seed) |",
+    ]

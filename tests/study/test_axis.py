@@ -194,9 +194,10 @@ def test_a_short_run_is_measured_on_the_tokens_that_it_met(small):
 def test_places_that_are_none():
     with pytest.raises(ValueError, match="place: 'd32' is unknown; choose one of d64, two-role, d128"):
         Axis("d32")
-    assert {"rates", "remedy_losses"} <= {*Axis("d64", only_read=True).names} and "roles" not in Axis(
-        "d64", only_read=True
-    ).names
+    d64, d128, roles = ({*Axis(place, only_read=True).names} for place in ("d64", "d128", "two-role"))
+    assert {"rates", "remedy_losses"} <= d64 and "roles" not in d64
+    assert d128 == d64 - {name for name in TABLES if name.startswith(("remedy_", "tuned_"))}
+    assert roles == {*TABLES} - {*axis._BESIDE}
     assert {*PLACES} == {"d64", "two-role", "d128"}
 
 

@@ -14,15 +14,12 @@ from filelock import FileLock
 from tying_utils import corpora
 from tying_utils.study import lengths, train_lengths
 from tying_utils.study.arms import EQUAL, SECOND_START, TIED, UNTIED, scaled
-from tying_utils.study.lengths import ARMS, D64, D128, PROFILES, RATES, ROLES, TOKENS_PER_WEIGHT, Condition
+from tying_utils.study.lengths import ARMS, D64, D128, PROFILES, ROLES, TOKENS_PER_WEIGHT, Condition
 from tying_utils.training import budget, run_store, sentinels
 from tying_utils.training import trainer as training
 from tying_utils.training.config import TrainConfig
 
-ALL = list(lengths.conditions())
-TRIED = sum(3 * len(rates) * len(seeds) for rates, seeds in RATES.values())  # runs that choose a learning rate
-REMEDIES = list(lengths.remedied())
-AXIS = [condition for condition in ALL[TRIED:] if condition not in REMEDIES]
+TRIED, REMEDIES, AXIS = list(lengths.tried()), list(lengths.remedied()), list(lengths.axis())
 
 
 def key(config: TrainConfig) -> str:
@@ -73,11 +70,21 @@ def test_seeds_of_a_profile_share_neither_start_nor_order():
         assert len({run.text for run in runs}) == (5 if profile is ROLES else 1)
 
 
+def test_the_order_of_training_is_rates_remedies_axis_and_wide_models_last():
+    every = list(lengths.conditions())
+    assert Counter(map(repr, every)) == Counter(map(repr, [*TRIED, *REMEDIES, *AXIS]))
+    wide = [condition.profile == D128.name for condition in every]
+    assert wide == sorted(wide)
+    for profile in PROFILES:
+        own = [condition for condition in every if condition.profile == profile.name]
+        assert own == [condition for condition in [*TRIED, *REMEDIES, *AXIS] if condition.profile == profile.name]
+
+
 def test_no_run_is_there_twice_but_those_that_chose_the_rate():
     on_axis = {key(condition.config): condition for condition in AXIS}
     assert len(on_axis) == len(AXIS), "the axis has a run twice"
-    tried = {key(condition.config): condition for condition in ALL[:TRIED]}
-    assert len(tried) == TRIED
+    tried = {key(condition.config): condition for condition in TRIED}
+    assert len(tried) == len(TRIED)
     assert {k for k in tried if k in on_axis} == {k for k, condition in tried.items() if condition.rate == 1}
     for k in tried.keys() & on_axis.keys():
         assert tried[k] == on_axis[k]
@@ -85,8 +92,10 @@ def test_no_run_is_there_twice_but_those_that_chose_the_rate():
 
 
 def test_the_rate_multiplies_the_learning_rate_and_nothing_else():
-    for condition in ALL[:TRIED]:
-        own = D64.condition(condition.arm, condition.tokens_per_weight, condition.seed).config
+    profiles = {profile.name: profile for profile in PROFILES}
+    assert {condition.profile for condition in TRIED} == {D64.name, D128.name}
+    for condition in TRIED:
+        own = profiles[condition.profile].condition(condition.arm, condition.tokens_per_weight, condition.seed).config
         assert condition.config == own.replace(learning_rate=own.learning_rate * condition.rate)
 
 

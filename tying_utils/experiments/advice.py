@@ -350,7 +350,7 @@ def draw(measured: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     shown = [look for corpus, look in LOOKS.items() if (measured["corpus"] == corpus).any()]
     style.legend(figure, [*shown, NO_EFFECT])
     seeds = style.counted({LOOKS[str(corpus)].label: part["seeds"] for corpus, part in measured.groupby("corpus", sort=False)})
-    words = "mean with 95 % t interval (of two seeds none). Corpora are side by side. Above 0 the tied model is worse."
+    words = "mean with 95 % t interval (below three seeds none). Corpora are side by side. Above 0 the tied model is worse."
     style.small_print(figure, f"{seeds}, {words}")
     return figure, panels
 

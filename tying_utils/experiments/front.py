@@ -36,6 +36,6 @@ def front(lengths: Lengths) -> Figure:
         right.text(0.13, y + 0.03, name, color=colour, fontsize=7)
     over_tokens(right, "position of the tied table")
     right.set_ylim(-0.08, 1.18)
-    note = "Two seeds have no interval. The paper's models saw about 20 tokens per weight. Each point is trained to its end."
+    note = "Below three seeds no interval. The paper's models saw about 20 tokens per weight. Each point is trained to its end."
     named = poles.assign(place=poles["place"].map({place: look.label for place, look in looks.items()}))
     return style.finish(figure, named, looks.values(), note, every=["place", "tokens_per_weight"], by="place")

@@ -212,7 +212,7 @@ def over_lengths(lengths: Lengths) -> Figure:
         style.level(ax, rows["statistic"].iloc[0].null)
         over_tokens(ax, unit)
     shown = [PLACES[place] for place in PLACES if (frame["place"] == place).any()]
-    note = "Two seeds have no interval. Each point is trained to its end. b: first tenth of training."
+    note = "Below three seeds no interval. Each point is trained to its end. b: first tenth of training."
     frame["place"] = frame["place"].map({place: look.label for place, look in PLACES.items()})
     return style.finish(figure, frame, [*shown, NO_EFFECT], note, every=["place", "tokens_per_weight"], by="place")
 
@@ -240,23 +240,21 @@ def by_frequency(lengths: Lengths) -> Figure:
 
 @FIGURES.reads("00_rates", "rates", corpus=NAME)
 def rates(lengths: Lengths) -> Figure:
-    """Draw the loss against the learning rate, arm by arm, at each length where rates were tried."""
+    """Draw the loss against the learning rate, arm by arm, at each width and length where rates were tried."""
     table = lengths["rates"]
-    tried = sorted(table["tokens_per_weight"].unique())
-    figure, axes = style.panels(TWO_COLUMNS, 2.6, *(f"{length:g} tokens\nper weight" for length in tried))
+    tried = [*table.groupby(["d_model", "tokens_per_weight"])]
+    titles = (f"{length:g} tokens\nper weight, d {width}" for (width, length), _ in tried)
+    figure, axes = style.panels(TWO_COLUMNS, 4.9, *titles, rows=2)
     looks = {**{arm: LOOKS[arm] for arm in (UNTIED, TIED)}, _X5: ARMS[_X5]}
-    for ax, length in zip(axes, tried, strict=True):
-        own = where(table, tokens_per_weight=length)
+    for ax, (_, own) in zip(axes, tried, strict=True):
         for arm, look in looks.items():
             style.curve(ax, where(own, arm=arm), "learning_rate", "validation_loss", look)
         ax.set_xscale("log")
         found = sorted(own["learning_rate"].unique())
         ax.set_xticks(found, [f"{1000 * rate:g}" for rate in found])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set(xlabel="rate (10⁻³ per step)", ylabel="loss (nats per token)" if ax is axes[0] else "")
-    counts = [where(table, tokens_per_weight=length)["seed"].nunique() for length in tried]
-    words = (
-        f"n = {', '.join(map(str, counts))} seeds from left to right (thin lines), mean, no interval. Source of packages, d 64."
-    )
+        ax.set(xlabel="rate (10⁻³ per step)", ylabel="loss (nats per token)")
+    counts = ", ".join(str(own["seed"].nunique()) for _, own in tried)
+    words = f"n = {counts} seeds in the order of the letters (thin lines), mean, no interval. Source of packages."
     style.legend(figure, looks.values())
     return style.small_print(figure, words)

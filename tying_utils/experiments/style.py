@@ -93,7 +93,10 @@ def styled() -> AbstractContextManager[None]:
 def panels(width: float, height: float, *titles: str, rows: int = 1) -> tuple[Picture, list[Axes]]:
     """Return a figure with a panel for each title, lettered where there are several, and its panels."""
     figure = Picture(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(rows, len(titles) // rows, squeeze=False).flat)
+    panels = list(figure.subplots(rows, -(-len(titles) // rows), squeeze=False).flat)
+    for left_over in panels[len(titles) :]:
+        left_over.remove()
+    panels = panels[: len(titles)]
     for letter, ax, title in zip("abcdefgh", panels, titles, strict=False):
         ax.set_title(title)
         if len(titles) > 1:

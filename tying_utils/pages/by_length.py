@@ -77,26 +77,27 @@ def at_equal_loss(results: Results) -> str:
 
 
 def rates(results: Results) -> str:
-    """Return the loss of each arm by learning rate, at each length where rates were tried."""
+    """Return the loss of each arm by learning rate, at each place and length where rates were tried."""
     tried, rows = Lengths()["rates"], []
-    for (tokens, rate), part in tried.groupby(["tokens_per_weight", "learning_rate"]):
-        losses = part.groupby("arm")["validation_loss"]
-        cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
-        rows.append((f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
-    return table("Tokens per weight | Learning rate | Seeds | Untied | Tied | Input x5", rows)
+    for _, of_place in tried.groupby("place", sort=False):
+        for (tokens, rate), part in of_place.groupby(["tokens_per_weight", "learning_rate"]):
+            losses = part.groupby("arm")["validation_loss"]
+            cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
+            rows.append((part["place"].iloc[0], f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
+    return table("Trained on | Tokens per weight | Learning rate | Seeds | Untied | Tied | Input x5", rows)
 
 
 def best_rates(results: Results) -> str:
     """Return tied minus untied where each arm has its best rate of those tried, beside the rate that was chosen for all."""
     tried, rows = Lengths()["rates"], []
-    means = tried.groupby(["tokens_per_weight", "arm", "rate"])["validation_loss"].mean()
-    seeded = tried.set_index(["tokens_per_weight", "arm", "rate", "seed"]).sort_index()["validation_loss"]
-    for tokens, of_length in means.groupby(level=0):
-        best = {arm: of_length[tokens, arm].idxmin() for arm in (UNTIED, TIED)}
-        gaps = [seeded[tokens, TIED, best[TIED]] - seeded[tokens, UNTIED, best[UNTIED]]]
-        gaps.append(seeded[tokens, TIED, 1.0] - seeded[tokens, UNTIED, 1.0])
-        rows.append((f"{tokens:g}", *(f"×{best[arm]:g}" for arm in best), *(mean(gap, "+.3f") for gap in gaps)))
-    return table("Tokens per weight | Best, untied | Best, tied | Tied − untied, each at its best | At the rate chosen", rows)
+    for (place, tokens), part in tried.groupby(["place", "tokens_per_weight"], sort=False):
+        arms = (where(part, arm=arm) for arm in (UNTIED, TIED))
+        untied, tied = (arm.pivot(index="seed", columns="rate", values="validation_loss") for arm in arms)
+        best = [arm.columns[int(arm.mean().argmin())] for arm in (untied, tied)]
+        gaps = (tied[best[1]] - untied[best[0]], tied[1.0] - untied[1.0])
+        rows.append((place, f"{tokens:g}", *(f"×{rate:g}" for rate in best), *(mean(gap, "+.3f") for gap in gaps)))
+    titles = "Trained on | Tokens per weight | Best, untied | Best, tied | Tied − untied, each at its best"
+    return table(f"{titles} | At the rate chosen", rows)
 
 
 def remedies_at_length(results: Results) -> str:

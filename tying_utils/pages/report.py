@@ -244,7 +244,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
         "Loss in the rarest tenth of the text; the position of a table that holds log counts and nothing else.",
         by_length.rare_tokens,
     ),
-    ("Learning rates", "Source of packages, d 64; validation loss, nats per token.", by_length.rates),
+    ("Learning rates", "Validation loss, nats per token.", by_length.rates),
     (
         "Each arm at its best rate",
         "Of those tried above, by mean loss; the best of few is a lucky one, so a gap here leans to neither side.",

@@ -53,8 +53,9 @@ TABLES: dict[str, Arms] = {
 }
 _REPLAYED = 1.3  # tokens per weight of the longest runs that are trained again, for which path moved their tables
 _AXIS, _RATES, _REMEDIES = "axis", "rates", "remedies"
-# Of which runs those tables are that are not of the axis itself; they are of d 64 alone.
+# Of which runs those tables are that are not of the axis itself, and at which places.
 _BESIDE = {"rates": _RATES} | dict.fromkeys(("remedy_losses", "remedy_deciles", "remedy_poles", "tuned_poles"), _REMEDIES)
+_PLACES_OF = {_RATES: ("d64", "d128"), _REMEDIES: ("d64",)}
 _OF_ROLES = ("roles", "probe")
 
 
@@ -106,7 +107,8 @@ class Axis(OfRuns):
     @property
     def names(self) -> list[str]:
         """Return the names of the tables that there are."""
-        absent = {*(_BESIDE if self.place != "d64" else ()), *(_OF_ROLES if self.profile.corpus != TWO_ROLE else ())}
+        absent = {name for name, part in _BESIDE.items() if self.place not in _PLACES_OF[part]}
+        absent |= {*(_OF_ROLES if self.profile.corpus != TWO_ROLE else ())}
         return [name for name in TABLES if name not in absent]
 
     def __contains__(self, name: object) -> bool:

@@ -19,14 +19,6 @@ from tying_utils.study.profile import Profile
 from tying_utils.training.config import TrainConfig
 
 TOKENS_PER_WEIGHT = (0.13, 0.4, 1.3, 4.0, 20.0)  # of the untied model's weights, for all arms alike
-# Tried at d 64 before the axis, by tokens per weight: times the learning rate that was chosen there, and seeds.
-RATES: dict[float, tuple[tuple[float, ...], tuple[int, ...]]] = {
-    0.13: ((0.5, 1.0, 2.0), (0, 1)),
-    0.4: ((0.5, 1.0, 2.0), (0, 1)),
-    1.3: ((0.125, 0.25, 0.5, 1.0, 2.0), (0, 1)),
-    4.0: ((0.5, 1.0), (0,)),
-    20.0: ((0.5, 1.0, 2.0), (0,)),
-}
 RATED = (UNTIED, TIED, scaled(5))
 ARMS = (*RATED, EQUAL, SECOND_START)
 # Asked again at length, in the setting of `laptop`; x5, the paper's own, is among the others.
@@ -45,6 +37,8 @@ class LongProfile(Profile):
     """A profile whose arms are trained to their end at several lengths, counted in tokens per weight of the untied model."""
 
     learning_rates: dict[float, float] = field(default_factory=dict)  # by tokens per weight; the training's where none is named
+    # Others that are tried, by tokens per weight: times the one above, and seeds.
+    tried: dict[float, tuple[tuple[float, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> int:
@@ -84,14 +78,21 @@ class Condition:
 
 
 _PACKAGES: dict[str, Any] = {"purpose": "the source of everything installed here", "corpus": PACKAGES, "seeds": (0, 1, 2, 3, 4)}
-# Of `RATES` the best over the three arms together: it falls with the length. At d 128, where none were tried, half of it, as
-# rates go with the width.
+# Of those tried at d 64 before the axis the best over the three arms together: it falls with the length. At d 128 half of it,
+# as rates go with the width; others were tried there afterwards.
 _RATES = {0.13: 8e-3, 0.4: 8e-3, 1.3: 8e-3, 4.0: 8e-3, 20.0: 4e-3}
 D64 = LongProfile(
     name="packages, d 64",
     training={"context": 64, "batch_size": 8, "d_model": 64},
     equal={"n_layers": 6},
     learning_rates=_RATES,
+    tried={
+        0.13: ((0.5, 1.0, 2.0), (0, 1)),
+        0.4: ((0.5, 1.0, 2.0), (0, 1)),
+        1.3: ((0.125, 0.25, 0.5, 1.0, 2.0), (0, 1)),
+        4.0: ((0.5, 1.0), (0,)),
+        20.0: ((0.5, 1.0, 2.0), (0,)),
+    },
     **_PACKAGES,
 )
 D128 = LongProfile(
@@ -99,6 +100,7 @@ D128 = LongProfile(
     training={"context": 64, "batch_size": 8, "d_model": 128},
     equal={"n_layers": 5},
     learning_rates={length: rate / 2 for length, rate in _RATES.items()},
+    tried={1.3: ((0.5, 1.0, 2.0), (0, 1))},
     **_PACKAGES,
 )
 _ROLES = profiles.get("laptop", TWO_ROLE)
@@ -126,12 +128,13 @@ _ORDER = (
 
 
 def tried() -> Iterator[Condition]:
-    """Yield the runs that chose the learning rates."""
-    for length, (rates, seeds) in RATES.items():
-        for seed in seeds:
-            for arm in RATED:
-                for rate in rates:
-                    yield D64.condition(arm, length, seed, rate)
+    """Yield the runs that compare learning rates."""
+    for profile in ON_PACKAGES:
+        for length, (rates, seeds) in profile.tried.items():
+            for seed in seeds:
+                for arm in RATED:
+                    for rate in rates:
+                        yield profile.condition(arm, length, seed, rate)
 
 
 def axis() -> Iterator[Condition]:
@@ -152,8 +155,6 @@ def remedied() -> Iterator[Condition]:
 
 def conditions() -> Iterator[Condition]:
     """Yield every run in the order in which they are trained: learning rates first, the wide models last."""
-    of_axis = [*axis()]
-    yield from tried()
-    yield from remedied()
-    yield from (one for one in of_axis if one.profile != D128.name)
-    yield from (one for one in of_axis if one.profile == D128.name)
+    every = [*tried(), *remedied(), *axis()]
+    yield from (one for one in every if one.profile != D128.name)
+    yield from (one for one in every if one.profile == D128.name)
