@@ -220,11 +220,16 @@ def numbers(results: Results) -> dict[str, Any]:
         at = int(words) if words.isdigit() else words  # as a format's index is read
         group = {"packages, d 64": "long", "two-role": "long_roles"}.get(str(place), "wide")
         made[group].setdefault(name, {})[at] = seeds(part["value"])
-    made["wide_off"] = -made["wide"]["scaled_bias"][4].mean
+    made["wide_off"] = {tokens: -change.mean for tokens, change in made["wide"]["scaled_bias"].items()}
     wide = length.values(long).query("place == 'packages, d 128' and id == 'equal_shape'").groupby("tokens_per_weight")["value"]
     apart, behind = wide.get_group(1.3), wide.get_group(4.0)
     made["apart"], made["ahead"] = {"least": apart.min(), "most": apart.max()}, -behind.mean()
     assert (behind < 0).all()
+    rated = long["rates"].query("place == 'packages, d 128'").set_index(["arm", "seed", "rate"])["validation_loss"]
+    chosen = rated.xs(1.0, level="rate")
+    once = long["losses"].query("place == 'packages, d 128' and tokens_per_weight == 1.3").set_index(["arm", "seed"])
+    made["kernels"] = (chosen - once["validation_loss"]).abs().max()
+    assert (rated.groupby(level=["arm", "rate"]).mean().unstack().idxmin(axis=1) == 1.0).all()
     tables = on_card.found()[1]
     card = on_card.verdicts(tables, long).set_index("id")
     late = tables["share"].query("tenth == 10").groupby("arm")["output_share"].mean()
@@ -286,11 +291,14 @@ SENTENCES = {
         '"The lens gap is refuted": at 20 tokens per weight it is {long[lens_gap][20]:.2f ci} bits, unresolved.',
         "In the two-role language it is {long_roles[lens_gap][20]:.2f ci} there, supported.",
         "and late not ({long[late_share][20]:.2f})",
-        "at 4, W lies {wide[position][4]:.2f} of the way from E to U, and ×5 takes {wide_off:.2f} off an output bias of "
-        "{wide[output_bias][4]:.2f} and costs {wide[scaled_loss][4]:.2f} nats; the early output share falls from "
-        "{wide[early_share][0.13]:.2f} at 0.13 to {wide[early_share][4]:.2f} at 4",
+        "at 4 and 20, W lies {wide[position][4]:.2f} and {wide[position][20]:.2f} of the way from E to U, and ×5 takes "
+        "{wide_off[4]:.2f} and {wide_off[20]:.2f} off an output bias of {wide[output_bias][4]:.2f} and "
+        "{wide[output_bias][20]:.2f} and costs {wide[scaled_loss][4]:.3f} and {wide[scaled_loss][20]:.3f} nats; the early "
+        "output share falls from {wide[early_share][0.13]:.2f} at 0.13 to {wide[early_share][20]:.2f} at 20",
         "at 1.3 the seeds disagree in sign ({apart[least]:.2f} and {apart[most]:.2f} nats), and at 4 the tied model is ahead "
-        "in both, by {ahead:.2f}",
+        "in both, by {ahead:.2f}; at 20 it is {wide[equal_shape][20]:.3f} behind in the one seed. The lens gap there is "
+        "{wide[lens_gap][20]:.2f} bits, and {long[lens_gap][20]:.2f} at d 64.",
+        "Both ways were taken at 1.3, and no loss differs by more than {kernels:.3f} nats.",
         "Tying costs {card[equal_shape]:.3f ci} nats at equal shape there, at the edge of what is worth naming, and the lens "
         "gap is {card[lens_gap]:.3f ci} bits. W leans less than at d 64 ({card[output_bias]:.3f ci} against "
         "{long[output_bias][20]:.3f}), and x5 takes off {card_off:.3f}. The output share over the first tenth of training, "

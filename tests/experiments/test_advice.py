@@ -53,7 +53,7 @@ def test_every_gap_that_was_measured_is_there_once(committed: Any) -> None:
     losses = where(lengths["losses"], place="packages, d 64", tokens_per_weight=20.0).set_index(["arm", "seed"])[
         "validation_loss"
     ]
-    at20 = where(found, corpus="packages", tokens_per_weight=20.0).set_index("budget")
+    at20 = where(found, corpus="packages", d_model=64, tokens_per_weight=20.0).set_index("budget")
     assert at20.loc[SHAPE, "estimate"] == pytest.approx((losses["tied"] - losses["untied"]).mean())
     assert at20.loc[SIZE, "estimate"] == pytest.approx((losses["equal parameters"] - losses["untied"]).mean())
     assert (at20.loc[SHAPE, "parameters"], at20.loc[SHAPE, "share"]) == (WEIGHTS, 0.5)
