@@ -79,11 +79,10 @@ def at_equal_loss(results: Results) -> str:
 def rates(results: Results) -> str:
     """Return the loss of each arm by learning rate, at each place and length where rates were tried."""
     tried, rows = Lengths()["rates"], []
-    for _, of_place in tried.groupby("place", sort=False):
-        for (tokens, rate), part in of_place.groupby(["tokens_per_weight", "learning_rate"]):
-            losses = part.groupby("arm")["validation_loss"]
-            cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
-            rows.append((part["place"].iloc[0], f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
+    for (place, tokens, rate), part in tried.groupby(["place", "tokens_per_weight", "learning_rate"], sort=False):
+        losses = part.groupby("arm")["validation_loss"]
+        cells = (f"{losses.get_group(arm).mean():.3f}" for arm in (UNTIED, TIED, scaled(5)))
+        rows.append((place, f"{tokens:g}", f"{rate:g}", part["seed"].nunique(), *cells))
     return table("Trained on | Tokens per weight | Learning rate | Seeds | Untied | Tied | Input x5", rows)
 
 
