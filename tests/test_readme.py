@@ -28,7 +28,8 @@ from tying_utils.experiments import length, on_card, places, position, published
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.scaling import per_decade
 from tying_utils.experiments.sizes import loss_gaps
-from tying_utils.experiments.tables import tuned, with_scaling
+from tying_utils.experiments.tables import tuned, where, with_scaling
+from tying_utils.experiments.tuned_lens import gap_by_steps, gap_without
 from tying_utils.measures.statistics import Interval, mean_interval
 from tying_utils.models.balance import REMEDIES
 from tying_utils.study import Results
@@ -196,7 +197,6 @@ def numbers(results: Results) -> dict[str, Any]:
     for row in remedies.changes(found).to_dict("records"):
         arm, measure = row["arm"], row["measure"]
         made[measure][arm] = Seeds(row["change"], row["low"], row["high"], row["seeds"])
-        made[f"{measure}_is"][arm] = {"supported": "lower", "refuted": "higher", "open": "unresolved"}[row["verdict"]]
     for arm, change in made["bias"].items():
         made["off"][arm], made["left"][arm] = -100 * change.mean / bias, 100 + 100 * change.mean / bias
         made["part"][arm] = change.mean / made["bias"]["input x5"].mean
@@ -249,6 +249,19 @@ def numbers(results: Results) -> dict[str, Any]:
         at = int(words) if words.isdigit() else words
         gap = Seeds(row["estimate"], row["low"], row["high"], row["seeds"])
         made[f"remedied_{row['beside'].split(', ')[-1].replace(' ', '_')}"].setdefault(row["arm"], {})[at] = gap
+    left = remedies_by_length.bias_left(long).query("arm == 'norm-match'")  # type: ignore[arg-type]
+    for tokens, words in ((0.13, "0.13"), (4.0, 4)):
+        made["long_left"][words] = seeds(where(left, tokens_per_weight=tokens)["left"])
+    for words, arm, of in (("W", TIED, "tied"), ("E", UNTIED, "input"), ("U", UNTIED, "output")):
+        rows = where(long["lean"], tokens_per_weight=20, arm=arm, table=of)
+        for place, name in (("packages, d 64", "knows"), ("two-role", "knows_roles")):
+            made[name][words] = where(rows, place=place)[["before", "after"]].mean().to_dict()
+    steps = gap_by_steps(
+        long["lens_steps"].query("place == 'packages, d 64' and tokens_per_weight == 20 and lens == 'stopped'")
+    )
+    made["stopped"] = steps.query("trained == '400 steps' and text == 'held-out'")["gap"].mean()
+    without = gap_without(long["ablation"].query("tokens_per_weight == 20")).query("without == 'layer 1' and how == 'zero'")
+    made["without_first"] = {place: seeds(part["gap"]) for place, part in without.groupby("place")}
     tenths = remedies_by_length.losses(long, "deciles").query("tokens_per_weight == 4 and decile == 1")  # type: ignore[arg-type]
     rarest = tenths.pivot_table(index="seed", columns="arm", values="loss")
     made["rarest_remedied"] = {arm: seeds(rarest[arm] - rarest[UNTIED]) for arm in rarest}
@@ -274,13 +287,13 @@ SENTENCES = {
         "it lies {long[position][20]:.2f ci} of the way from E to U; a table of log counts alone lies at {alone:.2f}",
         "its share of the first tenth's gradient is {long[early_share][20]:.2f} (H200: {card[early_share]:.2f}) at 20, "
         "{long[early_share][0.4]:.2f} at 0.4",
-        "held at equal norm, {left[norm-match]:.0f} % of the bias remains (at {rate[python]:.2f})",
-        "by {long[lens_gap][20]:.2f ci} bits, H200: {card[lens_gap]:.2f ci}; in a synthetic language "
+        "held at equal norm, {long_left[4]:.2f ci} of the bias remains (at 4)",
+        "by {long[lens_gap][20]:.2f ci} bits: open; H200: {card[lens_gap]:.2f ci}; in a synthetic language "
         "{long_roles[lens_gap][20]:.2f ci}",
         "takes off {off_at_20:.2f} of {long[output_bias][20]:.2f}, and costs {long[scaled_loss][20]:.2f ci} nats per token",
         "| untie | {long[equal_shape][1.3]:.3f ci} at 1.3 tokens per weight |",
         "{long[equal_shape][20]:.3f ci} at 20, H200: {card[equal_shape]:.3f ci}; at equal parameters "
-        "{long[equal_parameters][20]:.3f ci} |",
+        "{long[equal_parameters][20]:.3f ci}, open among all |",
         "| untie | {rarest[tied]:.2f ci} on the rarest tenth, at 20 |",
         "at 20 tokens per weight at most two million weights, {seeds_at_20} seeds",
     ],
@@ -321,7 +334,10 @@ SENTENCES = {
         "one half: {first_ten[python]:.3f ci} and {first_ten[wikitext-2]:.3f ci}",
         "({update_share[two-role]:.3f} against {share[two-role]:.3f} over the first tenth)",
         "{left[norm-match]:.0f} % of the bias on Python source remains ({bias[norm-match]:.3f}, {bias[norm-match].low:.3f} to "
-        "{bias[norm-match].high:.3f}). Input x5 takes off {off[input x5]:.0f} %: in the first quarter of training alone "
+        "{bias[norm-match].high:.3f}); on the source of packages at d 64 {long_left[0.13]:.2f ci} at 0.13 tokens per weight "
+        "and {long_left[4]:.2f ci} at 4",
+        "without its first layer a tied model of the two-role language loses {without_first[two-role]:.1f} nats more",
+        "Input x5 takes off {off[input x5]:.0f} %: in the first quarter of training alone "
         "{off[early x5]:.0f} %, in the rest alone {off[late x5]:.0f} %, which is {part[early x5]:.2f} and {part[late x5]:.2f} "
         "of what it takes off throughout",
         "x0.1 adds {adds[python][input x0.1]:.3f} and {adds[wikitext-2][input x0.1]:.3f} nats (Python source, WikiText-2), x2 "
@@ -360,13 +376,19 @@ SENTENCES = {
     ],
     "01_embedding_alignment": [
         "W lies at {long[position][20]:.3f ci} after 20 tokens per weight. Log token counts alone reach {alone:.3f} there",
+        "before about as well as U, {knows[W][before]:.3f} against {knows[U][before]:.3f}, and what comes after nearly as well "
+        "as E, {knows[W][after]:.3f} against {knows[E][after]:.3f}",
+        "in the two-role language it has {knows_roles[W][after]:.3f} of what comes after, where E has "
+        "{knows_roles[E][after]:.3f}",
         "at {long[position][0.13]:.3f} after 0.13 tokens per weight, at {long[position][1.3]:.3f} after 1.3, and at "
         "{long[position][20]:.3f ci} after 20, where it is {long[position_without_frequency][20]:.3f} with frequency out and "
         "log counts alone lie at {alone:.3f}. In the two-role language it ends at {long_roles[position][20]:.3f ci}",
         HOW_LONG,
     ],
     "02_gradient_dominance": [
-        "with both at equal norm {left[norm-match]:.0f} % of it remains",
+        "with both at equal norm {left[norm-match]:.0f} % of it remains on Python source, and after 4 tokens per weight "
+        "{long_left[4]:.2f ci} of it",
+        "{long_left[0.13]:.2f} at 0.13 tokens per weight and {long_left[4]:.2f ci} at 4",
         "After 20 tokens per weight the early share is {long[early_share][20]:.3f ci}, hardly more than one half; in a model "
         "four times as large, in larger batches, {card[early_share]:.3f ci}",
         "it is {card[early_share]:.3f ci} at 20, and the untied model's {card[share_gap]:.3f} less; the late one is "
@@ -390,6 +412,9 @@ SENTENCES = {
         "{card[lens_gap]:.3f ci} at two million",
         "at two million weights, on a card, it is {card[lens_gap]:.3f ci}",
         "At 20 the gap is {long[lens_gap][20]:.3f ci} bits",
+        "after 400 steps still shows {stopped:.3f} bits in source code, where one that is trained to its end shows "
+        "{long[lens_gap][20]:.3f}",
+        "in place of its first layer the tied model loses {without_first[two-role]:.3f} nats more",
         "{at_equal_loss[packages d 64]:.3f ci} bits in source code, {at_equal_loss[two-role]:.3f ci} in the two-role language",
         HOW_LONG,
     ],
@@ -400,7 +425,8 @@ SENTENCES = {
         "{long[scaled_loss][20]:.3f ci} at 20",
         "comes down to {long_roles[scaled_loss][4]:.3f ci} at 4. On an H200, at d 128, it is {card[scaled_loss]:.3f ci} at 20",
         HOW_LONG,
-        "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source",
+        "with both gradients held at equal norm {left[norm-match]:.0f} % of it remains on Python source, and "
+        "{long_left[4]:.2f ci} after 4 tokens per weight",
         "the KL at the input and the loss correlate at {kl_and_loss[python]:.2f}",
         "in the two-role language only {worse} can be distinguished from it",
     ],
@@ -418,7 +444,8 @@ SENTENCES = {
     ],
     "07_scale_explorer": [
         "grows to {long[scaled_loss][20]:.3f ci} nats",
-        "held at equal norm from the first step {left[norm-match]:.0f} % of it remains on Python source",
+        "held at equal norm from the first step {left[norm-match]:.0f} % of it remains on Python source, and "
+        "{long_left[4]:.2f ci} on the source of packages after 4 tokens per weight",
     ],
     "09_remedies": [
         HOW_LONG,

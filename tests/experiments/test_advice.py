@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tying_utils.experiments import advice, figures, grid, places, style
+from tying_utils.experiments import advice, figures, grid, on_card, places, style
 from tying_utils.experiments.advice import NEAR, SHAPE, SIZE, advise, cases, distances
 from tying_utils.experiments.shares import Parameters
 from tying_utils.experiments.tables import where
@@ -87,6 +87,13 @@ def test_of_rows_equally_far_the_one_with_more_seeds() -> None:
     assert advise(table, **OURS, tokens=WEIGHTS).nearest["corpus"].iloc[0] == "python"
 
 
+def test_what_has_no_verdict_is_taken_only_where_nothing_has_one() -> None:
+    near, far = row(1.0, seeds=2, verdict=""), row(4.0, corpus="python")
+    assert advise(pd.DataFrame([near, far]), **OURS, tokens=WEIGHTS).nearest["corpus"].iloc[0] == "python"
+    words = advise(pd.DataFrame([near]), **OURS, tokens=WEIGHTS).sentence
+    assert "2 seeds), too few seeds for a verdict" in words
+
+
 def test_what_is_too_far_is_said_to_be_with_how_far_each_way() -> None:
     table = pd.DataFrame([row(1.0)])
     assert "measured near this (" in advise(table, **OURS, tokens=5 * WEIGHTS).sentence
@@ -151,6 +158,30 @@ def test_what_no_model_is_is_refused(bad: dict[str, Any]) -> None:
         for tokens in (1, 10**18 - 1):
             shape = dict(zip(("vocab_size", "d_model", "n_layers"), sizes, strict=True))
             assert advise(pd.DataFrame([row(1.0)]), **shape, tokens=tokens).sentence
+
+
+@pytest.mark.parametrize("table", [None, [], pd.DataFrame({"share": [0.5]})])
+def test_what_is_no_table_of_gaps_is_refused(table: Any) -> None:
+    with pytest.raises(ValueError, match=r"^measured: the table of `measured` is needed, got .* without \['budget'"):
+        advise(table, **OURS, tokens=1000)
+
+
+def test_a_share_that_has_no_odds_and_a_count_of_none_are_refused() -> None:
+    for share in (0, 1, 1.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="^share: a fraction between 0 and 1"):
+            distances(pd.DataFrame([row(1.0)]), share, 1.0, 1e6)
+    for count in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="^count: an integer of at least 1"):
+            advice.peers(PUBLIC, 10**9, count)  # type: ignore[arg-type]
+
+
+def test_the_exercise_says_how_far_the_nearest_gap_is(committed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of notebook 12, in whose words the factors stand."""
+    monkeypatch.setenv("TYING_HOME", str(ROOT))
+    found = advice.measured(places.results("laptop", only_read=True), committed[1], on_card.found()[1])
+    nearest = advise(found, **cases()["1B, as OLMo, 20 tokens per weight"]).nearest.iloc[0]
+    factors = {name: 10 ** abs(nearest[name]) for name in ("weights", "odds", "length")}
+    assert factors == {name: pytest.approx(said, rel=0.1) for name, said in {"weights": 600, "odds": 5, "length": 1}.items()}
 
 
 def test_peers_are_public_models_of_about_the_size() -> None:

@@ -133,7 +133,8 @@ def test_every_claim_is_judged_by_the_side_its_interval_lies_on(sign: float, exp
     table = claims.verdicts(known_tables(sign))
     named = {"C1", "C2", "C2b", "C3", "C3 lens", "C4", "C4 price", "C5", "C6", "roles", "C1 roles", "C4 roles", "C5 roles"}
     assert set(table["claim"]) == named | {"transfer", "C2 cause"}
-    assert set(table["verdict"]) == {expected}
+    larger = table["id"] == "equal_parameters"  # its tied model of more weights has no lower loss than the other
+    assert set(table["verdict"][~larger]) == {expected} and set(table["verdict"][larger]) == {"not measurable"}
     assert (table["low"] < table["estimate"]).all() and (table["estimate"] < table["high"]).all()
     assert (table["seeds"] == len(SEEDS)).all() and set(table["corpus"]) == {"python"}
     assert table["id"].is_unique and table["statistic"].is_unique and table["unit"].all()

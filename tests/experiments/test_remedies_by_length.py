@@ -9,7 +9,16 @@ from synthetic_poles import poles
 
 from tying_utils.base.names import EQUAL, PYTHON, SECOND_START, TIED, UNTIED, scaled
 from tying_utils.experiments import figures
-from tying_utils.experiments.remedies_by_length import ARMS, PLACE, judged, losses, positions, tuned_positions, winners
+from tying_utils.experiments.remedies_by_length import (
+    ARMS,
+    PLACE,
+    bias_left,
+    judged,
+    losses,
+    positions,
+    tuned_positions,
+    winners,
+)
 from tying_utils.experiments.tables import where
 
 LENGTHS = (0.5, 2.0)
@@ -37,6 +46,8 @@ def tables(seeds: int = 3) -> dict[str, pd.DataFrame]:
     kinds |= {("untie", "input"): 0.9, ("table-rates", "input"): 0.0}
     pole = [poles(seeds, kinds, d_model=64, tokens_per_weight=length, place=PLACE) for length in LENGTHS]
     found["remedy_poles"] = pd.concat(pole)
+    axis = [poles(seeds + 1, {(TIED, "tied"): 0.9}, d_model=64, tokens_per_weight=length, place=PLACE) for length in LENGTHS]
+    found["poles"] = pd.concat(axis)
     tuned = poles(seeds, {(TIED, "tied"): 0.6}, d_model=64, tokens_per_weight=2.0, place=PLACE)
     found["tuned_poles"] = tuned.assign(arm=tuned["arm"].replace(SECOND_START, UNTIED))
     return found
@@ -86,6 +97,14 @@ def test_positions_are_of_the_table_that_embeds_the_input():
         {"compact": 0.1, X5: 0.5, "norm-match": 0.7, "coupled-adam": 0.7, "untie": 0.9, "table-rates": 0.0}
     )
     assert tuned_positions(tables())["position"].mean() == pytest.approx(0.6)
+
+
+def test_what_is_left_of_the_bias_is_of_the_tied_tables_own():
+    found = bias_left(tables())
+    assert set(found["seed"]) == {0, 1, 2} and set(found["tokens_per_weight"]) == {*LENGTHS}
+    left = found.groupby("arm")["left"].mean()
+    assert left["norm-match"] == pytest.approx((-0.2 + 0.8 * 0.7) / (-0.2 + 0.8 * 0.9)), "biases, from poles at -0.2 and 0.6"
+    assert left["compact"] == pytest.approx((-0.2 + 0.8 * 0.1) / (-0.2 + 0.8 * 0.9))
 
 
 def test_the_figure_draws_every_remedy():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tying_utils.base.names import TIED, UNTIED
-from tying_utils.experiments.tuned_lens import gap_at_equal_loss
+from tying_utils.experiments.tuned_lens import gap_at_equal_loss, gap_by_steps, gap_without
 
 GAP = ["low", "high", "gap", "gap_at_low"]
 
@@ -113,3 +113,33 @@ def test_a_missing_column_is_named(name, column):
     pair[name] = pair[name].drop(columns=column)
     with pytest.raises(ValueError, match=rf"^{name}: the columns \['{column}'\] are needed"):
         gap_at_equal_loss(pair["lens"], pair["losses"])
+
+
+def test_the_gap_by_the_lenss_own_training_is_of_the_input_and_each_text():
+    rows = [
+        {"place": "here", "tokens_per_weight": 20.0, "arm": arm, "seed": seed, "lens": lens, "steps": steps, "text": text}
+        | {"layer": layer, "kl_bits": 1.0 + (arm == TIED) * (gap + 0.1 * seed) + 5 * layer}
+        for lens, steps, gap in (("stopped", 25, 4.0), ("stopped", 100, 2.0), ("converged", 100, 0.5))
+        for text in ("held-out", "training")
+        for layer in (0, 1)
+        for arm in (UNTIED, TIED)
+        for seed in (0, 1)
+    ]
+    found = gap_by_steps(pd.DataFrame(rows)).set_index(["trained", "text", "seed"])["gap"]
+    assert [*found.index.unique("trained")] == ["25 steps", "100 steps", "to its end"] and len(found) == 12
+    assert found["to its end", "held-out", 1] == pytest.approx(0.6) and found["25 steps", "training", 0] == pytest.approx(4)
+
+
+def test_the_gap_without_a_part_is_of_seeds_that_have_both_arms():
+    rows = [
+        {"tokens_per_weight": 20.0, "arm": arm, "seed": seed, "layer": layer, "how": how, "increase": increase}
+        for layer, how, rises in ((-1, "mean", (1, 3)), (0, "mean", (2, 1)), (0, "zero", (5, 5)))
+        for arm, increase in zip((UNTIED, TIED), rises, strict=True)
+        for seed in ((0, 1) if arm == TIED else (0,))
+    ]
+    found = gap_without(pd.DataFrame(rows))
+    assert [*zip(found["without"], found["how"], found["seed"], found["gap"], strict=True)] == [
+        ("the embedding", "mean", 0, 2),
+        ("layer 1", "mean", 0, -1),
+        ("layer 1", "zero", 0, 0),
+    ]

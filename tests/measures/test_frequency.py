@@ -77,6 +77,9 @@ def test_a_count_table_is_one_direction():
     assert table.tolist() == [[0, 0, 0], [math.log(2), 0, 0], [math.log(8), 0, 0]]
     with pytest.raises(ValueError, match="d: an integer of at least 1"):
         count_table([1, 2], 0)
+    for empty in ([], np.zeros(0, dtype=int)):
+        with pytest.raises(ValueError, match=r"counts: one count a row is needed, shape \(V,\), got shape \(0,\)"):
+            count_table(empty, 4)
     with pytest.raises(ValueError, match=r"counts: one count a row is needed, shape \(V,\)"):
         count_table([[1, 2]], 2)
 

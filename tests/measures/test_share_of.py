@@ -149,6 +149,8 @@ def test_dropout_is_off():
     [
         ([], {}, "batches: at least one"),
         (iter(()), {}, "batches: at least one"),
+        (None, {}, "batches: an iterable of integer windows .* got NoneType"),
+        (3, {}, "batches: an iterable of integer windows .* got int"),
         (tokens(2), {}, r"batches: in number 0 .*windows \(n, length\)"),
         ([tokens(2), tokens(2) + VOCAB], {}, "batches: in number 1 .*ids from 0 to 49"),
         ([tokens(2).double()], {}, "integers are needed"),
@@ -197,6 +199,8 @@ def test_it_measures_in_inference_mode_and_refuses_a_model_built_there():
         built = shaken("gpt2")
     with pytest.raises(ValueError, match="^model: it was built in inference mode"):
         share_of(built, [windows], progress=False)
+    with pytest.raises(ValueError, match="^model: its weights are on the device meta"):
+        share_of(copy.deepcopy(model).to("meta"), [windows], progress=False)
     assert all(p.requires_grad for p in built.parameters())
 
 

@@ -38,14 +38,17 @@ def test_results_are_those_of_the_committed_tables(laptop: Results) -> None:
     assert report.results_page(laptop) == text, "RESULTS.md has drifted: make figures PROFILE=laptop"
 
 
-def judged(values: pd.Series, null: float, claimed_above: bool, smallest: float) -> str:
-    """A verdict cell as the documents show it, by scipy and without the package."""
+def judged(values: pd.Series, null: float, claimed_above: bool, smallest: float, gained: pd.Series | None = None) -> str:
+    """A verdict cell as the documents show it, by scipy and without the package; gained: what size gains the tied model."""
     if len(values) < 3:
         return f"{values.mean():.3f}"
     low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     word = "open" if low <= null <= high else "supported" if (low > null) == claimed_above else "refuted"
     if null - smallest < low and high < null + smallest:
         word = "equivalent"
+    elif gained is not None:
+        reach = stats.t.interval(0.95, len(gained) - 1, gained.mean(), stats.sem(gained))[1]
+        word = word if reach < 0 else "not measurable"
     return f"**{word}** {values.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
@@ -91,9 +94,11 @@ def test_committed_verdicts_by_length_follow_from_the_committed_results(place: s
         "validation loss, input x5 - tied": (wide["input x5"] - wide["tied"], 0, 0.02),
     }
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    gained = wide["equal parameters"] - wide["tied"]
     for statistic, (values, null, smallest) in rows.items():
-        for _, own in values.groupby("tokens_per_weight"):
-            assert f"{judged(own, null, True, smallest)}, n = {len(own)} |" in text, statistic
+        for tokens, own in values.groupby("tokens_per_weight"):
+            size = gained[tokens] if "equal parameters" in statistic else None
+            assert f"{judged(own, null, True, smallest, size)}, n = {len(own)} |" in text, statistic
 
 
 @pytest.mark.parametrize("profile", profiles.COMMITTED)
@@ -142,10 +147,27 @@ def test_each_arm_at_its_best_rate_is_of_its_own_place_and_length(monkeypatch: p
         {"place": place, "tokens_per_weight": 1.3, "seed": 0, "arm": arm, "rate": rate, "validation_loss": loss}
         for place, by_rate in losses.items()
         for rate, both in by_rate.items()
-        for arm, loss in zip(("untied", "tied"), both, strict=True)
+        for arm, loss in zip(("untied", "tied", "input x5"), (*both, both[1] + 0.1), strict=True)
     ]
     monkeypatch.setattr(by_length, "Lengths", lambda: {"rates": pd.DataFrame(rows)})
+    one = "{:+.3f} (one seed)".format
     assert by_length.best_rates(None).splitlines()[2:] == [  # type: ignore[arg-type]
-        "| packages, d 64 | 1.3 | ×1 | ×2 | +0.100 (one seed) | +0.300 (one seed) |",
-        "| packages, d 128 | 1.3 | ×0.5 | ×1 | +0.400 (one seed) | +0.200 (one seed) |",
+        f"| packages, d 64 | 1.3 | ×0.5, ×1, ×2 | ×1 | ×2 | ×2 | {one(0.1)} | {one(0.3)} | {one(0.1)} | {one(0.1)} |",
+        f"| packages, d 128 | 1.3 | ×0.5, ×1 | ×0.5 | ×1 | ×1 | {one(0.4)} | {one(0.2)} | {one(0.1)} | {one(0.1)} |",
     ]
+
+
+def test_what_is_left_of_the_bias_and_what_a_layer_is_worth_follow_from_the_committed_results() -> None:
+    """By pandas alone, at d 64: norm-match at 4 tokens per weight, and a first layer that is left out at 20."""
+    folder, text = ROOT / "data" / "results" / "lengths" / "d64", (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    bias = {}
+    for name, arm in (("poles", "tied"), ("remedy_poles", "norm-match")):
+        own = pd.read_csv(folder / f"{name}.csv").query("arm == @arm and tokens_per_weight == 4 and ~frequency_out")
+        wide = own.pivot(index="seed", columns="source", values="corrected")
+        bias[arm] = wide["output"] - wide["input"]
+    left = (bias["norm-match"] / bias["tied"]).dropna()
+    assert len(left) == 3 and f"| 4 | {report.mean(left, '.3f')} |" in text
+    rises = pd.read_csv(folder / "ablation.csv").query("tokens_per_weight == 20 and layer == 0 and component == 'block'")
+    wide = rises.pivot(index="seed", columns=["how", "arm"], values="increase")
+    gaps = (report.mean(wide[how, "tied"] - wide[how, "untied"], ".3f") for how in ("zero", "mean"))
+    assert f"| packages, d 64 | 20 | layer 1 | {' | '.join(gaps)} |" in text

@@ -169,6 +169,8 @@ def test_tables_are_in_the_order_of_the_axis_whatever_came_first(small):
 
 def test_reading_needs_no_runs_and_says_what_to_do_without_tables(small):
     assert Lengths().places == []
+    with pytest.raises(KeyError, match="'losses': no place of the axis of length has this table; they have none"):
+        Lengths()["losses"]
     with pytest.raises(ValueError, match=r"losses.csv: missing.*tying-utils lengths --measure"):
         Axis("two-role", only_read=True)["losses"]
     with pytest.raises(ValueError, match="no length of 'two-role' has all its runs here"):
@@ -177,6 +179,8 @@ def test_reading_needs_no_runs_and_says_what_to_do_without_tables(small):
     grown("losses")
     both = Lengths()
     assert set(both["losses"]["place"]) == {"two-role"} and set(both.checksums) == {"two-role/losses"}
+    with pytest.raises(KeyError, match="'loses': no place .*; they have losses"):
+        both["loses"]
 
 
 def test_a_short_run_is_measured_on_the_tokens_that_it_met(small):

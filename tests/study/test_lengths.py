@@ -1,6 +1,7 @@
 """The axis of training length: what its runs are, in which order they are trained, and who trains them."""
 
 import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -142,9 +143,21 @@ def test_runs_of_days_keep_their_keys(profile, arm, tokens, seed, expected):
 
 def test_an_arm_that_is_none_is_named():
     with pytest.raises(
-        ValueError, match=r"^arm: 'input x2' is not on the axis of length; choose one of untied, tied, input x5"
+        ValueError, match=r"^arm: 'input x2' is no `Arm` of the axis of length; choose one of untied, tied, input x5"
     ):
         D64.condition(scaled(2), 1.3, 0)
+    with pytest.raises(ValueError, match=r"^arm: 'tied' is no `Arm`"):
+        D64.condition("tied", 1.3, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [math.nan, math.inf, 0, -1.3, "1", None])
+def test_a_length_that_is_none_is_named(length: Any) -> None:
+    with pytest.raises(ValueError, match=r"^tokens_per_weight: a finite number"):
+        D64.condition(TIED, length, 0)
+    with pytest.raises(ValueError, match=r"^rate: a finite number"):
+        D64.condition(TIED, 1.3, 0, length)
+    with pytest.raises(ValueError, match=r"^seed: an integer"):
+        D64.condition(TIED, 1.3, 0.5)  # type: ignore[arg-type]
 
 
 # Training them

@@ -19,12 +19,13 @@ from matplotlib.ticker import FormatStrFormatter
 from tying_utils.base import checks
 from tying_utils.base.names import EQUAL, PACKAGES, TIED, UNTIED
 from tying_utils.experiments import places, style
-from tying_utils.experiments.judge import Statistic
+from tying_utils.experiments.judge import Statistic, at_equal_parameters
 from tying_utils.experiments.looks import CORPORA, NO_EFFECT, SOURCE
 from tying_utils.experiments.shares import Parameters
 from tying_utils.experiments.sizes import loss_gaps
 from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, where
+from tying_utils.measures import statistics
 from tying_utils.study.axis import NAME, Lengths
 from tying_utils.study.study import Results
 
@@ -42,12 +43,13 @@ NEAR = math.log10(5)  # decades: the largest step between two neighbouring lengt
 _LARGEST = 10**9, 10**18
 LAYER = 16  # d² weights of one layer of OLMo: four of attention, twelve of the gated MLP; its norms hold none
 _PLACE = ["corpus", "vocab_size", "d_model", "n_layers", "tokens_per_weight"]
-_GAP = Statistic("loss_gap", "C5", "validation loss, tied − untied", "nats per token", smallest=0.02)
+_GAP = Statistic("loss_gap", "C5", "validation loss, tied − untied", "nats per token")
 _WORDS = {
     "supported": "the untied model is better",
     "refuted": "the tied model is better",
     "equivalent": "no difference worth naming",
     "open": "unresolved",
+    "not measurable": "which says nothing of tying, as the larger tied model is no better than the smaller",
     "": "too few seeds for a verdict",
 }
 
@@ -75,7 +77,7 @@ def _of_card(tables: Mapping[str, pd.DataFrame]) -> Iterator[pd.DataFrame]:
         labels: dict[str, Any] = {name: one[name] for name in ("corpus", "d_model", "n_layers", "tokens_per_weight")}
         labels |= {"vocab_size": table // one["d_model"], "parameters": weights[UNTIED], "share": 2 * table / weights[UNTIED]}
         gaps = (loss[TIED] - loss[UNTIED]).dropna().rename("equal_shape").reset_index()
-        yield gaps.assign(**labels, equal_parameters=np.nan, larger="")
+        yield gaps.assign(**labels, equal_parameters=np.nan, larger_tied=np.nan, larger="")
 
 
 def _of_results(results: Results) -> Iterator[pd.DataFrame]:
@@ -97,8 +99,9 @@ def _judged(gaps: pd.DataFrame) -> pd.DataFrame:
             first = part.iloc[0]
             labels = dict(zip([*_PLACE, "larger"], place, strict=True)) | {"budget": budget}
             # Equal runs may be in two tables.
-            by_seed = part.groupby("seed")[column].first()
-            rows.append({**labels, "parameters": first["parameters"], "share": first["share"], **_GAP.row(by_seed)})
+            by_seed = part.groupby("seed")[[column, "larger_tied"]].first()
+            judging = at_equal_parameters(_GAP, by_seed["larger_tied"]) if budget == SIZE else _GAP
+            rows.append({**labels, "parameters": first["parameters"], "share": first["share"], **judging.row(by_seed[column])})
     columns = [*_PLACE, "parameters", "share", "budget", "larger", "estimate", "low", "high", "seeds", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -135,6 +138,8 @@ def distances(measured: pd.DataFrame, share: float, tokens_per_weight: float, pa
     each of two ways is as far as what is a factor of four away in one. It is 0 at the place itself, equal both ways, and no
     detour shortens it.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"share: a fraction between 0 and 1 is needed, got {share!r}")
     apart = pd.DataFrame(
         {
             "odds": np.log10(measured["share"] / (1 - measured["share"])) - math.log10(share / (1 - share)),
@@ -234,20 +239,26 @@ def advise(
     """Return what is known for an untied model of this shape trained on `tokens`, and the nearest rows of `measured`.
 
     Its weights are counted as those of the models trained here: n_layers times 16 d² and two tables of V d. A row is *near*
-    where its distance (see `distances`) is at most that between 4 and 20 tokens per weight, a factor of five in all. Among rows
-    equally far the one with the most seeds is taken. `memory` chooses what the sentence is about: models of equal parameters,
-    or of equal shape.
+    where its distance (see `distances`) is at most that between 4 and 20 tokens per weight, a factor of five in all. What has
+    fewer than three seeds has no verdict, and is taken only where nothing has more; among rows equally far, the one with the
+    most. `memory` chooses what the sentence is about: models of equal parameters, or of equal shape.
 
-    Raises ValueError for a size that is no integer from 1 to below 10^9, or a number of tokens that is none below 10^18.
+    Raises ValueError for a table without the columns of `measured`, for a size that is no integer from 1 to below 10^9, or a
+    number of tokens that is none below 10^18.
     """
     sizes = {"vocab_size": vocab_size, "d_model": d_model, "n_layers": n_layers, "tokens": tokens}
     for name, value in sizes.items():
         checks.integer(name, value, 1, _LARGEST[name == "tokens"])
     checks.flag("memory", memory)
+    if missing := {"share", "tokens_per_weight", "parameters", "budget", "seeds"} - {*getattr(measured, "columns", ())}:
+        raise ValueError(
+            f"measured: the table of `measured` is needed, got {type(measured).__name__} without {sorted(missing)}"
+        )
     counted = Parameters(LAYER * n_layers * d_model**2, vocab_size * d_model, tied=False)
     length = tokens / counted.parameters
     away = distances(measured, counted.table_fraction(tied=False), length, counted.parameters)
-    order = measured.join(away.round(9)).sort_values(["distance", "seeds"], ascending=[True, False], kind="stable")
+    found = measured.join(away.round(9)).assign(few=measured["seeds"] < statistics.ENOUGH)
+    order = found.sort_values(["few", "distance", "seeds"], ascending=[True, True, False], kind="stable")
     nearest = order.groupby("budget", sort=False).head(1).sort_values("budget", ascending=False, ignore_index=True)
     return Advice(counted, length, memory, nearest)
 
@@ -257,6 +268,7 @@ def peers(public: pd.DataFrame, parameters: int, count: int = 3) -> pd.DataFrame
 
     public: as `shares.table` gives it. Columns: model, is ("tied" or "untied"), parameters, share (of its tables, as it is).
     """
+    checks.positive("count", count)
     far = pd.Series(np.abs(np.log(public["parameters"].to_numpy(float) / parameters)), public.index).sort_values(kind="stable")
     rows = public.loc[far[far <= math.log(3)].index[:count]].sort_values("parameters")
     tied = rows["tied"].astype(bool)

@@ -34,12 +34,10 @@ def evidence(tables: Tables) -> Evidence:
     }
     for when, (words, first, last, published) in parts.items():
         label = f"output share of the gradient, {words}"
-        gradient = Statistic(f"{when}_share", "C2", label, "fraction", null=0.5, smallest=0.05, published=published)
+        gradient = Statistic(f"{when}_share", "C2", label, "fraction", null=0.5, published=published)
         yield gradient, share_over(tables["gradients"], first, last)
     for when, (words, first, last, _) in parts.items():
-        update = Statistic(
-            f"{when}_update_share", "C2b", f"output share of the Adam update, {words}", "fraction", null=0.5, smallest=0.05
-        )
+        update = Statistic(f"{when}_update_share", "C2b", f"output share of the Adam update, {words}", "fraction", null=0.5)
         yield update, share_over(tables["gradients"], first, last, "output_update_share")
 
 

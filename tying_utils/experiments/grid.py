@@ -29,12 +29,13 @@ SENTENCES = {
     "roles": "Each untied table shows the role that its use needs",
     "transfer": "A start that leans less learns a second text sooner and forgets less of the first",
 }
-MARKS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "open": "?", "": "·"}
+MARKS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "open": "?", "not measurable": "∅", "": "·"}
 _MEANINGS = {
     "supported": "the 95 % interval over seeds is on the claimed side of no effect",
     "refuted": "it is on the other side",
     "equivalent": "all of it is too near to no effect to be worth naming",
     "open": "undecided",
+    "not measurable": "a larger tied model is no better than a smaller one, so the comparison says nothing of tying",
     "": "fewer than three seeds, so no verdict",
 }
 _TINTS = {"✓": "rgba(46, 125, 50, 0.16)", "✗": "rgba(198, 40, 40, 0.16)", "≈": "rgba(128, 128, 128, 0.22)"}

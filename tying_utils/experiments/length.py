@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from tying_utils.base.names import EQUAL, TIED, TWO_ROLE, UNTIED, scaled
 from tying_utils.experiments import alignment, evolution, gradients, position, style, tuned_lens
-from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.judge import Evidence, Statistic, at_equal_parameters
 from tying_utils.experiments.looks import ARMS, CORPORA, DASHED, DOTTED, LOOKS, NO_EFFECT, SOURCE, in_order
 from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, tuned, where
@@ -61,11 +61,11 @@ def evidence(tables: Tables) -> Evidence:
     yield from gradients.evidence(tables)
     early = {arm: gradients.share_over(tables["gradients"], 0, 0.1, arm=arm) for arm in (TIED, UNTIED)}
     words = "output share of the gradient, first tenth, tied - untied"
-    yield Statistic("share_gap", "C2", words, "fraction", smallest=0.05), early[TIED] - early[UNTIED]
+    yield Statistic("share_gap", "C2", words, "fraction"), early[TIED] - early[UNTIED]
     yield from tuned_lens.evidence(tables)
     bias = where(position.positions(tables["poles"]), frequency_out=False).set_index(["arm", "seed"])["bias"]
     words, unit = "output bias, orthogonal, input x5 - tied", "corrected alignment"
-    yield Statistic("scaled_bias", "C4", words, unit, claimed="below", smallest=0.05), bias[_X5] - bias[TIED]
+    yield Statistic("scaled_bias", "C4", words, unit, claimed="below"), bias[_X5] - bias[TIED]
     loss, unit = tables["losses"].set_index(["arm", "seed"])["validation_loss"], "nats per token"
     for name, claim, words, one, other in (
         ("scaled_loss", "C4 price", "validation loss, input x5 - tied", _X5, TIED),
@@ -74,7 +74,10 @@ def evidence(tables: Tables) -> Evidence:
         ("larger_tied", "C5 check", "validation loss, larger tied - tied", EQUAL, TIED),
     ):
         claimed = "below" if name == "larger_tied" else "above"
-        yield Statistic(name, claim, words, unit, claimed=claimed, smallest=0.02), loss[one] - loss[other]
+        statistic = Statistic(name, claim, words, unit, claimed=claimed)
+        if name == "equal_parameters":
+            statistic = at_equal_parameters(statistic, loss[EQUAL] - loss[TIED])
+        yield statistic, loss[one] - loss[other]
     yield from evolution.evidence(tables)
 
 
@@ -164,7 +167,7 @@ def headlines(lengths: Lengths) -> pd.DataFrame:
                 **last,
                 "earliest": first["tokens_per_weight"],
                 **early,
-                "trend": trend(own, last["null"], own["statistic"].iloc[0].smallest)["trend"],
+                "trend": trend(own, last["null"], own["statistic"].iloc[0].worth_naming)["trend"],
             }
         )
     frame = together(pd.DataFrame(rows))

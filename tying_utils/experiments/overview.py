@@ -50,6 +50,7 @@ _VERDICTS = {
     "refuted": ("#cc3311", "bold"),
     "equivalent": (PURPLE, "normal"),
     "open": (GREY, "normal"),
+    "not measurable": (GREY, "normal"),
 }
 
 

@@ -18,7 +18,7 @@ from tying_utils.experiments.alignment import output_bias
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.grid import MARKS, claim
 from tying_utils.experiments.ground_truth import purity_gap
-from tying_utils.experiments.judge import Statistic
+from tying_utils.experiments.judge import Statistic, at_equal_parameters
 from tying_utils.experiments.looks import CORPORA, DOTTED, GREY, NO_EFFECT, Look, in_order
 from tying_utils.experiments.style import TWO_COLUMNS
 from tying_utils.experiments.tables import Tables, tuned, where
@@ -103,7 +103,8 @@ def effects(tables: Tables, group: str) -> pd.DataFrame:
         "bias_change": bias[SCALED] - bias[TIED],
         "price": loss[SCALED] - loss[TIED],
         "equal_shape": loss[TIED] - loss[UNTIED],
-        "equal_parameters": _at_equal_parameters(losses) - loss[UNTIED],
+        "equal_parameters": (larger := _at_equal_parameters(losses)) - loss[UNTIED],
+        "larger_tied": larger - loss[TIED],
     }
     if f"{group}_roles" in tables:
         roles = tables[f"{group}_roles"]
@@ -133,12 +134,16 @@ def judged(effects: pd.DataFrame) -> pd.DataFrame:
     seeds, with its 95 % t interval; verdicts are as in `claims.verdicts`. What was not measured at a place has no row.
     """
     rows = [
-        {"effect": effect.words, "corpus": corpus, "place": place, **effect.row(part[name])}
+        {"effect": effect.words, "corpus": corpus, "place": place, **_judging(effect, part).row(part[name])}
         for name, effect in EFFECTS.items()
         for (corpus, place), part in effects.dropna(subset=name).groupby(["corpus", "place"], sort=False)
     ]
     columns = ["claim", "effect", "corpus", "place", "estimate", "low", "high", "seeds", "verdict"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _judging(effect: Statistic, part: pd.DataFrame) -> Statistic:
+    return at_equal_parameters(effect, part["larger_tied"]) if effect.id == "equal_parameters" else effect
 
 
 def counted(judged: pd.DataFrame) -> pd.DataFrame:
@@ -169,7 +174,9 @@ def trends(effects: pd.DataFrame) -> pd.DataFrame:
             across = np.log2(part[[*axes]].to_numpy(float))
             slopes.append(np.linalg.lstsq(np.column_stack([np.ones(len(part)), across]), part[name], rcond=None)[0][1:])
         for axis, values in zip(axes, np.transpose(slopes), strict=True) if slopes else ():
-            row = replace(effect, null=0.0, claimed="above").row(values)  # of the slope, which is 0 where nothing changes
+            row = replace(effect, null=0.0, claimed="above", smallest=0.0).row(
+                values
+            )  # of the slope, which is 0 where nothing changes
             word = {"supported": "rises", "refuted": "falls", "open": "open", "": ""}[row["verdict"]]
             rows.append({"effect": effect.words, "per": f"doubling of {axis}", **row, "it": word})
     return pd.DataFrame(rows, columns=["effect", "per", "estimate", "low", "high", "seeds", "it"])

@@ -110,8 +110,8 @@ def changes(found: pd.DataFrame) -> pd.DataFrame:
     """Judge what each arm changes beside the tied arm of its corpus and shape: a row for each and measure (`MEASURES`).
 
     Columns: corpus, shape, arm, measure, change (mean over seeds of the differences within a seed), low, high (95 % t
-    interval), seeds, and verdict on the claim that it is lower: "supported", "refuted" (it is higher) or "open", as in
-    `claims.verdicts`.
+    interval), seeds, and verdict on the claim that it is lower: "supported", "refuted" (it is higher), "equivalent" or
+    "open", as in `claims.verdicts`.
     """
     rows = []
     for (corpus, shape), part in found.groupby(["corpus", "shape"], sort=False):

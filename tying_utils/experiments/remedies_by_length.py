@@ -50,7 +50,7 @@ def judged(lengths: Tables) -> pd.DataFrame:
     for arm in ARMS:
         for beside in (*BESIDE, TIED, *([SECOND_START] if arm == "table-rates" else [])):
             words = f"validation loss, {arm} - {beside}"
-            statistic = Statistic("remedy_loss", "remedies", words, "nats per token", claimed="below", smallest=0.02)
+            statistic = Statistic("remedy_loss", "remedies", words, "nats per token", claimed="below")
             for length, gap in (wide[arm] - wide[beside]).groupby(level="tokens_per_weight"):
                 rows.append({"tokens_per_weight": length, "arm": arm, "beside": beside, **statistic.row(gap)})
     return pd.DataFrame(rows)
@@ -72,6 +72,17 @@ def winners(judgements: pd.DataFrame) -> pd.DataFrame:
 def positions(lengths: Tables) -> pd.DataFrame:
     """Return `position.positions` of each remedy's input-use table, token frequency left in."""
     return where(position.positions(where(lengths["remedy_poles"], place=PLACE)), frequency_out=False)
+
+
+def bias_left(lengths: Tables) -> pd.DataFrame:
+    """Return the fraction of the tied table's output bias that each remedy's input-use table has, tokens frequency left in.
+
+    Columns: tokens_per_weight, seed, arm, left. Seeds are those of the remedies.
+    """
+    keys = ["tokens_per_weight", "seed", "arm"]
+    bias = positions(lengths).set_index(keys)["bias"]
+    tied = where(position.positions(where(lengths["poles"], place=PLACE)), arm=TIED, frequency_out=False)
+    return (bias / tied.set_index(keys[:2])["bias"]).dropna().rename("left").reset_index()[[*keys, "left"]]
 
 
 def tuned_positions(lengths: Tables) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from matplotlib.ticker import NullLocator
 
 from tying_utils.base.names import TIED, UNTIED
 from tying_utils.experiments import style
-from tying_utils.experiments.judge import Evidence, Statistic
+from tying_utils.experiments.judge import Evidence, Statistic, at_equal_parameters
 from tying_utils.experiments.looks import DARK, DASHED, NO_EFFECT, PURPLE, Look
 from tying_utils.experiments.style import ONE_COLUMN
 from tying_utils.experiments.tables import Tables, slopes, where
@@ -20,7 +20,8 @@ def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
 
     A row for each corpus, d_model, n_layers (of the untied model) and seed: parameters (untied), share (of the untied model's
     parameters that its two tables hold), equal_shape (the tied model has the same layers), equal_parameters (it has more, and
-    as many weights), parameters_ratio (of that tied model to the untied one).
+    as many weights), larger_tied (that tied model's loss minus that of the tied model of equal shape), parameters_ratio (of
+    that tied model to the untied one).
     """
     rows = []
     for (corpus, seed), part in described(sizes).groupby(["corpus", "seed"], sort=False):
@@ -38,6 +39,7 @@ def loss_gaps(sizes: pd.DataFrame) -> pd.DataFrame:
                     "share": untied["table_parameters"] / untied["parameters"],
                     "equal_shape": tied["validation_loss"] - untied["validation_loss"],
                     "equal_parameters": equal["validation_loss"] - untied["validation_loss"],
+                    "larger_tied": equal["validation_loss"] - tied["validation_loss"],
                     "parameters_ratio": equal["parameters"] / untied["parameters"],
                 }
             )
@@ -51,7 +53,8 @@ def evidence(tables: Tables) -> Evidence:
     own = where(gaps, **{name: gaps[name].iloc[0] for name in ("d_model", "n_layers")}).set_index("seed")
     loss = "validation loss, tied - untied"
     yield Statistic("equal_shape", "C5", f"{loss}, equal shape, nats", unit), own["equal_shape"]
-    yield Statistic("equal_parameters", "C5", f"{loss}, equal parameters, nats", unit), own["equal_parameters"]
+    larger = Statistic("equal_parameters", "C5", f"{loss}, equal parameters, nats", unit)
+    yield at_equal_parameters(larger, own["larger_tied"]), own["equal_parameters"]
     if gaps["parameters"].nunique() > 1:
         words = "the untied tables' share of all parameters, per decade of parameters"
         for column, words in (("equal_shape", "equal shape"), ("equal_parameters", "equal parameters")):

@@ -93,7 +93,7 @@ def without_frequency(table: Tensor, counts: Any, *, degree: int = 3, folds: int
 
 def _checked_counts(counts: Any, rows: int | None = None) -> np.ndarray:
     count = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts)
-    if count.ndim != 1 or len(count) != (len(count) if rows is None else rows):
+    if count.ndim != 1 or not len(count) or len(count) != (len(count) if rows is None else rows):
         shape = "(V,)" if rows is None else f"({rows},)"
         raise ValueError(f"counts: one count a row is needed, shape {shape}, got shape {count.shape}")
     if not np.issubdtype(count.dtype, np.integer):

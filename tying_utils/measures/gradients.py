@@ -114,6 +114,8 @@ def share_of(
             that do not fit the windows; a loss that is not finite.
     """
     embedding, head = _ends(model)
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"batches: an iterable of integer windows (n, length) is needed, got {type(batches).__name__}")
     dtype, device = torch.promote_types(head.weight.dtype, torch.float32), head.weight.device
     length, losses = 0, torch.zeros(positive("groups", groups), dtype=torch.float64)
     source, target = (torch.zeros(groups, *head.weight.shape, dtype=dtype, device=device) for _ in range(2))

@@ -1,9 +1,12 @@
 """What the axis of length shows, as Markdown: tables of RESULTS.md."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
+
 from tying_utils.base.names import EQUAL, LABELS, PYTHON, SECOND_START, TIED, UNTIED, WIKITEXT, scaled
-from tying_utils.experiments import claims, length, on_card, position, remedies_by_length
+from tying_utils.experiments import claims, length, on_card, position, remedies_by_length, tuned_lens
 from tying_utils.experiments.tables import where
 from tying_utils.pages.markdown import judged, mean, span, spread, table
 from tying_utils.study.axis import Lengths
@@ -60,10 +63,55 @@ def trends(results: Results) -> str:
     values, rows = length.values(Lengths()), []
     for (place, _), part in values[values["id"].isin(length.HEADLINES)].groupby(["place", "id"], sort=False):
         of = part["statistic"].iloc[0]
-        if not (found := length.trend(part, of.null, of.smallest))["trend"]:
+        if not (found := length.trend(part, of.null, of.worth_naming))["trend"]:
             continue
         rows.append((place, of.claim, of.words, found["trend"], span(found["slope"], found["low"], found["high"], "+.3f")))
     return table("Trained on | Claim | Statistic | Trend | Change per tenfold training", rows)
+
+
+def lens_by_steps(results: Results) -> str:
+    """Return the lens KL at the input, tied minus untied, at the longest training: by the lens's own, and by what it reads."""
+    rows = _spread(tuned_lens.gap_by_steps(_longest(Lengths()["lens_steps"])), "trained", "text")
+    return table("Trained on | Tokens per weight | Lens trained | Held-out text, bits | Training text, bits", rows)
+
+
+def without_a_part(results: Results) -> str:
+    """Return by how much more the loss of a tied model rises without a part than an untied one's, at the longest training."""
+    rows = _spread(tuned_lens.gap_without(_longest(Lengths()["ablation"])), "without", "how")
+    return table("Trained on | Tokens per weight | Without | Zero in its place | Its mean in its place", rows)
+
+
+def _longest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the longest training of each place."""
+    return rows[rows["tokens_per_weight"] == rows.groupby("place")["tokens_per_weight"].transform("max")]
+
+
+def _spread(gaps: pd.DataFrame, down: str, across: str) -> Iterator[tuple[str, ...]]:
+    for (place, tokens, one), part in gaps.groupby(["place", "tokens_per_weight", down], sort=False):
+        yield str(place), f"{tokens:g}", str(one), *(mean(own["gap"], ".3f") for _, own in part.groupby(across, sort=False))
+
+
+def profiles_of_tokens(results: Results) -> str:
+    """Return what each table predicts of the tokens before and after a token, at the shortest training and at the longest."""
+    rows = []
+    for axis in Lengths().places:
+        lengths = axis["lean"]["tokens_per_weight"]
+        for tokens in (lengths.min(), lengths.max()):
+            at = where(axis["lean"], tokens_per_weight=tokens)
+            for words, arm, of in (("E", UNTIED, "input"), ("U", UNTIED, "output"), ("W", TIED, "tied")):
+                own = where(at, arm=arm, table=of)
+                cells = (mean(own[side], ".3f") for side in ("before", "after"))
+                rows.append((axis.profile.name, f"{tokens:g}", words, *cells, mean(own["before"] - own["after"], "+.3f")))
+    return table("Trained on | Tokens per weight | Table | R² of what comes before | R² of what comes after | Difference", rows)
+
+
+def equal_norms(results: Results) -> str:
+    """Return the share of a tied table's output bias that remedies leave, by length of training."""
+    left = remedies_by_length.bias_left(Lengths())
+    arms, rows = ("norm-match", scaled(5), "coupled-adam"), []
+    for tokens, part in left.groupby("tokens_per_weight"):
+        rows.append((f"{tokens:g}", *(mean(where(part, arm=arm)["left"], ".3f") for arm in arms)))
+    return table(f"Tokens per weight | {' | '.join(arms)}", rows)
 
 
 def at_equal_loss(results: Results) -> str:
@@ -90,13 +138,15 @@ def best_rates(results: Results) -> str:
     """Return tied minus untied where each arm has its best rate of those tried, beside the rate that was chosen for all."""
     tried, rows = Lengths()["rates"], []
     for (place, tokens), part in tried.groupby(["place", "tokens_per_weight"], sort=False):
-        arms = (where(part, arm=arm) for arm in (UNTIED, TIED))
-        untied, tied = (arm.pivot(index="seed", columns="rate", values="validation_loss") for arm in arms)
-        best = [arm.columns[int(arm.mean().argmin())] for arm in (untied, tied)]
-        gaps = (tied[best[1]] - untied[best[0]], tied[1.0] - untied[1.0])
-        rows.append((place, f"{tokens:g}", *(f"×{rate:g}" for rate in best), *(mean(gap, "+.3f") for gap in gaps)))
-    titles = "Trained on | Tokens per weight | Best, untied | Best, tied | Tied − untied, each at its best"
-    return table(f"{titles} | At the rate chosen", rows)
+        arms = (where(part, arm=arm) for arm in (UNTIED, TIED, scaled(5)))
+        wide = [arm.pivot(index="seed", columns="rate", values="validation_loss") for arm in arms]
+        best = [arm.columns[int(arm.mean().argmin())] for arm in wide]
+        untied, tied, more = (arm[rate] for arm, rate in zip(wide, best, strict=True))
+        gaps = (tied - untied, wide[1][1.0] - wide[0][1.0], more - tied, wide[2][1.0] - wide[1][1.0])
+        rates = ", ".join(f"×{rate:g}" for rate in wide[0].columns)
+        rows.append((place, f"{tokens:g}", rates, *(f"×{rate:g}" for rate in best), *(mean(gap, "+.3f") for gap in gaps)))
+    titles = "Trained on | Tokens per weight | Tried | Best, untied | Tied | Input x5 | Tied − untied, each at its best"
+    return table(f"{titles} | At the rate chosen | Input x5 − tied, each at its best | At the rate chosen", rows)
 
 
 def remedies_at_length(results: Results) -> str:

