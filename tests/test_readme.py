@@ -225,6 +225,9 @@ def numbers(results: Results) -> dict[str, Any]:
     apart, behind = wide.get_group(1.3), wide.get_group(4.0)
     made["apart"], made["ahead"] = {"least": apart.min(), "most": apart.max()}, -behind.mean()
     assert (behind < 0).all()
+    made["behind_at_20"] = dict(enumerate(wide.get_group(20.0)))
+    gaps = length.values(long).query("place == 'packages, d 128' and id == 'lens_gap' and tokens_per_weight == 20")["value"]
+    assert len(gaps) == 2 and (gaps < 0).all()
     rated = long["rates"].query("place == 'packages, d 128'").set_index(["arm", "seed", "rate"])["validation_loss"]
     chosen = rated.xs(1.0, level="rate")
     once = long["losses"].query("place == 'packages, d 128' and tokens_per_weight == 1.3").set_index(["arm", "seed"])
@@ -309,8 +312,9 @@ SENTENCES = {
         "{wide[output_bias][20]:.2f} and costs {wide[scaled_loss][4]:.3f} and {wide[scaled_loss][20]:.3f} nats; the early "
         "output share falls from {wide[early_share][0.13]:.2f} at 0.13 to {wide[early_share][20]:.2f} at 20",
         "at 1.3 the seeds disagree in sign ({apart[least]:.2f} and {apart[most]:.2f} nats), and at 4 the tied model is ahead "
-        "in both, by {ahead:.2f}; at 20 it is {wide[equal_shape][20]:.3f} behind in the one seed. The lens gap there is "
-        "{wide[lens_gap][20]:.2f} bits, and {long[lens_gap][20]:.2f} at d 64.",
+        "in both, by {ahead:.2f}; at 20 it is {behind_at_20[0]:.3f} and {behind_at_20[1]:.3f} behind. The lens gap there is "
+        "{wide[lens_gap][20]:.2f} bits, below 0 in both seeds; at d 64 it is {long[lens_gap][20]:.2f}, and on a card, at the "
+        "same width, {card[lens_gap]:.2f}.",
         "Both ways were taken at 1.3, and no loss differs by more than {kernels:.3f} nats.",
         "Tying costs {card[equal_shape]:.3f ci} nats at equal shape there, at the edge of what is worth naming, and the lens "
         "gap is {card[lens_gap]:.3f ci} bits. W leans less than at d 64 ({card[output_bias]:.3f ci} against "
