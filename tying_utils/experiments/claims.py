@@ -45,7 +45,9 @@ def verdicts(results: Tables, claims: tuple[str, ...] | None = None) -> pd.DataF
     Columns: claim, statistic (its label), corpus, estimate (mean over seeds), low, high (95 % t interval over seeds), seeds,
     scale (in words, where `results` know it), verdict, published, id (of the statistic, for code), unit (of estimate, low and
     high), null (the value that would be no effect) and claimed (the side of it). A verdict is "supported" where the interval
-    lies on the claimed side of the null, "refuted" where it lies on the other, "open" where it covers it, "" below three seeds.
+    lies on the claimed side of the null, "refuted" where it lies on the other, "equivalent" where it lies wholly too near to it
+    to be worth naming, "open" where none of these holds, "not measurable" at equal parameters where a larger tied model is no
+    better than a smaller one, and "" below three seeds.
 
     C1: the tied table is nearer to the untied output table. C2: output gradients dominate (C2b: Adam updates). C3: early
     layers of a tied model are further from its prediction, and contribute less. C4: a larger input scale reduces both; its

@@ -12,7 +12,6 @@ from tying_utils.measures import statistics
 Side = Literal["above", "below"]
 # By unit, what is nearer to no effect than this is not worth naming; in a unit that is not here everything is.
 SMALLEST = {
-    "way from an input table (0) to an output table (1)": 0.1,
     **dict.fromkeys(("corrected alignment", "corrected overlap", "mean row cosine", "fraction"), 0.05),
     "bits per token": 0.1,
     "nats per token": 0.02,

@@ -174,9 +174,8 @@ def trends(effects: pd.DataFrame) -> pd.DataFrame:
             across = np.log2(part[[*axes]].to_numpy(float))
             slopes.append(np.linalg.lstsq(np.column_stack([np.ones(len(part)), across]), part[name], rcond=None)[0][1:])
         for axis, values in zip(axes, np.transpose(slopes), strict=True) if slopes else ():
-            row = replace(effect, null=0.0, claimed="above", smallest=0.0).row(
-                values
-            )  # of the slope, which is 0 where nothing changes
+            # Of the slope, which is 0 where nothing changes.
+            row = replace(effect, null=0.0, claimed="above", smallest=0.0).row(values)
             word = {"supported": "rises", "refuted": "falls", "open": "open", "": ""}[row["verdict"]]
             rows.append({"effect": effect.words, "per": f"doubling of {axis}", **row, "it": word})
     return pd.DataFrame(rows, columns=["effect", "per", "estimate", "low", "high", "seeds", "it"])

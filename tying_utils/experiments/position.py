@@ -57,7 +57,7 @@ def evidence(tables: Tables) -> Evidence:
         ("position", False, "position of W between the poles"),
         ("position_without_frequency", True, "position of W between the poles, token frequency taken out"),
     ):
-        statistic = Statistic(name, "C1", words, unit, null=0.5)
+        statistic = Statistic(name, "C1", words, unit, null=0.5, smallest=0.1)
         yield statistic, where(found, frequency_out=frequency_out).set_index("seed")["position"]
 
 

@@ -75,7 +75,7 @@ def positions(lengths: Tables) -> pd.DataFrame:
 
 
 def bias_left(lengths: Tables) -> pd.DataFrame:
-    """Return the fraction of the tied table's output bias that each remedy's input-use table has, tokens frequency left in.
+    """Return the fraction of the tied table's output bias that each remedy's input-use table has, token frequency left in.
 
     Columns: tokens_per_weight, seed, arm, left. Seeds are those of the remedies.
     """

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 
@@ -207,7 +206,8 @@ def public_model(results: Results) -> str:
     found = Real(progress=False)
     by_text, by_position = real.by_text(found["shares"]).reset_index(), real.by_position(found["shares"])
     cells = {"output_share": "output share", "cosine": "cosine of both gradients", "loss": "loss, nats per token"}
-    rows = [(row["text"], cells[row["measure"]], _span(row), row["batches"]) for row in by_text.to_dict("records")]
+    spans = [span(row["mean"], row["low"], row["high"]) for row in by_text.to_dict("records")]
+    rows = zip(by_text["text"], by_text["measure"].map(cells), spans, by_text["batches"], strict=True)
     names = [*by_position]
     parts = [
         table("Text | Measure | Mean over batches | Batches", rows),
@@ -226,10 +226,6 @@ def public_model(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def _span(row: Any) -> str:
-    return span(row["mean"], row["low"], row["high"])
-
-
 # RESULTS.md from top to bottom: each heading, how to read its table, and what writes it.
 SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     (
@@ -243,7 +239,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
         "Each row is judged at the longest training that has three seeds, all rows together (Holm); beside it are the shortest "
         "training and the trend between them, and what Python source and WikiText-2 say at 0.13 tokens per weight, five seeds, "
         "each row alone. *Supported*: the 95 % interval over seeds lies on the claimed side; *refuted*: on the other; "
-        "*equivalent*: where no effect is worth naming; *open*: none of these.",
+        "*equivalent*: where no effect is worth naming; *open*: none of these; *not measurable*: at equal parameters, where "
+        "the larger tied model is no better than the smaller.",
         by_length.verdicts,
     ),
     (
