@@ -51,9 +51,7 @@ def table_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, same_width: bo
 
 
 def differentiable(name: str, weight: Tensor) -> None:
-    """Raise ValueError for a weight of the model `name` that was made in inference mode, or that holds no values."""
-    if weight.is_meta:
-        raise ValueError(f"{name}: its weights are on the device meta and hold no values; load them first")
+    """Raise ValueError for a weight of the model `name` that was made in inference mode."""
     if weight.is_inference():
         raise ValueError(f"{name}: it was built in inference mode, so nothing of it has a gradient; build or load it outside")
 

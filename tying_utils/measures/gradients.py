@@ -163,6 +163,8 @@ def _ends(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
             "model: an embedding that only looks up is needed, this one's scale_grad_by_freq or max_norm depends on the batch; "
             "build it without"
         )
+    if ends[0].weight.is_meta:
+        raise ValueError("model: its weights are on the device meta and hold no values; load them first")
     if ends[0].weight.data_ptr() != ends[1].weight.data_ptr():
         raise ValueError(
             "model: a tied model is needed, the tables of this one are two storages; where it should be tied, call "
